@@ -1,0 +1,51 @@
+"""The LIF sequence through SpikingJelly's multi-step neuron: fused (Triton or native) where the device has it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from torch import Tensor
+
+from rsnn.kernels import surrogate as ours
+from rsnn.kernels.surrogate import Surrogate
+
+
+def unavailable() -> str | None:
+    """Return why this kernel cannot run here, or None."""
+    # find_spec does not run the package: importing it costs a second, and only its use should.
+    if importlib.util.find_spec("spikingjelly") is None:
+        return "spikingjelly is not installed (pip install 'spikingjelly>=2.0')"
+    return None
+
+
+def lif(
+    x: Tensor,
+    v: Tensor,
+    *,
+    tau: float | Tensor,
+    v_threshold: float,
+    v_reset: float | None,
+    surrogate: Surrogate,
+    detach_reset: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run `x` (T, ...) through `spikingjelly.activation_based.neuron.LIFNode`; see [`rsnn.kernels.lif`][]."""
+    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based import surrogate as theirs
+
+    functions = {ours.ATan: theirs.ATan, ours.Sigmoid: theirs.Sigmoid}
+    # A node per call: SpikingJelly keeps the potential inside the module, this library outside of it.
+    node = neuron.LIFNode(
+        tau=tau,
+        v_threshold=v_threshold,
+        v_reset=v_reset,
+        surrogate_function=functions[type(surrogate)](alpha=surrogate.alpha),
+        detach_reset=detach_reset,
+        step_mode="m",
+    )
+    node.v = v
+    return node(x), node.v
+
+
+def supports(tau: float | Tensor, surrogate: Surrogate) -> bool:
+    """Tell whether SpikingJelly has this neuron: a fixed time constant, and a surrogate under the same name."""
+    return not isinstance(tau, Tensor) and isinstance(surrogate, ours.ATan | ours.Sigmoid)

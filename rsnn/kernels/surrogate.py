@@ -1,0 +1,94 @@
+"""Surrogate derivatives of the spike: what backward uses in place of the Heaviside step's zero.
+
+Each is a small frozen dataclass that, called with the distance to the threshold `H - V_th`, returns the
+derivative there. The formulas and their default widths are the ones SpikingJelly uses under the same names.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rsnn.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Width:
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise InputError(
+                f"{type(self).__name__}(alpha={self.alpha!r}): expected a positive number; "
+                "larger values make the derivative narrower"
+            )
+
+
+@dataclass(frozen=True)
+class ATan(_Width):
+    """`alpha / 2 / (1 + (pi / 2 * alpha * x)^2)` (Fang et al. 2021)."""
+
+    alpha: float = 2.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).square())
+
+
+@dataclass(frozen=True)
+class Sigmoid(_Width):
+    """`alpha * s * (1 - s)` with `s = sigmoid(alpha * x)` (Zenke & Ganguli 2018 and others)."""
+
+    alpha: float = 4.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        s = (self.alpha * x).sigmoid()
+        return self.alpha * s * (1 - s)
+
+
+@dataclass(frozen=True)
+class Rectangle(_Width):
+    """`alpha` where `|x| < 1 / (2 alpha)`, else 0: the window of STBP (Wu et al. 2018; their width a is 1 / alpha)."""
+
+    alpha: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.abs() < 0.5 / self.alpha).to(x.dtype) * self.alpha
+
+
+@dataclass(frozen=True)
+class Exponential(_Width):
+    """`scale * exp(-alpha * |x|)`: SLAYER's spike escape rate (Shrestha & Orchard 2018)."""
+
+    alpha: float = 10.0
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.scale * torch.exp(-self.alpha * x.abs())
+
+
+Surrogate = ATan | Sigmoid | Rectangle | Exponential
+
+
+class _Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        x, ctx.surrogate = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return gradient * ctx.surrogate(x), None
+
+
+def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
+    """Return 1 where `x >= 0`, else 0, in `x`'s type; backward multiplies by `surrogate(x)`."""
+    result: Tensor = _Spike.apply(x, surrogate)
+    return result

@@ -1,0 +1,186 @@
+"""Models as plain data: what `config.json` says of a model, and the model it describes.
+
+A module of the library is described by its class's name and its constructor's arguments, which it keeps as
+attributes of the same names; an argument that is itself a module (or a surrogate, or the preprocessing) is described
+the same way. So whatever is composed of the library's own parts round-trips, with no second list of its arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from rsnn import kernels
+from rsnn import nn as blocks
+from rsnn.errors import ConfigError, InputError, suggest
+from rsnn.models.preprocessing import Preprocessing
+
+_PARTS: dict[str, type] = {
+    part.__name__: part
+    for part in (
+        Preprocessing,
+        kernels.ATan,
+        kernels.Exponential,
+        kernels.Rectangle,
+        kernels.Sigmoid,
+        *(getattr(blocks, name) for name in blocks.__all__ if name != "ConvLSTMState"),
+    )
+}
+_MODELS: dict[str, type] = {}
+
+# A size beyond this is a mistake or an attack: no layer of any published network comes near.
+_LARGEST_NUMBER = 2**20
+_LONGEST_LIST = 2**12
+_LONGEST_TEXT = 2**10
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def register_model(model: type[Model]) -> type[Model]:
+    """Let configurations name this class of model (a decorator)."""
+    _MODELS[model.__name__] = model
+    return model
+
+
+def is_stock(part: object) -> bool:
+    """Tell whether `part` is of a class a configuration can name (a subclass is not: it may do anything)."""
+    return _known().get(type(part).__name__) is type(part)
+
+
+def describe(part: object) -> dict[str, Any]:
+    """Describe a model or one of its parts as plain data that `build` turns back into it, without its weights.
+
+    Raises:
+        ConfigError: a part is not the library's own, so its class and arguments cannot be written down.
+    """
+    if not is_stock(part):
+        raise ConfigError(
+            f"{type(part).__module__}.{type(part).__qualname__} is not a part of rsnn, so config.json cannot describe "
+            "it and from_pretrained could not build it again. Save its weights with "
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and build it in your own code"
+        )
+    return {"type": type(part).__name__, **{name: _plain(getattr(part, name)) for name in _arguments(type(part))}}
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return describe(value)
+
+
+def build(description: object, where: str = "model") -> Any:
+    """Build the part that `description` (parsed JSON) describes; weights are fresh.
+
+    Args:
+        description: what `describe` returned.
+        where: the place in the file, for messages.
+
+    Raises:
+        ConfigError: an unknown class or key, a missing one, a wrong type, or a value out of range.
+    """
+    if not isinstance(description, Mapping):
+        raise ConfigError(f"{where}: got {_shown(description)}; expected an object with a \"type\"")
+    kind = description.get("type")
+    known = _known()
+    if not isinstance(kind, str) or kind not in known:
+        hint = suggest(kind, known) if isinstance(kind, str) else ""
+        raise ConfigError(f"{where}.type: got {_shown(kind)}; expected one of {', '.join(sorted(known))}.{hint}")
+    part = known[kind]
+    accepted = _arguments(part)
+    arguments = {}
+    for name, value in description.items():
+        if name == "type":
+            continue
+        if name not in accepted:
+            raise ConfigError(f"{where}: {kind} has no argument {_shown(name)}.{suggest(str(name), accepted)}")
+        arguments[name] = _checked(value, accepted[name].annotation, f"{where}.{name}")
+    missing = [name for name, argument in accepted.items() if argument.required and name not in arguments]
+    if missing:
+        raise ConfigError(f"{where}: {kind} needs {', '.join(missing)}, which is missing")
+    try:
+        return part(**arguments)
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _known() -> dict[str, type]:
+    return _PARTS | _MODELS
+
+
+class _Argument:
+    """One argument of a constructor: its annotation, and whether it has a default."""
+
+    def __init__(self, annotation: Any, required: bool) -> None:
+        self.annotation = annotation
+        self.required = required
+
+
+@cache
+def _arguments(part: type) -> dict[str, _Argument]:
+    if part.__init__ is nn.Module.__init__:
+        return {}
+    hints = get_type_hints(part.__init__)
+    parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
+    return {p.name: _Argument(hints[p.name], p.default is p.empty) for p in parameters}
+
+
+def _checked(value: object, annotation: Any, where: str) -> Any:
+    """Return `value` in the form that `annotation` asks for (tuples for lists, parts for objects)."""
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        options = tuple(option for option in options if option is not type(None))
+        if isinstance(value, Mapping) or len(options) > 1:
+            return _checked_part(value, options, where)
+        return _checked(value, options[0], where)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in options:
+            raise ConfigError(f"{where}: got {_shown(value)}; expected one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple:
+        return _checked_list(value, options, where)
+    if annotation in (bool, int, float, str):
+        return _checked_scalar(value, annotation, where)
+    return _checked_part(value, (annotation,), where)
+
+
+def _checked_part(value: object, classes: tuple[Any, ...], where: str) -> Any:
+    part = build(value, where)
+    if not isinstance(part, classes):
+        names = " or ".join(option.__name__ for option in classes)
+        raise ConfigError(f"{where}: got a {type(part).__name__}; expected {names}")
+    return part
+
+
+def _checked_list(value: object, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > _LONGEST_LIST:
+        raise ConfigError(f"{where}: got {_shown(value)}; expected a list of at most {_LONGEST_LIST} entries")
+    if options[-1] is not Ellipsis and len(value) != len(options):
+        raise ConfigError(f"{where}: got {len(value)} entries; expected {len(options)}")
+    return tuple(_checked(item, options[0], f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _checked_scalar(value: object, kind: type, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) <= _LARGEST_NUMBER else value
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: got {_shown(value)}; expected {kind.__name__}")
+    if isinstance(value, int | float) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+        raise ConfigError(f"{where}: got {_shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        raise ConfigError(f"{where}: got a text of {len(value)} characters; expected at most {_LONGEST_TEXT}")
+    return value
+
+
+def _shown(value: object) -> str:
+    """Return `value` as a message shows it: short, whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

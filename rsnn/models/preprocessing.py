@@ -1,0 +1,90 @@
+"""How a recording becomes the frames a checkpoint was trained on; it travels with the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rsnn.data import Events, to_frames
+from rsnn.errors import InputError
+from rsnn.nn.checks import check_positive
+
+SplitBy = Literal["time", "number"]
+Normalize = Literal["counts", "log1p", "binary"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The steps from events to the input of a network.
+
+    Attributes:
+        frame_size: (height, width) of the frames.
+        num_frames: T, the time steps a recording is cut into.
+        split_by: `"time"` for steps of equal duration (the paper's), `"number"` for equal numbers of events.
+        normalize: what the network sees of a count: `"counts"` itself, `"log1p"` its log(1 + count), `"binary"`
+            whether it is above zero. Models apply it inside `forward`, so frames of counts are what they take.
+    """
+
+    frame_size: tuple[int, int] = (128, 128)
+    num_frames: int = 20
+    split_by: SplitBy = "time"
+    normalize: Normalize = "counts"
+
+    def __post_init__(self) -> None:
+        if len(self.frame_size) != 2:
+            raise InputError(f"frame_size={self.frame_size!r}: expected (height, width)")
+        check_positive(height=self.frame_size[0], width=self.frame_size[1], num_frames=self.num_frames)
+        if self.split_by not in get_args(SplitBy):
+            raise InputError(f"split_by={self.split_by!r}: expected one of {get_args(SplitBy)}")
+        if self.normalize not in get_args(Normalize):
+            raise InputError(f"normalize={self.normalize!r}: expected one of {get_args(Normalize)}")
+
+    def frames(self, events: Events) -> Float[Tensor, "T 2 H W"]:
+        """Cut a recording into frames of counts (T, 2, height, width), float32.
+
+        A recording of the frames' size is taken as it is. A larger one of the same shape is scaled by adding events
+        into the coarser grid; of another shape, its largest centred crop of the frames' shape is (346 x 260 for a
+        128 x 128 model: the centred 260 x 260). A smaller one would have to be made up, and is refused.
+
+        Raises:
+            InputError: the sensor is smaller than the frames.
+        """
+        height, width = self.frame_size
+        sensor_width, sensor_height = events.sensor_size
+        if (sensor_height, sensor_width) != self.frame_size:
+            events = _crop_to_shape(events, height, width)
+        counts = to_frames(events, self.num_frames, self.split_by, size=self.frame_size)
+        return torch.from_numpy(counts.astype(np.float32))
+
+    def normalized(self, frames: Tensor) -> Tensor:
+        """Apply `normalize` to frames of counts."""
+        if self.normalize == "log1p":
+            return frames.log1p()
+        if self.normalize == "binary":
+            return (frames > 0).to(frames.dtype)
+        return frames
+
+
+def _crop_to_shape(events: Events, height: int, width: int) -> Events:
+    sensor_width, sensor_height = events.sensor_size
+    if sensor_height < height or sensor_width < width:
+        raise InputError(
+            f"the recording's sensor is {sensor_width} x {sensor_height}, smaller than the model's frames of "
+            f"{width} x {height}; expected at least that size. If the sensor really is larger, pass its "
+            "sensor_size=(width, height) to read_events"
+        )
+    scale = min(sensor_height / height, sensor_width / width)
+    crop_height, crop_width = round(height * scale), round(width * scale)
+    top, left = (sensor_height - crop_height) // 2, (sensor_width - crop_width) // 2
+    x, y = events.x.astype(np.int64) - left, events.y.astype(np.int64) - top
+    inside = (x >= 0) & (x < crop_width) & (y >= 0) & (y < crop_height)
+    if not inside.any():
+        raise InputError(f"the recording has no events in the centred {crop_width} x {crop_height} pixels of its sensor")
+    return Events(
+        t=events.t[inside], x=x[inside], y=y[inside], p=events.p[inside], sensor_size=(crop_width, crop_height)
+    )

@@ -1,0 +1,129 @@
+"""One layer of convolutional LSTM (Shi et al. 2015, no peepholes) with its state in the caller's hands.
+
+Shapes: T steps, N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsnn.errors import InputError
+from rsnn.kernels import convlstm_step
+from rsnn.nn.checks import check_features, check_positive, check_state
+
+
+class ConvLSTMState(NamedTuple):
+    """What a ConvLSTM layer carries from one step to the next."""
+
+    hidden: Float[Tensor, "N C H W"]
+    cell: Float[Tensor, "N C H W"]
+
+
+class ConvLSTM(nn.Module):
+    """Convolutional LSTM layer over a sequence of frames.
+
+    i_t = sigmoid(W_xi * X_t + W_hi * H_{t-1} + b_i)
+    f_t = sigmoid(W_xf * X_t + W_hf * H_{t-1} + b_f)
+    o_t = sigmoid(W_xo * X_t + W_ho * H_{t-1} + b_o)
+    c_t = f_t o c_{t-1} + i_t o tanh(W_xc * X_t + W_hc * H_{t-1} + b_c)
+    H_t = o_t o tanh(c_t)
+
+    (equations 1-5 of the paper; `*` convolves with zero padding that keeps the size, `o` multiplies elementwise.)
+    The weights of the gates lie one after another in the order i, f, o, c in `input_gates` and `hidden_gates`.
+
+    Args:
+        in_channels: channels of a frame.
+        hidden_channels: channels of hidden state and cell, so of the output.
+        kernel_size: side of every convolution's kernel; an even one pads one more row and column at the end.
+        bias: whether the gates have biases.
+        tie_hidden_gates: one W_hi for all three gates, the equations exactly as the paper prints them.
+
+    Raises:
+        InputError: a size is not a positive whole number.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        *,
+        bias: bool = True,
+        tie_hidden_gates: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, hidden_channels=hidden_channels, kernel_size=kernel_size)
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.kernel_size = kernel_size
+        self.bias = bias
+        self.tie_hidden_gates = tie_hidden_gates
+        self.input_gates = nn.Conv2d(in_channels, 4 * hidden_channels, kernel_size, bias=bias)
+        hidden_kernels = 2 if tie_hidden_gates else 4
+        self.hidden_gates = nn.Conv2d(hidden_channels, hidden_kernels * hidden_channels, kernel_size, bias=False)
+        self.reset_parameters()
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output, the hidden state."""
+        return self.hidden_channels
+
+    def reset_parameters(self) -> None:
+        """Draw new weights: PyTorch's convolution default, the forget gate's bias 1 (Jozefowicz et al. 2015)."""
+        self.input_gates.reset_parameters()
+        self.hidden_gates.reset_parameters()
+        if self.input_gates.bias is not None:
+            with torch.no_grad():
+                self.input_gates.bias[self.hidden_channels : 2 * self.hidden_channels] = 1.0
+
+    def forward(
+        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None
+    ) -> tuple[Float[Tensor, "T N D H W"], ConvLSTMState]:
+        """Run the frames through the layer.
+
+        Args:
+            frames: (T, N, in_channels, H, W).
+            state: what an earlier call returned, to go on from there; None starts from zeros.
+
+        Returns:
+            the hidden state of every step (T, N, hidden_channels, H, W), and the state after the last one.
+
+        Raises:
+            InputError: `frames` or `state` has another shape.
+        """
+        check_features(frames, self.in_channels, type(self).__name__)
+        T, N, _, H, W = frames.shape
+        check_state(state, (N, self.hidden_channels, H, W), type(self).__name__)
+        # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
+        from_input = self._convolve(self.input_gates, frames.flatten(0, 1)).unflatten(0, (T, N))
+        if state is None:
+            shape = (N, self.hidden_channels, H, W)
+            state = ConvLSTMState(from_input.new_zeros(shape), frames.new_zeros(shape))
+        hidden, cell = state
+        outputs = []
+        for gates in from_input.unbind(0):
+            hidden, cell = convlstm_step(gates + self._from_hidden(hidden), cell)
+            outputs.append(hidden)
+        return torch.stack(outputs), ConvLSTMState(hidden, cell)
+
+    def _from_hidden(self, hidden: Tensor) -> Tensor:
+        gates = self._convolve(self.hidden_gates, hidden)
+        if self.tie_hidden_gates:
+            gate, candidate = gates.chunk(2, dim=1)
+            gates = torch.cat((gate, gate, gate, candidate), dim=1)
+        return gates
+
+    def _convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+        before, after = (self.kernel_size - 1) // 2, self.kernel_size // 2
+        if before != after:
+            return convolution(F.pad(x, (before, after, before, after)))
+        return F.conv2d(x, convolution.weight, convolution.bias, padding=before)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows of the layer."""
+        return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"

@@ -1,0 +1,329 @@
+"""Decision heads (Table 1 of the paper): they turn an encoder's feature maps into a decision.
+
+Four of the five heads are a *reduction* over time followed by an ordinary classifier of one feature map, and the two
+are separable: `DecisionHead(reduction, classifier)` takes any pair. The fifth, `LSTMHead`, reads the whole sequence.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rsnn.errors import InputError
+from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.voting import Voting, resized_output
+
+
+class Reduction(Protocol):
+    """What a reduction over time has to offer; any module with these two methods is one."""
+
+    def out_channels(self, in_channels: int) -> int:
+        """Return the channels of the reduced map for features of `in_channels`."""
+        ...
+
+    def __call__(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Reduce (T, N, C, H, W) to (N, C', H, W), all steps since the state was None included."""
+        ...
+
+
+class LastFrame(nn.Module):
+    """The last step's features: H_T."""
+
+    def out_channels(self, in_channels: int) -> int:
+        """Return the channels of the reduced map."""
+        return in_channels
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: tuple[()] | None = None
+    ) -> tuple[Float[Tensor, "N C H W"], tuple[()]]:
+        """Return the last step's features (N, C, H, W), and an empty state."""
+        return features[-1], ()
+
+
+class SumFrames(nn.Module):
+    """The sum over the steps: sum_t H_t."""
+
+    def out_channels(self, in_channels: int) -> int:
+        """Return the channels of the reduced map."""
+        return in_channels
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: Float[Tensor, "N C H W"] | None = None
+    ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
+        """Return the sum (N, C, H, W) over all steps since the state was None, which is the state too."""
+        total = features.sum(0) if state is None else state + features.sum(0)
+        return total, total
+
+
+class MeanState(NamedTuple):
+    """The sum so far, and over how many steps."""
+
+    total: Float[Tensor, "N C H W"]
+    steps: int
+
+
+class MeanFrames(nn.Module):
+    """The mean over the steps: mean_t H_t."""
+
+    def out_channels(self, in_channels: int) -> int:
+        """Return the channels of the reduced map."""
+        return in_channels
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: MeanState | None = None
+    ) -> tuple[Float[Tensor, "N C H W"], MeanState]:
+        """Return the mean (N, C, H, W) over all steps since the state was None, and the new state."""
+        total, steps = features.sum(0), features.shape[0]
+        if state is not None:
+            total, steps = state.total + total, state.steps + steps
+        return total / steps, MeanState(total, steps)
+
+
+class ConcatFrames(nn.Module):
+    """All steps one after another in the channels: C x T of them.
+
+    Args:
+        num_frames: T; the steps that have not come yet are zeros.
+    """
+
+    def __init__(self, num_frames: int = 20) -> None:
+        super().__init__()
+        check_positive(num_frames=num_frames)
+        self.num_frames = num_frames
+
+    def out_channels(self, in_channels: int) -> int:
+        """Return the channels of the reduced map."""
+        return in_channels * self.num_frames
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: Float[Tensor, "t N C H W"] | None = None
+    ) -> tuple[Float[Tensor, "N TC H W"], Float[Tensor, "t N C H W"]]:
+        """Return the steps since the state was None in the channels (N, T C, H, W), and these steps as the state.
+
+        Raises:
+            InputError: they are more than `num_frames`.
+        """
+        steps = features if state is None else torch.cat((state, features))
+        missing = self.num_frames - len(steps)
+        if missing < 0:
+            raise InputError(f"ConcatFrames got {len(steps)} steps; expected at most num_frames={self.num_frames}")
+        filled = torch.cat((steps, steps.new_zeros(missing, *steps.shape[1:]))) if missing else steps
+        return filled.transpose(0, 1).flatten(1, 2), steps
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows of the layer."""
+        return f"num_frames={self.num_frames}"
+
+
+class ConvClassifier(nn.Module):
+    """Ordinary CNN over one feature map: convolutions 3 x 3, two fully connected layers, voting; ReLU between.
+
+    Gesture: conv c->64, MP2, conv 64->64, MP2, conv 64->32, MP2, FC 32 m m -> 8 m m, FC -> V, AP10, which is
+    `channels=(64, 64, 32), pools=(2, 2, 2)`. CIFAR10-DVS: `channels=(64, 64, 32, 32), pools=(2, 1, 2, 1)`.
+
+    Args:
+        in_channels: channels of the map.
+        num_classes: K.
+        in_size: (height, width) of the map.
+        channels: output channels of each convolution.
+        pools: side of the max pooling after each convolution, 1 for none.
+        votes: outputs of each class.
+
+    Raises:
+        InputError: a size is out of range, or pooling leaves nothing of `in_size`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        in_size: tuple[int, int] = (32, 32),
+        channels: tuple[int, ...] = (64, 64, 32),
+        pools: tuple[int, ...] = (2, 2, 2),
+        votes: int = 10,
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, num_classes=num_classes)
+        for size in (*in_size, *channels, *pools):
+            check_positive(size=size)
+        if not channels or len(channels) != len(pools):
+            raise InputError(f"channels={channels} and pools={pools}: expected one of each for every convolution")
+        height, width = (side // prod(pools) for side in in_size)
+        if not height or not width:
+            raise InputError(
+                f"pools={pools} leave no pixel of in_size={tuple(in_size)}; expected at least {prod(pools)} on a side"
+            )
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.in_size = tuple(in_size)
+        self.channels = tuple(channels)
+        self.pools = tuple(pools)
+        self.votes = votes
+        self.convs = nn.Sequential()
+        for c_in, c_out, pool in zip((in_channels, *channels), channels, pools, strict=False):
+            self.convs.append(nn.Conv2d(c_in, c_out, 3, padding=1))
+            self.convs.append(nn.ReLU())
+            if pool > 1:
+                self.convs.append(nn.MaxPool2d(pool))
+        flat = channels[-1] * height * width
+        self.hidden = nn.Linear(flat, max(flat // 4, 1))
+        self.output = nn.Linear(max(flat // 4, 1), num_classes * votes)
+        self.voting = Voting(votes)
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+        """Return the scores (N, K) of the maps (N, in_channels, *in_size)."""
+        if tuple(x.shape[1:]) != (self.in_channels, *self.in_size):
+            raise InputError(
+                f"ConvClassifier got a map of shape {tuple(x.shape)}; expected (N, {self.in_channels}, *{self.in_size})"
+            )
+        x = self.hidden(self.convs(x).flatten(1)).relu()
+        scores: Tensor = self.voting(self.output(x))
+        return scores
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one for `num_classes` classes, with fresh weights."""
+        self.output = resized_output(self.output, num_classes, self.votes)
+        self.num_classes = num_classes
+
+
+class DecisionHead(nn.Module):
+    """Reduction over time, then a classifier of the reduced map.
+
+    Args:
+        reduction: a [`Reduction`][rsnn.nn.heads.Reduction]: `LastFrame()`, `SumFrames()`, `MeanFrames()`,
+            `ConcatFrames(T)`, or a module of your own with the same two methods.
+        classifier: any module from (N, C', H, W) to (N, K).
+        in_channels: channels of the features.
+
+    Raises:
+        InputError: the classifier's `in_channels` are not what the reduction gives for `in_channels`.
+    """
+
+    def __init__(self, reduction: nn.Module, classifier: nn.Module, in_channels: int) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels)
+        if not callable(getattr(reduction, "out_channels", None)):
+            raise InputError(
+                f"{type(reduction).__name__} is no reduction: it has no method out_channels(in_channels); "
+                "give it one, or use LastFrame, SumFrames, MeanFrames or ConcatFrames"
+            )
+        reduced = reduction.out_channels(in_channels)  # type: ignore[operator]
+        wanted = getattr(classifier, "in_channels", reduced)
+        if wanted != reduced:
+            raise InputError(
+                f"{type(reduction).__name__} makes {reduced} channels of in_channels={in_channels}, but the classifier "
+                f"{type(classifier).__name__} takes {wanted}"
+            )
+        self.reduction = reduction
+        self.classifier = classifier
+        self.in_channels = in_channels
+
+    @property
+    def in_size(self) -> tuple[int, int] | None:
+        """(height, width) of the features that the classifier takes, None where it takes any."""
+        return getattr(self.classifier, "in_size", None)
+
+    @property
+    def num_classes(self) -> int | None:
+        """K, None where the classifier does not tell."""
+        return getattr(self.classifier, "num_classes", None)
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: Any = None
+    ) -> tuple[Float[Tensor, "N K"], Any]:
+        """Return the scores (N, K) of all steps since the state was None, and the state after them.
+
+        Raises:
+            InputError: `features` has another shape.
+        """
+        check_features(features, self.in_channels, type(self).__name__)
+        reduced, state = self.reduction(features, state)
+        return self.classifier(reduced), state
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier's last layer by a new one for `num_classes` classes.
+
+        Raises:
+            InputError: the classifier is a module of the user's without a `reset_classifier`.
+        """
+        reset = getattr(self.classifier, "reset_classifier", None)
+        if reset is None:
+            raise InputError(
+                f"{type(self.classifier).__name__} has no reset_classifier(num_classes); "
+                "replace head.classifier by a new module instead"
+            )
+        reset(num_classes)
+
+
+class LSTMHeadState(NamedTuple):
+    """Hidden state and cell of the LSTM layers, and the sum of the outputs so far."""
+
+    hidden: tuple[Tensor, ...]
+    cell: tuple[Tensor, ...]
+    total: Float[Tensor, "N V"]
+
+
+class LSTMHead(nn.Module):
+    """Three LSTM layers over the flattened features; the last one's outputs are added over the steps, then voted.
+
+    Features of F = C H W numbers: LSTM F -> F / 4 -> F / 16 -> V, AP10. With CL on 32 x 32 maps that is
+    6144 -> 1536 -> 384 -> V.
+
+    Args:
+        in_channels: channels of the features.
+        num_classes: K.
+        in_size: (height, width) of the features.
+        votes: outputs of each class.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, in_size: tuple[int, int] = (32, 32), votes: int = 10
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, num_classes=num_classes, votes=votes)
+        for size in in_size:
+            check_positive(size=size)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.in_size = tuple(in_size)
+        self.votes = votes
+        flat = in_channels * prod(in_size)
+        sizes = (flat, max(flat // 4, 1), max(flat // 16, 1), num_classes * votes)
+        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.voting = Voting(votes)
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: LSTMHeadState | None = None
+    ) -> tuple[Float[Tensor, "N K"], LSTMHeadState]:
+        """Return the scores (N, K) of all steps since the state was None, and the state after them.
+
+        Raises:
+            InputError: `features` has another shape.
+        """
+        check_features(features, self.in_channels, type(self).__name__)
+        if tuple(features.shape[3:]) != self.in_size:
+            raise InputError(f"LSTMHead got maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}")
+        x = features.flatten(2)
+        hidden, cell = [], []
+        for i, layer in enumerate(self.layers):
+            x, (h, c) = layer(x, None if state is None else (state.hidden[i], state.cell[i]))
+            hidden.append(h)
+            cell.append(c)
+        total = x.sum(0) if state is None else state.total + x.sum(0)
+        return self.voting(total), LSTMHeadState(tuple(hidden), tuple(cell), total)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last LSTM layer by a new one for `num_classes` classes, with fresh weights."""
+        check_positive(num_classes=num_classes)
+        old = self.layers[-1]
+        weight = old.weight_ih_l0
+        self.layers[-1] = nn.LSTM(
+            old.input_size, num_classes * self.votes, device=weight.device, dtype=weight.dtype
+        )
+        self.num_classes = num_classes

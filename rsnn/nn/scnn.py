@@ -1,0 +1,193 @@
+"""The spiking CNN that classifies a sequence of feature maps.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsnn.errors import InputError
+from rsnn.kernels import ATan, Surrogate
+from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.lif import LIF
+from rsnn.nn.voting import Voting, resized_output
+
+
+class SCNNState(NamedTuple):
+    """What a spiking CNN carries on: every layer's potential, and the votes of the steps so far."""
+
+    potentials: tuple[Tensor, ...]
+    votes: Float[Tensor, "N K"]
+    steps: int
+
+
+class SpikingConv(nn.Module):
+    """Convolution 3 x 3 - BatchNorm - LIF - [max pooling]: one stage of the spiking CNN (`128SC3-BN-MP2`)."""
+
+    def __init__(self, in_channels: int, out_channels: int, pool: int, lif: LIF) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.lif = lif
+        self.pool = pool
+
+    def forward(
+        self, x: Float[Tensor, "T N C H W"], potential: Tensor | None
+    ) -> tuple[Float[Tensor, "T N D h w"], Tensor]:
+        """Return the (pooled) spikes of every step, and the potential after the last one."""
+        current = self.norm(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        spikes, potential = self.lif(current, potential)
+        if self.pool > 1:
+            spikes = F.max_pool2d(spikes.flatten(0, 1), self.pool).unflatten(0, x.shape[:2])
+        return spikes, potential
+
+
+class SpikingLinear(nn.Module):
+    """Fully connected layer of LIF neurons (`mSL`), with dropout of the same inputs at every step."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float, lif: LIF) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features, bias=False)
+        self.lif = lif
+        self.dropout = dropout
+
+    def forward(self, x: Float[Tensor, "T N C"], potential: Tensor | None) -> tuple[Float[Tensor, "T N D"], Tensor]:
+        """Return the spikes of every step, and the potential after the last one."""
+        if self.training and self.dropout:
+            x = x * F.dropout(torch.ones_like(x[0]), self.dropout)
+        spikes, potential = self.lif(self.linear(x), potential)
+        return spikes, potential
+
+
+class SCNN(nn.Module):
+    """Spiking CNN over per-step feature maps: rates averaged over time, then voting.
+
+    [128SC3-BN-MP] x stages - (128 m m)SL - (32 m m)SL - V - AP10, with m x m the last feature map and V = K votes.
+
+    The paper's 3-layer network (DVS128 Gesture) is `pools=(2, 2, 2)`, its 4-layer network (CIFAR10-DVS)
+    `pools=(2, 1, 2, 1)`, and the 5-layer network of Fang et al. 2021 `pools=(2, 2, 2, 2, 2)`.
+
+    Args:
+        in_channels: channels of a feature map.
+        num_classes: K.
+        in_size: (height, width) of a feature map.
+        pools: side of the max pooling after each convolution stage, 1 for none; their number is the number of stages.
+        channels: channels of every convolution; the second fully connected layer has `channels / 4` a pixel.
+        votes: outputs of each class.
+        dropout: share of the inputs of the two fully connected layers left out in training.
+        tau, v_threshold, v_reset, surrogate, detach_reset, learn_tau: of the neurons, as in [`LIF`][rsnn.nn.LIF].
+
+    Raises:
+        InputError: a size is out of range, or pooling leaves nothing of `in_size`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        in_size: tuple[int, int] = (32, 32),
+        pools: tuple[int, ...] = (2, 2, 2),
+        channels: int = 128,
+        votes: int = 10,
+        dropout: float = 0.0,
+        *,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate: Surrogate = ATan(),  # noqa: B008  (frozen)
+        detach_reset: bool = True,
+        learn_tau: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, num_classes=num_classes, channels=channels, votes=votes)
+        for pool in (*in_size, *pools):
+            check_positive(size=pool)
+        if not pools:
+            raise InputError("pools=(): expected the pooling of at least one stage, as in (2, 2, 2)")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout={dropout!r}: expected a share from 0 to below 1")
+        height, width = (side // prod(pools) for side in in_size)
+        if not height or not width:
+            raise InputError(
+                f"pools={pools} leave no pixel of in_size={tuple(in_size)}; expected at least {prod(pools)} on a side"
+            )
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.in_size = tuple(in_size)
+        self.pools = tuple(pools)
+        self.channels = channels
+        self.votes = votes
+        self.dropout = dropout
+        self.tau = tau
+        self.v_threshold = v_threshold
+        self.v_reset = v_reset
+        self.surrogate = surrogate
+        self.detach_reset = detach_reset
+        self.learn_tau = learn_tau
+
+        def lif() -> LIF:
+            return LIF(tau, v_threshold, v_reset, surrogate, detach_reset=detach_reset, learn_tau=learn_tau)
+
+        stages = zip((in_channels, *[channels] * (len(pools) - 1)), pools, strict=True)
+        self.convs = nn.ModuleList(SpikingConv(c, channels, pool, lif()) for c, pool in stages)
+        pixels = height * width
+        self.hidden = SpikingLinear(channels * pixels, max(channels // 4, 1) * pixels, dropout, lif())
+        self.output = SpikingLinear(max(channels // 4, 1) * pixels, num_classes * votes, dropout, lif())
+        self.voting = Voting(votes)
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: SCNNState | None = None
+    ) -> tuple[Float[Tensor, "N K"], SCNNState]:
+        """Classify the feature maps.
+
+        Args:
+            features: (T, N, in_channels, *in_size).
+            state: what an earlier call returned, to go on from there; None starts afresh.
+
+        Returns:
+            rates (N, K): the share of steps, of all since the fresh state, at which a class's outputs fired; and the
+            state after the last step. So the last of several calls on chunks returns what one call on all returns.
+
+        Raises:
+            InputError: `features` or `state` has another shape.
+        """
+        votes, potentials = self.step_votes(features, None if state is None else state.potentials)
+        total = votes.sum(0) if state is None else state.votes + votes.sum(0)
+        steps = features.shape[0] + (0 if state is None else state.steps)
+        return total / steps, SCNNState(potentials, total, steps)
+
+    def step_votes(
+        self, features: Float[Tensor, "T N C H W"], potentials: tuple[Tensor, ...] | None = None
+    ) -> tuple[Float[Tensor, "T N K"], tuple[Tensor, ...]]:
+        """Return each step's share of firing outputs per class (T, N, K), and every layer's potential after the last.
+
+        For losses on every step (TET); `forward` averages them over time.
+        """
+        check_features(features, self.in_channels, type(self).__name__)
+        if tuple(features.shape[3:]) != self.in_size:
+            raise InputError(
+                f"{type(self).__name__} got feature maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}"
+            )
+        layers = [*self.convs, self.hidden, self.output]
+        if potentials is not None and len(potentials) != len(layers):
+            raise InputError(f"{type(self).__name__} got {len(potentials)} potentials; it has {len(layers)} layers")
+        x = features
+        after = []
+        for layer, potential in zip(layers, potentials or [None] * len(layers), strict=True):
+            if layer is self.hidden:
+                x = x.flatten(2)
+            x, potential = layer(x, potential)
+            after.append(potential)
+        return self.voting(x), tuple(after)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one for `num_classes` classes, with fresh weights."""
+        self.output.linear = resized_output(self.output.linear, num_classes, self.votes)
+        self.num_classes = num_classes

@@ -1,0 +1,41 @@
+"""Voting: every class has several outputs, and their mean is its score."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rsnn.nn.checks import check_positive
+
+
+class Voting(nn.Module):
+    """Average pooling over groups of neighbouring outputs (the paper's AP10): (..., K votes) to (..., K).
+
+    Args:
+        votes: outputs of each class.
+    """
+
+    def __init__(self, votes: int = 10) -> None:
+        super().__init__()
+        check_positive(votes=votes)
+        self.votes = votes
+
+    def forward(self, outputs: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch K"]:
+        """Return the mean of each class's `votes` outputs."""
+        return outputs.unflatten(-1, (-1, self.votes)).mean(-1)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows of the layer."""
+        return str(self.votes)
+
+
+def resized_output(old: nn.Linear, num_classes: int, votes: int) -> nn.Linear:
+    """Return a fresh last layer like `old` (inputs, bias, device, type) for `num_classes` classes of `votes` outputs."""
+    check_positive(num_classes=num_classes)
+    return nn.Linear(
+        old.in_features,
+        num_classes * votes,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )

@@ -47,13 +47,18 @@ def register_model(model: type[Model]) -> type[Model]:
     return model
 
 
+def model_types() -> list[str]:
+    """Return the names of the registered model classes."""
+    return sorted(_MODELS)
+
+
 def is_stock(part: object) -> bool:
     """Tell whether `part` is of a class a configuration can name (a subclass is not: it may do anything)."""
-    return _known().get(type(part).__name__) is type(part)
+    return type(part) in _PARTS.values() or type(part) in _MODELS.values()
 
 
 def describe(part: object) -> dict[str, Any]:
-    """Describe a model or one of its parts as plain data that `build` turns back into it, without its weights.
+    """Describe a model or one of its parts as plain data that `build_model` turns back into it, without its weights.
 
     Raises:
         ConfigError: a part is not the library's own, so its class and arguments cannot be written down.
@@ -75,20 +80,20 @@ def _plain(value: object) -> Any:
     return describe(value)
 
 
-def build(description: object, where: str = "model") -> Any:
-    """Build the part that `description` (parsed JSON) describes; weights are fresh.
-
-    Args:
-        description: what `describe` returned.
-        where: the place in the file, for messages.
+def build_model(description: object) -> nn.Module:
+    """Build the model that `description` (parsed JSON, as `describe` made it) describes; weights are fresh.
 
     Raises:
         ConfigError: an unknown class or key, a missing one, a wrong type, or a value out of range.
     """
+    model: nn.Module = _build(description, "model", _MODELS)
+    return model
+
+
+def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
     if not isinstance(description, Mapping):
         raise ConfigError(f"{where}: got {_shown(description)}; expected an object with a \"type\"")
     kind = description.get("type")
-    known = _known()
     if not isinstance(kind, str) or kind not in known:
         hint = suggest(kind, known) if isinstance(kind, str) else ""
         raise ConfigError(f"{where}.type: got {_shown(kind)}; expected one of {', '.join(sorted(known))}.{hint}")
@@ -108,10 +113,6 @@ def build(description: object, where: str = "model") -> Any:
         return part(**arguments)
     except InputError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def _known() -> dict[str, type]:
-    return _PARTS | _MODELS
 
 
 class _Argument:
@@ -153,7 +154,7 @@ def _checked(value: object, annotation: Any, where: str) -> Any:
 
 
 def _checked_part(value: object, classes: tuple[Any, ...], where: str) -> Any:
-    part = build(value, where)
+    part = _build(value, where, _PARTS)
     if not isinstance(part, classes):
         names = " or ".join(option.__name__ for option in classes)
         raise ConfigError(f"{where}: got a {type(part).__name__}; expected {names}")

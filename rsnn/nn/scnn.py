@@ -82,6 +82,7 @@ class SCNN(nn.Module):
         channels: channels of every convolution; the second fully connected layer has `channels / 4` a pixel.
         votes: outputs of each class.
         dropout: share of the inputs of the two fully connected layers left out in training.
+        in_pool: side of an average pooling of the feature maps before the first stage; 1 leaves it out.
         tau, v_threshold, v_reset, surrogate, detach_reset, learn_tau: of the neurons, as in [`LIF`][rsnn.nn.LIF].
 
     Raises:
@@ -98,6 +99,7 @@ class SCNN(nn.Module):
         votes: int = 10,
         dropout: float = 0.0,
         *,
+        in_pool: int = 1,
         tau: float = 2.0,
         v_threshold: float = 1.0,
         v_reset: float | None = 0.0,
@@ -106,17 +108,19 @@ class SCNN(nn.Module):
         learn_tau: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(in_channels=in_channels, num_classes=num_classes, channels=channels, votes=votes)
+        check_positive(
+            in_channels=in_channels, num_classes=num_classes, channels=channels, votes=votes, in_pool=in_pool
+        )
         for pool in (*in_size, *pools):
             check_positive(size=pool)
         if not pools:
             raise InputError("pools=(): expected the pooling of at least one stage, as in (2, 2, 2)")
         if not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout!r}: expected a share from 0 to below 1")
-        height, width = (side // prod(pools) for side in in_size)
+        height, width = (side // in_pool // prod(pools) for side in in_size)
         if not height or not width:
             raise InputError(
-                f"pools={pools} leave no pixel of in_size={tuple(in_size)}; expected at least {prod(pools)} on a side"
+                f"in_pool={in_pool} and pools={pools} leave no pixel of in_size={tuple(in_size)}; expected at least {in_pool * prod(pools)} on a side"
             )
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -125,6 +129,7 @@ class SCNN(nn.Module):
         self.channels = channels
         self.votes = votes
         self.dropout = dropout
+        self.in_pool = in_pool
         self.tau = tau
         self.v_threshold = v_threshold
         self.v_reset = v_reset
@@ -179,6 +184,8 @@ class SCNN(nn.Module):
         if potentials is not None and len(potentials) != len(layers):
             raise InputError(f"{type(self).__name__} got {len(potentials)} potentials; it has {len(layers)} layers")
         x = features
+        if self.in_pool > 1:
+            x = F.avg_pool2d(x.flatten(0, 1), self.in_pool).unflatten(0, features.shape[:2])
         after = []
         for layer, potential in zip(layers, potentials or [None] * len(layers), strict=True):
             if layer is self.hidden:

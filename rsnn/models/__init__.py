@@ -1,0 +1,17 @@
+"""Whole models: an encoder and a classifier, with labels, preprocessing, and the ways to load and keep them."""
+
+from rsnn.models.base import EventClassifier, ModelState, Prediction
+from rsnn.models.convlstm_classifier import ConvLSTMClassifier
+from rsnn.models.preprocessing import Preprocessing
+from rsnn.models.rsnn import RSNN
+from rsnn.models.scnn import SCNN
+
+__all__ = [
+    "RSNN",
+    "SCNN",
+    "ConvLSTMClassifier",
+    "EventClassifier",
+    "ModelState",
+    "Prediction",
+    "Preprocessing",
+]

@@ -1,0 +1,426 @@
+"""What all models share: an encoder, a classifier over its features, and what a user does with the two.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rsnn import hub
+from rsnn.data import Events, read_events
+from rsnn.errors import InputError
+from rsnn.models import cards, pretrained
+from rsnn.models.preprocessing import Preprocessing
+from rsnn.nn.checks import check_features, check_positive
+
+Part = Literal["encoder", "classifier"]
+Recording = Events | np.ndarray[Any, Any] | Tensor | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one recording.
+
+    Attributes:
+        label: name of the most probable class (its index as text, where the model has no names).
+        index: index of that class.
+        probabilities: of every class (K,), float32 on the CPU; they sum to 1.
+    """
+
+    label: str
+    index: int
+    probabilities: Float[Tensor, " K"]
+
+
+class ModelState(NamedTuple):
+    """What a model carries on from one chunk of frames to the next."""
+
+    encoder: Any
+    classifier: Any
+
+
+class EventClassifier(nn.Module):
+    """An encoder of frames under a classifier of its features; the base of every model in the zoo.
+
+    Args:
+        encoder: any module from frames (T, N, C, H, W) to features (T, N, C', H', W'), alone or as
+            `(features, state)`.
+        classifier: any module from such features to logits (N, K), alone or as `(logits, state)`.
+        class_names: names of the K classes, in order.
+        preprocessing: how recordings become frames; without it only frames can be classified.
+        logit_scale: the classifier's output times this is the logits. Rates of spiking outputs lie between 0 and 1,
+            too close together for a softmax to tell them apart.
+
+    Raises:
+        InputError: encoder, classifier, preprocessing and names do not fit each other.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        classifier: nn.Module,
+        *,
+        class_names: tuple[str, ...] | None = None,
+        preprocessing: Preprocessing | None = None,
+        logit_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check_fit(encoder, classifier, preprocessing)
+        if not logit_scale > 0:
+            raise InputError(f"logit_scale={logit_scale!r}: expected a positive number")
+        num_classes = getattr(classifier, "num_classes", None)
+        if class_names is not None and num_classes not in (None, len(class_names)):
+            raise InputError(f"got {len(class_names)} class_names for a classifier of {num_classes} classes")
+        self.encoder = encoder
+        self.classifier = classifier
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.preprocessing = preprocessing
+        self.logit_scale = float(logit_scale)
+        self._frozen: set[Part] = set()
+
+    # Running it
+
+    def forward(self, frames: Float[Tensor, "T N C H W"]) -> Float[Tensor, "N K"]:
+        """Return the logits (N, K) of frames of event counts (T, N, C, H, W); each call starts afresh.
+
+        Raises:
+            InputError: `frames` has another shape or type.
+        """
+        return self.advance(frames)[0]
+
+    def advance(
+        self, frames: Float[Tensor, "T N C H W"], state: ModelState | None = None
+    ) -> tuple[Float[Tensor, "N K"], ModelState]:
+        """Go on from `state` (None: afresh) through a chunk of frames, one step or many.
+
+        Returns:
+            the logits (N, K) of all steps since the state was None, and the state after the last step. The last of
+            several calls on chunks returns what one call on all of the frames returns.
+
+        Raises:
+            InputError: `frames` or `state` has another shape or type.
+        """
+        before = ModelState(None, None) if state is None else state
+        features, encoder_state = _with_state(self.encoder, self._input(frames), before.encoder)
+        logits, classifier_state = _with_state(self.classifier, features, before.classifier)
+        return self.logit_scale * logits, ModelState(encoder_state, classifier_state)
+
+    def forward_features(self, frames: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N D h w"]:
+        """Return the encoder's features of every step.
+
+        Raises:
+            InputError: `frames` has another shape or type.
+        """
+        features: Tensor = _with_state(self.encoder, self._input(frames), None)[0]
+        return features
+
+    def _input(self, frames: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Return frames as the encoder takes them: a floating tensor (T, N, C, H, W), normalised."""
+        weight = next(self.parameters(), None)
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(frames)
+        if isinstance(frames, Tensor) and not frames.is_floating_point() and not frames.is_complex():
+            frames = frames.to(torch.float32 if weight is None else weight.dtype)
+        if isinstance(frames, Tensor) and weight is not None and frames.device != weight.device:
+            raise InputError(
+                f"{type(self).__name__} is on {weight.device} and the frames are on {frames.device}; "
+                f"expected the same device: frames.to({str(weight.device)!r})"
+            )
+        channels = getattr(self.encoder, "in_channels", None)
+        if channels is not None:
+            check_features(frames, channels, type(self).__name__)
+        if self.preprocessing is None:
+            return frames
+        size = tuple(frames.shape[3:])
+        if size != self.preprocessing.frame_size:
+            raise InputError(
+                f"{type(self).__name__} got frames of {size} pixels; it is built for {self.preprocessing.frame_size} "
+                "(height, width): rescale with to_frames(..., size=)"
+            )
+        return self.preprocessing.normalized(frames)
+
+    @overload
+    def predict(self, recording: Recording, *, batch_size: int = 16) -> Prediction: ...
+
+    @overload
+    def predict(self, recording: Sequence[Recording], *, batch_size: int = 16) -> list[Prediction]: ...
+
+    @torch.no_grad()
+    def predict(
+        self, recording: Recording | Sequence[Recording], *, batch_size: int = 16
+    ) -> Prediction | list[Prediction]:
+        """Classify a recording, or each of a list of them, in eval mode and without gradients.
+
+        Args:
+            recording: `Events`, the path of a file, or frames of counts (T, C, H, W) as `to_frames` makes them.
+            batch_size: recordings of a list that run through the network together.
+
+        Returns:
+            a prediction, or a list of them for a list.
+
+        Raises:
+            RSNNError: a file cannot be read, or the recording does not fit the model.
+        """
+        if not isinstance(recording, list | tuple):
+            return self.predict([recording], batch_size=batch_size)[0]  # type: ignore[list-item]
+        check_positive(batch_size=batch_size)
+        weight = next(self.parameters(), torch.empty(0))
+        training = self.training
+        self.eval()
+        try:
+            return [
+                prediction
+                for batch in _of_equal_shape(map(self._frames, recording), batch_size)
+                for prediction in self._predictions(self(torch.stack(batch, dim=1).to(weight.device)))
+            ]
+        finally:
+            self.train(training)
+
+    def _frames(self, recording: Recording) -> Float[Tensor, "T C H W"]:
+        if isinstance(recording, str | os.PathLike):
+            recording = read_events(recording)
+        if isinstance(recording, Events):
+            if self.preprocessing is None:
+                raise InputError(
+                    f"this {type(self).__name__} has no preprocessing, so it cannot cut a recording into frames; build "
+                    "it with preprocessing=rsnn.Preprocessing(...) or pass frames"
+                )
+            return self.preprocessing.frames(recording)
+        if not isinstance(recording, np.ndarray | Tensor):
+            raise InputError(
+                f"predict got a {type(recording).__name__}; expected Events, a path, frames (T, C, H, W), or a list"
+            )
+        if recording.ndim != 4:
+            raise InputError(
+                f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "
+                "list of such"
+            )
+        return torch.as_tensor(recording).to(torch.float32)
+
+    def _predictions(self, logits: Float[Tensor, "N K"]) -> list[Prediction]:
+        probabilities = logits.float().softmax(1).cpu()
+        best = probabilities.argmax(1).tolist()
+        return [
+            Prediction(self.class_names[index] if self.class_names else str(index), index, row)
+            for index, row in zip(best, probabilities, strict=True)
+        ]
+
+    # Adapting it
+
+    @property
+    def num_classes(self) -> int | None:
+        """K, None where a classifier of the user's does not tell."""
+        return getattr(self.classifier, "num_classes", None)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier: everything above the encoder."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, class_names: tuple[str, ...] | None = None) -> None:
+        """Replace the last layer by a fresh one for `num_classes` classes; the rest keeps its weights.
+
+        Args:
+            num_classes: the new K.
+            class_names: names of the new classes.
+
+        Raises:
+            InputError: the names are not K, or the classifier is the user's own and cannot be reset.
+        """
+        check_positive(num_classes=num_classes)
+        if class_names is not None and len(class_names) != num_classes:
+            raise InputError(f"got {len(class_names)} class_names for num_classes={num_classes}")
+        reset = getattr(self.classifier, "reset_classifier", None)
+        if reset is None:
+            raise InputError(
+                f"{type(self.classifier).__name__} has no reset_classifier(num_classes); replace model.classifier by a "
+                "new module instead"
+            )
+        reset(num_classes)
+        self.class_names = None if class_names is None else tuple(class_names)
+
+    def freeze(self, part: Part) -> Self:
+        """Take `"encoder"` or `"classifier"` out of training: no gradients, and eval mode in `train()` too."""
+        self._part(part).requires_grad_(False).eval()
+        self._frozen.add(part)
+        return self
+
+    def unfreeze(self, part: Part) -> Self:
+        """Take a frozen part back into training."""
+        self._part(part).requires_grad_(True).train(self.training)
+        self._frozen.discard(part)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen parts stay in evaluation."""
+        super().train(mode)
+        for part in self._frozen:
+            self._part(part).eval()
+        return self
+
+    def _part(self, part: Part) -> nn.Module:
+        if part not in ("encoder", "classifier"):
+            raise InputError(f"part={part!r}: expected 'encoder' or 'classifier'")
+        return self.encoder if part == "encoder" else self.classifier
+
+    def parameter_groups(
+        self, *, weight_decay: float = 0.0, encoder_lr: float | None = None, classifier_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the trainable parameters in groups for a torch optimiser.
+
+        Groups are encoder and classifier, each apart in weights and in biases and norms (every tensor of at most one
+        dimension), which get no weight decay. Empty groups are left out; `"name"` says which is which.
+
+        Args:
+            weight_decay: of the weights.
+            encoder_lr, classifier_lr: learning rates; the optimiser's own where None.
+        """
+        groups = []
+        for part, lr in (("encoder", encoder_lr), ("classifier", classifier_lr)):
+            trainable = [p for p in getattr(self, part).parameters() if p.requires_grad]
+            for name, decay, chosen in (
+                (part, weight_decay, [p for p in trainable if p.ndim > 1]),
+                (f"{part} biases and norms", 0.0, [p for p in trainable if p.ndim <= 1]),
+            ):
+                if chosen:
+                    group = {"name": name, "params": chosen, "weight_decay": decay}
+                    groups.append(group if lr is None else {**group, "lr": lr})
+        return groups
+
+    # Keeping it
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        num_classes: int | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a checkpoint of this class, in eval mode on the CPU.
+
+        Args:
+            source: a zoo name (`"rsnn-nmnist-cl"`, with a tag `"rsnn-gesture-cl.sim"`), a folder written as a path
+                (`"./my-model"`), or `"org/name[@revision]"` on the Hub.
+            num_classes: another number than the checkpoint's replaces the last layer by a fresh one.
+            revision: branch, tag or commit on the Hub.
+            cache_dir, token, local_files_only, force_download: as in huggingface_hub.
+
+        Raises:
+            RSNNError: there is no such checkpoint, it is damaged, or it is of another class.
+        """
+        model = pretrained.load_model(
+            source,
+            expected=cls.__name__,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        assert isinstance(model, cls)
+        if num_classes not in (None, model.num_classes):
+            model.reset_classifier(num_classes)
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config, weights and model card into `folder`; `from_pretrained` on it gives the same model.
+
+        Raises:
+            ConfigError: a part of the model is the user's own, which a config cannot describe.
+            CheckpointError: the folder cannot be written; what was in it before is still there.
+        """
+        pretrained.save_model(self, folder, cards.plain_card)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model with rsnn",
+    ) -> str:
+        """Upload the model to `"org/name"` on the Hub and return the repository's URL.
+
+        Raises:
+            ConfigError: a part of the model is the user's own, which a config cannot describe.
+            CheckpointError: the Hub refuses it.
+        """
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder))
+            return hub.push(
+                folder, repo, private=private, token=token, revision=revision, commit_message=commit_message
+            )
+
+
+def _with_state(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Call `module` with or without a state, whichever it takes, and return its output and state."""
+    output = module(x) if state is None else module(x, state)
+    return output if isinstance(output, tuple) else (output, None)
+
+
+def _of_equal_shape(frames: Iterator[Tensor], batch_size: int) -> Iterator[list[Tensor]]:
+    """Cut a stream of samples into lists of at most `batch_size` neighbours that have one shape."""
+    batch: list[Tensor] = []
+    for sample in frames:
+        if batch and (sample.shape != batch[0].shape or len(batch) == batch_size):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def _check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preprocessing | None) -> None:
+    """Raise InputError unless the classifier takes what the encoder gives."""
+    encoder_name, classifier_name = type(encoder).__name__, type(classifier).__name__
+    given, wanted = getattr(encoder, "out_channels", None), getattr(classifier, "in_channels", None)
+    if given is not None and wanted is not None and given != wanted:
+        raise InputError(
+            f"{encoder_name} gives features of {given} channels, but {classifier_name} takes {wanted}; "
+            f"expected the classifier with in_channels={given}"
+        )
+    if preprocessing is None:
+        return
+    frame_size = preprocessing.frame_size
+    output_size, in_size = getattr(encoder, "output_size", None), getattr(classifier, "in_size", None)
+    if output_size is not None and in_size is not None:
+        if output_size(frame_size) != in_size:
+            raise InputError(
+                f"{encoder_name} turns frames of {frame_size} into features of {output_size(frame_size)} pixels, but "
+                f"{classifier_name} takes {in_size}; expected the classifier with in_size={output_size(frame_size)}"
+            )
+    elif given is None or output_size is None or wanted is None:
+        _try(encoder, classifier, frame_size)
+
+
+@torch.no_grad()
+def _try(encoder: nn.Module, classifier: nn.Module, frame_size: tuple[int, int]) -> None:
+    """Run one empty frame through copies of modules that do not tell their sizes; raise InputError where that fails."""
+    like = next(iter((*encoder.parameters(), *classifier.parameters())), torch.empty(0))
+    frames = torch.zeros(1, 1, getattr(encoder, "in_channels", 2), *frame_size, device=like.device, dtype=like.dtype)
+    features = None
+    try:
+        features, _ = _with_state(deepcopy(encoder).eval(), frames, None)
+        _with_state(deepcopy(classifier).eval(), features, None)
+    except (RuntimeError, ValueError) as error:
+        shown = f"features {tuple(features.shape)}" if features is not None else f"frames {tuple(frames.shape)}"
+        failed = type(encoder if features is None else classifier).__name__
+        raise InputError(f"{failed} does not take {shown}: {error}") from error

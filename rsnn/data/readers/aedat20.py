@@ -1,0 +1,80 @@
+"""AEDAT 2.0 of a DVS128, as jAER, MNIST-DVS and CIFAR10-DVS have it.
+
+Header lines begin with `#`; then every event is two big-endian 32-bit words: an address (bit 0 polarity with
+0 = brighter, bits 1-7 x, bits 8-14 y, bit 15 set for the signals of an external clock, which are no events of
+a pixel) and a time in microseconds.
+
+Addresses are kept as the camera gave them. jAER shows them mirrored (its x runs left and its y runs up), and
+the cameras of MNIST-DVS and CIFAR10-DVS stood on their side: the upright image has the column 127 - y and the
+row 127 - x, which is how SpikingJelly loads CIFAR10-DVS. Keeping the addresses means that a file gives the
+same frames wherever it is read.
+
+Source: inivation.com, "AEDAT file formats", section 2.0; Lichtsteiner et al. 2008.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rsnn.data.readers.common import (
+    HEAD_BYTES,
+    Block,
+    Decoded,
+    Source,
+    at_bytes,
+    read_comment_lines,
+    read_records,
+)
+
+NAME = "AEDAT 2.0"
+RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
+EXTERNAL_BIT = 15
+SENSOR_SIZE = (128, 128)
+
+
+def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
+    """Tell whether the file begins as AEDAT 2.0 does."""
+    return head.startswith(b"#!AER-DAT2.0")
+
+
+def read(source: Source) -> Decoded:
+    """Read the events of a DVS128."""
+    with source.path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    start, lines = read_comment_lines(source, head, b"#")
+    chips = [line for line in lines if "AEChip" in line]
+    if chips and not any("DVS128" in line for line in chips):
+        raise source.fault(
+            f"the header says {chips[0]!r}; expected a DVS128: convert the file to AEDAT 4 first"
+        )
+    return Decoded(SENSOR_SIZE, _blocks(source, start))
+
+
+def _blocks(source: Source, start: int) -> Iterator[Block]:
+    with source.path.open("rb") as file:
+        file.seek(start)
+        for offset, data in read_records(source, file, RECORD.itemsize):
+            records = np.frombuffer(data, dtype=RECORD)
+            address = records["address"].astype(np.uint32)
+            place = np.arange(address.size)
+            pixel = (address >> EXTERNAL_BIT) & 1 == 0
+            if not pixel.all():
+                place, address = place[pixel], address[pixel]
+            if (address >> 16).any():
+                index = int(np.argmax(address >> 16 != 0))
+                raise source.fault(
+                    f"the event at byte {offset + int(place[index]) * RECORD.itemsize} has the address "
+                    f"{address[index]:#x}; "
+                    "expected one of the 15 bits of a DVS128: recordings of other cameras convert to AEDAT "
+                    "4 first"
+                )
+            yield Block(
+                t=records["t"][place].astype(np.int64),
+                x=((address >> 1) & 0x7F).astype(np.uint16),
+                y=((address >> 8) & 0x7F).astype(np.uint16),
+                p=(1 - (address & 1)).astype(np.uint8),
+                where=at_bytes(offset, RECORD.itemsize, place),
+            )

@@ -1,0 +1,135 @@
+"""What the readers share: where a recording comes from, what a reader hands back, and how it complains.
+
+A reader is a module with a `NAME`, a function `recognises(head, path)` and a function `read(source)`. `read`
+looks at the header at once and decodes the rest in blocks when they are asked for, so that a recording of any
+size needs little memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.errors import RecordingError
+
+HEAD_BYTES = 1 << 16  # enough to recognise every format: the longest text header seen is 4 kB
+BLOCK_BYTES = 1 << 23  # 8 MiB of a file at a time: about a million events
+
+# Pixels (width, height) of the event cameras in use, smallest first. A recording that does not name its
+# sensor gets the first of these that holds all its events, since the outermost pixels of a real sensor are
+# often silent.
+SENSORS = (
+    (34, 34),  # N-MNIST
+    (128, 128),  # DVS128, DVS128 Gesture, CIFAR10-DVS
+    (240, 180),  # DAVIS240, N-Caltech101
+    (304, 240),  # ATIS
+    (320, 240),  # DVXplorer Lite
+    (320, 320),  # GenX320
+    (346, 260),  # DAVIS346
+    (640, 480),  # DVXplorer, Gen3, Gen4 VGA
+    (1280, 720),  # Gen4 HD, IMX636
+    (1280, 960),  # Celex V, DVS Gen4
+)
+
+
+class Block(NamedTuple):
+    """Some consecutive events as they were stored: columns of shape (n,), p in {0, 1}, t in microseconds."""
+
+    t: npt.NDArray[Any]
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    p: npt.NDArray[Any]
+    where: Callable[[int], str]  # index of an event -> "byte 1234" or "row 5"
+
+
+class Decoded(NamedTuple):
+    """A recording being read: the sensor's (width, height) if the file says it, and the events in blocks."""
+
+    sensor_size: tuple[int, int] | None
+    blocks: Iterator[Block]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read, the name of its format, and whether what is left of a truncated one is wanted."""
+
+    path: Path
+    format: str
+    keep_truncated: bool = False
+
+    def fault(self, what: str) -> RecordingError:
+        """Return the error that says what is wrong with this file; the caller raises it."""
+        return RecordingError(f"{self.path} ({self.format}): {what}")
+
+    def cut(self, what: str, expected: str) -> None:
+        """Raise the error of a truncated file, unless what is left of it was asked for."""
+        if not self.keep_truncated:
+            raise self.fault(
+                f"the file is truncated: {what}; expected {expected}: copy it again, "
+                "or read the events before that place with truncated='keep'"
+            )
+
+    def size(self) -> int:
+        """Return the file's length in bytes."""
+        return self.path.stat().st_size
+
+
+def read_records(source: Source, file: IO[bytes], record_bytes: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield (byte offset in the file, whole records) from where `file` stands to its end, a block at a time.
+
+    A part of a record at the end is a truncation.
+    """
+    offset = file.tell()
+    block_bytes = BLOCK_BYTES - BLOCK_BYTES % record_bytes
+    while data := file.read(block_bytes):
+        whole = len(data) - len(data) % record_bytes
+        if whole:
+            yield offset, memoryview(data)[:whole]
+        if whole < len(data):
+            source.cut(
+                f"it ends at byte {offset + len(data)}, {len(data) - whole} bytes into an event",
+                f"whole events of {record_bytes} bytes",
+            )
+            return
+        offset += len(data)
+
+
+def at_bytes(
+    offset: int, record_bytes: int, place: npt.NDArray[np.intp] | None = None
+) -> Callable[[int], str]:
+    """Return what says where an event is, if event i is record `place[i]` (or i) after byte `offset`."""
+    return lambda index: f"byte {offset + int(index if place is None else place[index]) * record_bytes}"
+
+
+def read_comment_lines(source: Source, head: bytes, mark: bytes) -> tuple[int, list[str]]:
+    """Return where the lines that begin with `mark` end in `head`, and those lines without the mark.
+
+    Raises:
+        RecordingError: a line does not end in `head`.
+    """
+    lines: list[str] = []
+    end = 0
+    while head.startswith(mark, end):
+        newline = head.find(b"\n", end)
+        if newline < 0:
+            raise source.fault(
+                f"the header line at byte {end} does not end before byte {len(head)}; expected lines of "
+                "text that begin "
+                f"with {mark.decode()!r}, then the events: the file is cut or damaged, copy it again"
+            )
+        lines.append(head[end + len(mark) : newline].decode("latin-1").strip())
+        end = newline + 1
+    return end, lines
+
+
+def usual_sensor_size(width: int, height: int) -> tuple[int, int]:
+    """Return the first of the usual sensors that holds `width` x `height` pixels, else exactly that size."""
+    for sensor in SENSORS:
+        if width <= sensor[0] and height <= sensor[1]:
+            return sensor
+    return width, height

@@ -1,0 +1,153 @@
+"""Text tables: one event a row, separated by commas, semicolons, tabs or spaces.
+
+The columns are t, x, y, p unless a first row names them (in any order, more columns may follow). Empty lines
+and lines that begin with `#` or `%` are skipped. Two more layouts are known: a `%geometry:W,H` line means the
+columns x, y, p, t of Prophesee's exporter, and a first row of only two whole numbers is the sensor's width
+and height, as in E2VID's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.readers.common import BLOCK_BYTES, HEAD_BYTES, Block, Decoded, Source
+
+NAME = "text"
+COMMENTS = ("#", "%")
+GEOMETRY = "%geometry:"
+PROPHESEE_ORDER = ("x", "y", "p", "t")
+
+
+class Layout(NamedTuple):
+    """How rows are written: separator (`None`: white space), index of each column, lines before the rows."""
+
+    separator: str | None
+    columns: dict[str, int]
+    unit: float | None
+    sensor_size: tuple[int, int] | None
+    first_line: int
+
+
+def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
+    """Tell whether the file is text whose first row names t, x, y and p or has four numbers."""
+    try:
+        return _layout(_text(head)) is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def read(source: Source) -> Decoded:
+    """Read the rows."""
+    with source.path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    try:
+        layout = _layout(_text(head))
+    except UnicodeDecodeError as error:
+        raise source.fault(f"byte {error.start} is no text; expected rows of numbers") from None
+    if layout is None:
+        raise source.fault("the first row is neither names nor numbers; expected the columns t, x, y, p")
+    return Decoded(layout.sensor_size, _blocks(source, layout))
+
+
+def _text(head: bytes) -> str:
+    whole_lines = head[: head.rfind(b"\n") + 1] if len(head) == HEAD_BYTES else head
+    return whole_lines.decode("utf-8-sig")
+
+
+def _layout(text: str) -> Layout | None:
+    order: tuple[str, ...] = DEFAULT_ORDER
+    sensor_size = None
+    for number, line in enumerate(text.splitlines()):
+        if line.startswith(GEOMETRY):
+            order = PROPHESEE_ORDER
+            sensor_size = _two_numbers(line.removeprefix(GEOMETRY).replace(",", " ").split())
+        if not line.strip() or line.lstrip().startswith(COMMENTS):
+            continue
+        separator = next((mark for mark in ",;\t" if mark in line), None)
+        fields = [field.strip().strip("\"'") for field in line.split(separator)]
+        if len(fields) == 2 and sensor_size is None and (sensor_size := _two_numbers(fields)):
+            continue
+        if names := find_columns(fields):
+            columns = {field: fields.index(name) for field, name in names.items()}
+            return Layout(separator, columns, unit_of_name(names["t"]), sensor_size, number + 1)
+        if len(fields) >= len(order) and all(_is_number(field) for field in fields):
+            return Layout(
+                separator, {field: order.index(field) for field in order}, None, sensor_size, number
+            )
+        return None
+    return None
+
+
+def _two_numbers(fields: list[str]) -> tuple[int, int] | None:
+    if len(fields) == 2 and all(field.isdigit() and 1 <= int(field) <= 1 << 16 for field in fields):
+        return int(fields[0]), int(fields[1])
+    return None
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return field.lower() in {"true", "false"}
+    return True
+
+
+def _blocks(source: Source, layout: Layout) -> Iterator[Block]:
+    unit = layout.unit
+    with source.path.open(encoding="utf-8-sig", errors="replace") as file:
+        for _ in range(layout.first_line):
+            file.readline()
+        read = layout.first_line
+        while lines := file.readlines(BLOCK_BYTES):
+            numbers = [
+                read + index + 1
+                for index, line in enumerate(lines)
+                if line.strip() and not line.lstrip().startswith(COMMENTS)
+            ]
+            table = _table(source, layout, [lines[number - read - 1] for number in numbers], numbers)
+            read += len(lines)
+            if not len(table):
+                continue
+            columns = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
+            if unit is None:  # the first block decides for all
+                unit = 1e6 if bool((columns["t"] % 1 != 0).any()) else 1.0
+            yield block_of(source, columns, unit, _at_row(numbers))
+
+
+def _at_row(numbers: list[int]) -> Callable[[int], str]:
+    return lambda index: f"row {numbers[index]}"
+
+
+def _table(source: Source, layout: Layout, rows: list[str], numbers: list[int]) -> npt.NDArray[np.float64]:
+    """Return the columns t, x, y, p of the rows as numbers, shape (rows, 4)."""
+    if not rows:
+        return np.empty((0, len(DEFAULT_ORDER)))
+    if "true" in rows[0].lower() or "false" in rows[0].lower():
+        rows = [row.lower().replace("true", "1").replace("false", "0") for row in rows]
+    wanted = [layout.columns[field] for field in DEFAULT_ORDER]
+    try:
+        return np.loadtxt(
+            rows, delimiter=layout.separator, usecols=wanted, comments=None, quotechar='"', ndmin=2
+        )
+    except ValueError:
+        bad = next(index for index, row in enumerate(rows) if not _is_event(layout, row))
+    if bad == len(rows) - 1 and not rows[bad].endswith("\n"):
+        source.cut(f"it ends within row {numbers[bad]}, {rows[bad][:60]!r}", "a whole row")
+        return _table(source, layout, rows[:-1], numbers)
+    raise source.fault(
+        f"row {numbers[bad]} is {rows[bad].strip()[:60]!r}; expected numbers for "
+        f"{', '.join(DEFAULT_ORDER)}, separated as in the first row"
+    )
+
+
+def _is_event(layout: Layout, row: str) -> bool:
+    fields = row.split(layout.separator)
+    return len(fields) > max(layout.columns.values()) and all(
+        _is_number(fields[column].strip().strip('"')) for column in layout.columns.values()
+    )

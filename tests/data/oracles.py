@@ -1,0 +1,77 @@
+"""Other people's decoders and frame makers, and slow loops of our own, to compare with."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import struct
+import sys
+import types
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from rsnn.data import Events
+
+
+@functools.cache
+def spikingjelly_utils() -> Any:
+    """Import `spikingjelly.datasets.utils` alone: its package drags in torchaudio, itself torchvision."""
+    spec = importlib.util.find_spec("spikingjelly")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    package = types.ModuleType("spikingjelly.datasets")
+    package.__path__ = [str(Path(spec.submodule_search_locations[0]) / "datasets")]
+    torchvision = types.ModuleType("torchvision")
+    torchvision.transforms = types.ModuleType("torchvision.transforms")
+    stubs = {"spikingjelly.datasets": package, "torchvision": torchvision}
+    with mock.patch.dict(sys.modules, stubs):
+        return importlib.import_module("spikingjelly.datasets.utils")
+
+
+def slow_aedat31(path: Path) -> list[tuple[int, int, int, int]]:
+    data = path.read_bytes()
+    place = data.index(b"#!END-HEADER\r\n") + len(b"#!END-HEADER\r\n")
+    events = []
+    while place < len(data):
+        kind, _, size, time_at, overflow, capacity, number, _ = struct.unpack_from("<HHIIIIII", data, place)
+        for index in range(number if kind == 1 else 0):
+            word, t = struct.unpack_from("<II", data, place + 28 + index * size)
+            assert time_at == 4
+            if word & 1:
+                events.append((t + (overflow << 31), word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1))
+        place += 28 + size * capacity
+    return events
+
+
+def slow_aedat20(path: Path) -> list[tuple[int, int, int, int]]:
+    lines = path.read_bytes().split(b"\n")
+    header = 0
+    while lines[header].startswith(b"#"):
+        header += 1
+    body = b"\n".join(lines[header:])
+    pairs = struct.iter_unpack(">II", body)
+    return [(t, address >> 1 & 127, address >> 8 & 127, 1 - (address & 1)) for address, t in pairs]
+
+
+def slow_frames(events: Events, T: int, split_by: str, size: tuple[int, int]) -> np.ndarray:
+    """One event at a time, in exact arithmetic."""
+    width, height = events.sensor_size
+    H, W = size
+    frames = np.zeros((T, 2, H, W), dtype=np.int64)
+    first, last, n = int(events.t[0]), int(events.t[-1]), len(events)
+    for index in range(n):
+        if split_by == "number":
+            k = min(index // (n // T), T - 1) if n >= T else T - 1
+        else:
+            k = min((int(events.t[index]) - first) * T // (last - first), T - 1) if last > first else 0
+        y, x = int(events.y[index]), int(events.x[index])
+        frames[k, int(events.p[index]), y * H // height, x * W // width] += 1
+    return frames
+
+
+def same_rows(events: Events, rows: list[tuple[int, int, int, int]]) -> bool:
+    return np.array_equal(np.array(events.to_structured().tolist()), np.array(rows))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made import random_events
+
+from rsnn.data import EventArchive
+from rsnn.errors import RecordingError
+
+
+def write(path, recordings, **more):
+    columns = {name: np.concatenate([getattr(events, name) for events in recordings]) for name in "txyp"}
+    offsets = np.cumsum([0] + [len(events) for events in recordings])
+    np.savez(path, **columns, offsets=offsets, **more)
+
+
+def test_recordings_come_back(tmp_path, rng):
+    recordings = [random_events(rng, n, (34, 34)) for n in (5, 0, 9)]
+    path = tmp_path / "all.npz"
+    write(path, recordings, label=[2, 0, 1], id=[7, 8, 9], class_names=["a", "b", "c"], sensor_size=[34, 34])
+    archive = EventArchive(path)
+    assert list(archive) == recordings
+    assert archive[-1] == recordings[-1]
+    assert archive.labels.tolist() == [2, 0, 1]
+    assert archive.ids.tolist() == [7, 8, 9]
+    assert archive.class_names == ["a", "b", "c"]
+    with pytest.raises(IndexError, match="recording 3"):
+        archive[3]
+
+
+def test_real_archive(samples):
+    archive = EventArchive(samples / "nmnist_1000.npz")
+    assert len(archive) == 1000
+    assert archive.sensor_size == (34, 34)
+    assert np.bincount(archive.labels).sum() == 1000
+    assert sum(len(events) for events in archive) == 4133231
+
+
+def test_files_that_are_no_archive(tmp_path, rng):
+    with pytest.raises(RecordingError, match="does not exist"):
+        EventArchive(tmp_path / "none.npz")
+    path = tmp_path / "all.npz"
+    path.write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(RecordingError, match="truncated or damaged"):
+        EventArchive(path)
+    np.savez(path, t=[0], x=[0], y=[0], p=[0])
+    with pytest.raises(RecordingError, match="has no array 'offsets'"):
+        EventArchive(path)
+    np.savez(path, t=[0], x=[0], y=[0], p=[0], offsets=[0, 2])
+    with pytest.raises(RecordingError, match="offsets do not divide"):
+        EventArchive(path)
+    np.savez(path, t=[3, 2], x=[0, 0], y=[0, 0], p=[0, 0], offsets=[0, 2])
+    with pytest.raises(RecordingError, match="recording 0: event 1: time runs backwards"):
+        EventArchive(path)[0]

@@ -1,0 +1,142 @@
+"""What is wrong with a file is one clear error, whatever the format; a cut tail can be kept on request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import writers
+from made import random_events
+
+from rsnn.data import FORMATS, Events, read_events
+from rsnn.errors import InputError, RecordingError
+
+WRITERS = {
+    "aedat-3.1": lambda path, events: writers.write_aedat31(path, events, packet_events=7),
+    "aedat-2.0": writers.write_aedat20,
+    "nmnist": writers.write_nmnist,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("suffix", [".aedat", ".dat", ""])
+def test_the_content_decides(tmp_path, rng, name, suffix):
+    path = tmp_path / f"clip{suffix}"
+    events = random_events(rng, 50, (34, 34))
+    WRITERS[name](path, events)
+    assert np.array_equal(read_events(path).t, events.t)
+    assert np.array_equal(read_events(path, format=name).x, events.x)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_truncation_at_every_byte(tmp_path, rng, name):
+    events = random_events(rng, 20, (34, 34))
+    cut = tmp_path / ("cut.bin" if name == "nmnist" else "cut.aedat")
+    WRITERS[name](cut, events)
+    data = cut.read_bytes()
+    kept_before = 0
+    for size in range(len(data)):
+        cut.write_bytes(data[:size])
+        kept = outcome(cut, truncated="keep")
+        strict = outcome(cut, truncated="error")
+        if isinstance(strict, Events):  # cut between two events or packets, where nothing shows it
+            assert strict == kept
+        if isinstance(kept, Events):
+            assert np.array_equal(kept.to_structured(), events.to_structured()[: len(kept)])
+            assert len(kept) >= kept_before
+            kept_before = len(kept)
+    assert kept_before == len(events) - 1
+
+
+def outcome(path, **options):
+    try:
+        return read_events(path, **options)
+    except RecordingError as error:
+        message = str(error)
+    assert str(path) in message
+    assert "expected" in message
+    return None
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_truncation_says_where(tmp_path, rng, name):
+    path = tmp_path / "clip.bin"
+    WRITERS[name](path, random_events(rng, 20, (34, 34)))
+    data = path.read_bytes()[:-3]
+    path.write_bytes(data)
+    with pytest.raises(RecordingError, match=rf"truncated: it ends at byte {len(data)}.*truncated='keep'"):
+        read_events(path)
+    assert len(read_events(path, truncated="keep")) == 19
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_outside_the_sensor(tmp_path, name):
+    path = tmp_path / "clip.bin"
+    WRITERS[name](path, Events(t=[1, 2], x=[1, 30], y=[1, 1], p=[0, 1], sensor_size=(34, 34)))
+    with pytest.raises(
+        RecordingError, match=r"at byte \d+, x = 30 lies outside the sensor of 20 x 34 pixels"
+    ):
+        read_events(path, sensor_size=(20, 34))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_time_running_backwards(tmp_path, name):
+    path = tmp_path / "clip.bin"
+    late = Events(t=[900], x=[1], y=[1], p=[0], sensor_size=(34, 34))
+    early = Events(t=[100], x=[1], y=[1], p=[0], sensor_size=(34, 34))
+    both = []
+    for events in (late, early):
+        WRITERS[name](path, events)
+        both.append(path.read_bytes())
+    header = {"aedat-3.1": len(writers.AEDAT31_HEADER), "aedat-2.0": both[0].rfind(b"\n") + 1, "nmnist": 0}[
+        name
+    ]
+    path.write_bytes(both[0] + both[1][header:])
+    with pytest.raises(
+        RecordingError, match=r"at byte \d+, time runs backwards, from 900 to 100 microseconds"
+    ):
+        read_events(path)
+
+
+def test_empty_recordings(tmp_path):
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(b"")
+    with pytest.raises(RecordingError, match=r"is empty \(0 bytes\)"):
+        read_events(path)
+    path.write_bytes(writers.AEDAT31_HEADER)
+    with pytest.raises(RecordingError, match="holds no events"):
+        read_events(path)
+
+
+def test_missing_files_and_directories(tmp_path):
+    with pytest.raises(
+        RecordingError, match=r"nowhere\.aedat does not exist; expected the path of a recording"
+    ):
+        read_events(tmp_path / "nowhere.aedat")
+    with pytest.raises(RecordingError, match="is a directory; expected a recording"):
+        read_events(tmp_path)
+    with pytest.raises(RecordingError, match="cannot be read"):
+        read_events("a\0b")
+
+
+def test_unknown_formats(tmp_path):
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    with pytest.raises(
+        RecordingError, match=r"begins with b'\\x89PNG.*none of the known formats; expected one of aedat-3.1"
+    ):
+        read_events(path)
+    path.write_text("Dear diary, today nothing happened.\n")
+    with pytest.raises(RecordingError, match="none of the known formats"):
+        read_events(path)
+
+
+def test_wrong_arguments(tmp_path):
+    path = tmp_path / "clip.csv"
+    path.write_text("1,2,3,1\n")
+    with pytest.raises(InputError, match=r"format is 'aedat3.1'.*Did you mean 'aedat-3.1'"):
+        read_events(path, format="aedat3.1")
+    with pytest.raises(InputError, match="truncated is 'yes'; expected 'error' or 'keep'"):
+        read_events(path, truncated="yes")
+    with pytest.raises(InputError, match="sensor_size"):
+        read_events(path, sensor_size=128)
+    assert "text" in FORMATS

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import writers
+from hypothesis import given
+from hypothesis import strategies as st
+from made import random_events, recordings
+from oracles import same_rows, slow_aedat20, slow_aedat31, spikingjelly_utils
+
+from rsnn.data import Events, read_events
+from rsnn.errors import RecordingError
+
+# ---------------------------------------------------------------------------------------------------- AEDAT
+# 3.1
+
+
+@given(recordings(sensor_size=(128, 128)), st.integers(1, 20))
+def test_aedat31_round_trip(tmp_path, events, packet_events):
+    path = tmp_path / "clip.aedat"
+    writers.write_aedat31(path, events, packet_events=packet_events)
+    assert read_events(path) == events
+    assert same_rows(events, slow_aedat31(path))
+
+
+def test_aedat31_against_spikingjelly_and_tonic(tmp_path, rng):
+    tonic_io = pytest.importorskip("tonic.io")
+    path = tmp_path / "clip.aedat"
+    writers.write_aedat31(path, random_events(rng, 5000), packet_events=37)
+    ours = read_events(path)
+    theirs = spikingjelly_utils().load_aedat_v3(path)
+    for name in "txyp":
+        assert np.array_equal(getattr(ours, name), theirs[name])
+    records = tonic_io.get_aer_events_from_file(str(path), 3.1, len(writers.AEDAT31_HEADER))
+    assert np.array_equal(records["address"] >> 17, ours.x)
+    assert np.array_equal(records["timeStamp"], ours.t)
+
+
+def test_aedat31_other_packets_and_invalid_events_are_skipped(tmp_path):
+    event = writers.aedat31_event
+    body = event(1, 2, 3, 1) + event(2, 4, 5, 0, valid=False) + event(3, 6, 7, 0)
+    odd = writers.aedat31_packet(bytes(2 * 13), kind=2, event_bytes=13)  # ends between two words
+    look_alike = struct.pack("<HHIIIIII", 1, 1, 8, 4, 0, 1, 1, 1) + event(9, 9, 9, 1)
+    frame = writers.aedat31_packet(look_alike, kind=2, event_bytes=len(look_alike))
+    path = tmp_path / "clip.aedat"
+    packets = odd + writers.aedat31_packet(body) + frame + writers.aedat31_packet(event(5, 8, 9, 1))
+    path.write_bytes(writers.AEDAT31_HEADER + packets)
+    assert read_events(path) == Events(
+        t=[1, 3, 5], x=[2, 6, 8], y=[3, 7, 9], p=[1, 0, 1], sensor_size=(128, 128)
+    )
+
+
+def test_aedat31_room_that_is_not_filled(tmp_path):
+    body = writers.aedat31_event(1, 2, 3, 1) + bytes(16)
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(writers.AEDAT31_HEADER + writers.aedat31_packet(body, number=1))
+    assert len(read_events(path)) == 1
+
+
+def test_aedat31_blocks_join(tmp_path, rng, monkeypatch):
+    events = random_events(rng, 3000)
+    path = tmp_path / "clip.aedat"
+    writers.write_aedat31(path, events, packet_events=100)
+    for size in (40, 828, 1000, 5001):  # smaller than a packet, one packet, between packets, between words
+        monkeypatch.setattr("rsnn.data.readers.aedat31.BLOCK_BYTES", size)
+        assert read_events(path) == events
+
+
+def test_aedat31_camera_in_the_header(tmp_path):
+    path = tmp_path / "clip.aedat"
+    events = Events(t=[1], x=[2], y=[3], p=[1], sensor_size=(346, 260))
+    writers.write_aedat31(path, events, header=writers.AEDAT31_HEADER.replace(b"DVS128", b"DAVIS346"))
+    assert read_events(path).sensor_size == (346, 260)
+    writers.write_aedat31(path, events, header=b"#!AER-DAT3.1\r\n#!END-HEADER\r\n")
+    assert read_events(path).sensor_size == (34, 34)
+    assert read_events(path, sensor_size=(50, 40)).sensor_size == (50, 40)
+
+
+@pytest.mark.parametrize(
+    ("packet", "message"),
+    [
+        (struct.pack("<HHIIIIII", 1, 1, 8, 4, 0, 1, 2, 2) + bytes(8), "claims 2 of 1 events"),
+        (struct.pack("<HHIIIIII", 1, 1, 12, 4, 0, 1, 1, 1) + bytes(12), "events of type 1 and 12 bytes"),
+        (struct.pack("<HHIIIIII", 3, 1, 0, 4, 0, 1, 1, 1) + bytes(12), "0 bytes with the time at byte 4"),
+        (struct.pack("<HHIIIIII", 3, 1, 2**32 - 1, 4, 0, 2**32 - 1, 1, 1), "truncated"),
+    ],
+)
+def test_aedat31_damaged_packets(tmp_path, packet, message):
+    path = tmp_path / "clip.aedat"
+    first = writers.aedat31_packet(writers.aedat31_event(1, 2, 3, 1))
+    path.write_bytes(writers.AEDAT31_HEADER + first + packet)
+    with pytest.raises(RecordingError, match=message) as caught:
+        read_events(path)
+    assert f"byte {len(writers.AEDAT31_HEADER) + len(first)}" in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- AEDAT
+# 2.0
+
+
+@given(recordings(sensor_size=(128, 128), max_time=2**31))
+def test_aedat20_round_trip(tmp_path, events):
+    path = tmp_path / "clip.aedat"
+    writers.write_aedat20(path, events)
+    assert read_events(path) == events
+
+
+def test_aedat20_real(samples):
+    path = samples / "formats" / "mnist_dvs_0.aedat"
+    events = read_events(path)
+    assert events.sensor_size == (128, 128)
+    assert len(events) == 15744
+    assert same_rows(events, slow_aedat20(path))
+    assert (events.t[0], events.x[0], events.y[0], events.p[0]) == (0, 0x4390 >> 1 & 127, 0x43, 1)
+
+
+def test_aedat20_external_signals_and_other_cameras(tmp_path):
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(b"#!AER-DAT2.0\r\n" + struct.pack(">4I", 0x8000, 1, 0x0203, 2))
+    assert read_events(path) == Events(t=[2], x=[1], y=[2], p=[0], sensor_size=(128, 128))
+    path.write_bytes(b"#!AER-DAT2.0\r\n" + struct.pack(">4I", 0x0203, 1, 0x400000, 2))
+    with pytest.raises(RecordingError, match="byte 22 has the address 0x400000"):
+        read_events(path)
+    path.write_bytes(b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis240C\r\n" + bytes(8))
+    with pytest.raises(RecordingError, match=r"Davis240C'; expected a DVS128"):
+        read_events(path)
+
+
+# ---------------------------------------------------------------------------------------------------- N-MNIST
+
+
+@given(recordings(max_time=2**24))
+def test_nmnist_round_trip(tmp_path, events):
+    path = tmp_path / "0001.bin"
+    writers.write_nmnist(path, events)
+    assert read_events(path) == events
+
+
+def test_nmnist_overflows_across_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("rsnn.data.readers.common.BLOCK_BYTES", 15)
+    events = Events(
+        t=[2**23 + k * 9000 for k in range(9)], x=range(9), y=range(9), p=[0] * 9, sensor_size=(34, 34)
+    )
+    path = tmp_path / "0001.bin"
+    writers.write_nmnist(path, events)
+    assert read_events(path) == events
+
+
+def test_nmnist_real_against_tonic(samples):
+    tonic_io = pytest.importorskip("tonic.io")
+    path = samples / "formats" / "sample_nmnist.bin"
+    ours = read_events(path)
+    theirs = tonic_io.read_mnist_file(
+        str(path), dtype=np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])
+    )
+    assert ours == Events.from_structured(theirs, (34, 34))
+
+
+def test_nmnist_under_another_name(samples, tmp_path):
+    copy = tmp_path / "recording"
+    copy.write_bytes((samples / "formats" / "sample_nmnist.bin").read_bytes())
+    assert read_events(copy) == read_events(samples / "formats" / "sample_nmnist.bin")
+
+
+# ---------------------------------------------------------------------------------------------------- NumPy
+
+
+@pytest.mark.parametrize(
+    "kind", ["arrays", "aliases", "structured npz", "structured npy", "columns", "fortran columns"]
+)
+@given(events=recordings())
+def test_numpy_files(tmp_path, events, kind):
+    path = tmp_path / "file"
+    columns = {name: getattr(events, name) for name in "txyp"}
+    with path.open("wb") as file:
+        if kind == "arrays":
+            np.savez(file, **columns)
+        elif kind == "aliases":
+            signed = columns["p"].astype(np.int8) * 2 - 1
+            np.savez_compressed(
+                file, timestamps=columns["t"], x=columns["x"], y=columns["y"], polarity=signed
+            )
+        elif kind == "structured npz":
+            np.savez(file, events=events.to_structured())
+        elif kind == "structured npy":
+            np.save(file, events.to_structured())
+        else:
+            table = np.stack([columns[name].astype(np.float64) for name in "txyp"], axis=1)
+            np.save(file, np.asfortranarray(table) if kind.startswith("fortran") else table)
+    assert read_events(path) == events
+
+
+def test_numpy_sensor_size(tmp_path):
+    path = tmp_path / "clip.npz"
+    np.savez(path, t=[0], x=[1], y=[1], p=[True], sensor_size=[20, 10])
+    assert read_events(path).sensor_size == (20, 10)
+    assert read_events(path, sensor_size=(5, 6)).sensor_size == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("largest", "size"),
+    [((33, 33), (34, 34)), ((34, 2), (128, 128)), ((300, 200), (304, 240)), ((2000, 10), (2001, 11))],
+)
+def test_inferred_sensor_sizes(tmp_path, largest, size):
+    path = tmp_path / "clip.npz"
+    np.savez(path, t=[0, 1], x=[0, largest[0]], y=[largest[1], 0], p=[0, 1])
+    assert read_events(path).sensor_size == size
+
+
+@pytest.mark.parametrize(
+    ("t", "expected"),
+    [
+        ([0, 1_500_000], [0, 1_500_000]),
+        ([0.0, 1_500_000.0], [0, 1_500_000]),
+        ([0.0, 1.5], [0, 1_500_000]),
+        (np.array([0, 7], dtype=np.uint64), [0, 7]),
+    ],
+)
+def test_units_of_time(tmp_path, t, expected):
+    path = tmp_path / "clip.npz"
+    np.savez(path, t=t, x=[0, 0], y=[0, 0], p=[0, 1])
+    assert read_events(path).t.tolist() == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("t_us", 3), ("t_ms", 3000), ("t_s", 3_000_000)])
+def test_units_in_names(tmp_path, name, expected):
+    path = tmp_path / "clip.npz"
+    np.savez(path, **{name: [0, 3]}, x=[0, 0], y=[0, 0], p=[0, 1])
+    assert read_events(path).t.tolist() == [0, expected]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": [1]}, r"it holds \{'a': .*; expected arrays t, x, y and p"),
+        ({"t": [0], "x": [0], "y": [0], "p": [3]}, "event 0 has the polarity 3"),
+        ({"t": [0], "x": [0.5], "y": [0], "p": [1]}, "event 0 has x = 0.5; expected a whole number"),
+        ({"t": [np.nan], "x": [0], "y": [0], "p": [1]}, "event 0 has t = nan; expected a finite number"),
+        ({"t": [1e300], "x": [0], "y": [0], "p": [1]}, "expected microseconds that fit in 63 bits"),
+        ({"t": [2**64 - 1], "x": [0], "y": [0], "p": [1]}, "expected microseconds that fit in 63 bits"),
+        ({"t": [0, 1], "x": [0], "y": [0], "p": [1]}, "the columns have shapes"),
+        ({"t": ["a"], "x": [0], "y": [0], "p": [1]}, "t holds values of type <U1; expected numbers"),
+        ({"t": [0], "x": [-1], "y": [0], "p": [1]}, "event 0, x = -1 lies outside"),
+        ({"t": [0], "x": [10**6], "y": [0], "p": [1]}, "event 0, x = 1000000 lies outside"),
+        ({"t": [5, 4], "x": [0, 0], "y": [0, 0], "p": [1, 1]}, "event 1, time runs backwards, from 5 to 4"),
+        ({"t": [], "x": [], "y": [], "p": []}, "holds no events"),
+        ({"t": [0], "x": [0], "y": [0], "p": [1], "offsets": [0, 1]}, "EventArchive"),
+        ({"t": [0], "x": [0], "y": [0], "p": [1], "sensor_size": [0, 5]}, "sensor_size is"),
+    ],
+)
+def test_numpy_files_that_are_no_recording(tmp_path, arrays, message):
+    path = tmp_path / "clip.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(RecordingError, match=message) as caught:
+        read_events(path)
+    assert str(path) in str(caught.value)
+
+
+def test_numpy_objects_are_never_unpickled(tmp_path):
+    path = tmp_path / "clip.npy"
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(RecordingError, match="Python objects"):
+        read_events(path)
+
+
+def test_numpy_header_that_claims_too_much(tmp_path):
+    path = tmp_path / "clip.npy"
+    np.save(path, np.zeros((1, 4)))
+    path.write_bytes(path.read_bytes().replace(b"(1, 4)", b"(9**99, 4)"[:6]))
+    with pytest.raises(RecordingError, match="header is damaged"):
+        read_events(path)
+    np.save(path, np.zeros((1000000, 4), dtype=np.int8)[:1])
+    data = path.read_bytes().replace(b"(1, 4), }      ", b"(9999999, 4), }")
+    path.write_bytes(data)
+    with pytest.raises(RecordingError, match="needs 39999996 bytes and"):
+        read_events(path)
+
+
+# ---------------------------------------------------------------------------------------------------- text
+
+ROWS = [(10, 3, 4, 1), (20, 5, 6, 0), (20, 33, 0, 1)]
+AS_EVENTS = Events(t=[10, 20, 20], x=[3, 5, 33], y=[4, 6, 0], p=[1, 0, 1], sensor_size=(34, 34))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", " ", ", ", "   "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_separators(tmp_path, mark, end):
+    path = tmp_path / "clip.csv"
+    path.write_bytes(end.join(mark.join(map(str, row)) for row in ROWS).encode())
+    assert read_events(path) == AS_EVENTS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t,x,y,p\n10,3,4,1\n20,5,6,0\n20,33,0,1\n",
+        "# made by hand\n\np;X;Y;timestamp_us\n1;3;4;10\n0;5;6;20\n1;33;0;20\n",
+        "\ufeffx,y,polarity,time,extra\n3,4,True,10,a\n5,6,False,20,b\n33,0,True,20,c\n",
+        "t_ms,x,y,p\n0.010,3,4,1\n0.020,5,6,-1\n0.020,33,0,1\n",
+        "34 34\n0.00001 3 4 1\n0.00002 5 6 0\n0.00002 33 0 1\n",
+        "%geometry:34,34\n3,4,1,10\n5,6,0,20\n33,0,1,20\n",
+        "% comment\n10 3 4 1\n# another\n20 5 6 0\n\n20 33 0 1",
+        '"t","x","y","p"\n"10","3","4","1"\n"20","5","6","0"\n"20","33","0","1"\n',
+    ],
+)
+def test_text_layouts(tmp_path, text):
+    path = tmp_path / "clip.txt"
+    path.write_text(text, encoding="utf-8")
+    assert read_events(path) == AS_EVENTS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3,1\n2,2,3\n3,2,3,1\n", "row 2 is '2,2,3'; expected numbers"),
+        ("1,2,3,1\n# a\n2,b,3,1\n3,2,3,1\n", "row 3 is '2,b,3,1'"),
+        ("1,2,3,1\n2,2,3,5\n", "row 2 has the polarity 5"),
+        ("t,x,y,p\n5,2,3,1\n4,2,3,1\n", "row 3, time runs backwards, from 5 to 4"),
+        ("1,2,3,1\n2,-2,3,1\n", "row 2, x = -2 lies outside"),
+        ("1,2,3,1\n2,2.5,3,1\n", "row 2 has x = 2.5"),
+        ("t,x,y,p\n", "holds no events"),
+        ("1,2,3,1\n2,2,", "truncated: it ends within row 2, '2,2,'"),
+        ("1,2,3,1\n\u00e9,2,3,1\n", "row 2"),
+    ],
+)
+def test_text_that_is_no_recording(tmp_path, text, message):
+    path = tmp_path / "clip.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecordingError, match=message) as caught:
+        read_events(path, format="text")
+    assert str(path) in str(caught.value)
+
+
+def test_text_blocks_join(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("rsnn.data.readers.text.BLOCK_BYTES", 100)
+    events = random_events(rng, 500)
+    path = tmp_path / "clip.csv"
+    np.savetxt(
+        path,
+        np.array(events.to_structured().tolist()),
+        fmt="%d",
+        delimiter=",",
+        header="t,x,y,p",
+        comments="",
+    )
+    assert read_events(path) == events

@@ -68,13 +68,14 @@ def selected(device: str | torch.device = "cpu") -> str:
     Raises:
         UnknownNameError: `RSNN_KERNEL` is set to a name that is no kernel.
         InputError: `device` is not a device, or the forced kernel cannot run here.
+
     """
     try:
         kind = torch.device(device).type
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"{device!r} is not a device; expected for example 'cpu' or 'cuda'") from error
-    forced = _forced or os.environ.get("RSNN_KERNEL", "auto")
-    if _check_name(forced) != "auto":
+    forced = _forced or _check_name(os.environ.get("RSNN_KERNEL") or "auto", "RSNN_KERNEL: ")
+    if forced != "auto":
         return forced
     return next(name for name in _PREFERENCE.get(kind, ("torch",)) if _KERNELS[name].unavailable() is None)
 
@@ -87,6 +88,7 @@ def use(name: str) -> _Restore:
     Raises:
         UnknownNameError: there is no kernel of that name.
         InputError: it cannot run here; the message says why.
+
     """
     global _forced
     former, _forced = _forced, _check_name(name)
@@ -106,16 +108,38 @@ class _Restore:
         _forced = self._former
 
 
-def _check_name(name: str) -> str:
+def _check_name(name: str, where: str = "") -> str:
     if name == "auto":
         return name
-    if name not in _KERNELS:
+    if not isinstance(name, str) or name not in _KERNELS:
         raise UnknownNameError(
-            f"there is no kernel {name!r}; expected 'auto' or one of {sorted(_KERNELS)}." + suggest(name, _KERNELS)
+            f"{where}there is no kernel {name!r}; expected 'auto' or one of {sorted(_KERNELS)}."
+            + suggest(str(name), _KERNELS)
         )
     if reason := _KERNELS[name].unavailable():
-        raise InputError(f"kernel {name!r} cannot run here: {reason}")
+        raise InputError(f"{where}kernel {name!r} cannot run here: {reason}")
     return name
+
+
+def _check_input(x: object, v: object, tau: float | Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"the input current is a {type(x).__name__}; expected a tensor (T, ...)")
+    shape = tuple(x.shape)
+    if not shape or shape[0] == 0:
+        raise InputError(f"the input current has shape {shape}; expected (T, ...) with at least one step")
+    if not x.is_floating_point():
+        raise InputError(f"the input current is {x.dtype}; expected floating numbers: convert with x.float()")
+    if not isinstance(tau, Tensor) and not tau > 1:
+        raise InputError(f"tau={tau!r}: expected a number above 1, the time constant in steps")
+    if v is None:
+        return
+    if not isinstance(v, Tensor):
+        raise InputError(f"the potential is a {type(v).__name__}; expected a tensor {shape[1:]}, or None")
+    if tuple(v.shape) != shape[1:] or v.device != x.device:
+        raise InputError(
+            f"the potential has shape {tuple(v.shape)} on {v.device}; the input needs {shape[1:]} on {x.device}: "
+            "a potential belongs to the batch it came from; pass None to start at rest"
+        )
 
 
 def lif(
@@ -142,7 +166,13 @@ def lif(
     Returns:
         spikes (T, ...) of 0 and 1 in `x`'s type, and the potential (...) after the last step. The potential is
         computed and kept in float32 (float64 where `x` is) under autocast too, so that long sequences do not drift.
+
+    Raises:
+        InputError: `x` is not a floating tensor of at least one step, `v` not of a step's shape and device, or `tau`
+            not above 1.
+
     """
+    _check_input(x, v, tau)
     name = selected(x.device)
     if not _KERNELS[name].supports(tau, surrogate):
         name = "torch"

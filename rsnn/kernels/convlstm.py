@@ -19,6 +19,7 @@ def convlstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         hidden and cell, (N, C, H, W) each: hidden in the type of `gates`, the cell in its own, so that under autocast
         a float32 cell keeps adding up in float32.
+
     """
     channels = cell.shape[1]
     i, f, o = gates[:, : 3 * channels].sigmoid().chunk(3, dim=1)

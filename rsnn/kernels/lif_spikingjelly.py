@@ -35,10 +35,10 @@ def lif(
     functions = {ours.ATan: theirs.ATan, ours.Sigmoid: theirs.Sigmoid}
     # A node per call: SpikingJelly keeps the potential inside the module, this library outside of it.
     node = neuron.LIFNode(
-        tau=tau,
-        v_threshold=v_threshold,
-        v_reset=v_reset,
-        surrogate_function=functions[type(surrogate)](alpha=surrogate.alpha),
+        tau=float(tau),  # it asserts that its constants are floats
+        v_threshold=float(v_threshold),
+        v_reset=None if v_reset is None else float(v_reset),
+        surrogate_function=functions[type(surrogate)](alpha=float(surrogate.alpha)),
         detach_reset=detach_reset,
         step_mode="m",
     )

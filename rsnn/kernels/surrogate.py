@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,13 @@ class _Width:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise InputError(
-                f"{type(self).__name__}(alpha={self.alpha!r}): expected a positive number; "
-                "larger values make the derivative narrower"
-            )
+        _check_positive(self, "alpha", "larger values make the derivative narrower")
+
+
+def _check_positive(surrogate: object, name: str, meaning: str) -> None:
+    value = getattr(surrogate, name)
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{type(surrogate).__name__}({name}={value!r}): expected a positive number; {meaning}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Exponential(_Width):
     alpha: float = 10.0
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "scale", "it is the derivative at the threshold")
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.scale * torch.exp(-self.alpha * x.abs())
 
@@ -74,16 +81,16 @@ Surrogate = ATan | Sigmoid | Rectangle | Exponential
 
 class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:
+    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:  # noqa: ARG004  (backward's)
         return (x >= 0).to(x.dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:  # noqa: ARG004
         x, ctx.surrogate = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return gradient * ctx.surrogate(x), None
 

@@ -1,7 +1,7 @@
 """The errors that users see: each says what came, what was expected and what to do.
 
-Every mistake a user can make raises an [`RSNNError`][rsnn.errors.RSNNError] (a `ValueError`), so `except rsnn.RSNNError`
-catches them all. Anything else that escapes the library is a bug in it.
+Every mistake a user can make raises an [`RSNNError`][rsnn.errors.RSNNError] (a `ValueError`), so
+`except rsnn.RSNNError` catches them all. Anything else that escapes the library is a bug in it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class WeightsEntry:
         sha256: of `model.safetensors`.
         size_bytes: of `model.safetensors`.
         parameters: number of trained parameters.
+        classes: number of classes.
         data, split: what it was trained and evaluated on.
         metrics: what was measured, by name.
         licence: of the weights, as an SPDX identifier.
@@ -55,6 +56,7 @@ class WeightsEntry:
     sha256: str
     size_bytes: int
     parameters: int
+    classes: int
     data: str
     split: str
     metrics: Mapping[str, float]
@@ -67,6 +69,15 @@ class WeightsEntry:
     def full_name(self) -> str:
         """The name with its tag, as in `"rsnn-gesture-cl.sim"`."""
         return f"{self.name}.{self.tag}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as plain data."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **values,
+            "metrics": dict(self.metrics),
+            "folder": None if self.folder is None else str(self.folder),
+        }
 
 
 @dataclass
@@ -117,7 +128,7 @@ class Checkpoint:
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.source}: {CONFIG_FILE} is not JSON ({error})") from error
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.source}: {CONFIG_FILE} holds no object; expected one with \"model\"")
+            raise CheckpointError(f'{self.source}: {CONFIG_FILE} holds no object; expected one with "model"')
         version = config.get("format_version")
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise CheckpointError(
@@ -129,7 +140,9 @@ class Checkpoint:
             hint = suggest(unknown[0], known)
             raise ConfigError(f"{self.source}: {CONFIG_FILE} has the unknown key {unknown[0][:60]!r}.{hint}")
         if "model" not in config:
-            raise ConfigError(f"{self.source}: {CONFIG_FILE} has no \"model\", the description of what to build")
+            raise ConfigError(
+                f'{self.source}: {CONFIG_FILE} has no "model", the description of what to build'
+            )
         return config
 
     def tensors(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,7 +173,9 @@ class Checkpoint:
 
     def card(self) -> str:
         """Return the text of the model card, empty where there is none."""
-        return self._bytes(CARD_FILE).decode("utf-8", "replace") if (self.folder / CARD_FILE).is_file() else ""
+        return (
+            self._bytes(CARD_FILE).decode("utf-8", "replace") if (self.folder / CARD_FILE).is_file() else ""
+        )
 
     def _compare(self, file: Any, expected: Mapping[str, Tensor]) -> None:
         found = set(file.keys())
@@ -177,8 +192,13 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.source}: the weights {name!r} have shape {shape}; the model has {tuple(tensor.shape)}"
                 )
-            if dtype not in _WEIGHT_TYPES or _WEIGHT_TYPES[dtype].is_floating_point != tensor.is_floating_point():
-                raise CheckpointError(f"{self.source}: the weights {name!r} are {dtype}; the model has {tensor.dtype}")
+            if (
+                dtype not in _WEIGHT_TYPES
+                or _WEIGHT_TYPES[dtype].is_floating_point != tensor.is_floating_point()
+            ):
+                raise CheckpointError(
+                    f"{self.source}: the weights {name!r} are {dtype}; the model has {tensor.dtype}"
+                )
 
     def _verify(self, path: Path) -> None:
         published = self.sha256
@@ -204,16 +224,22 @@ class Checkpoint:
                 f"{self.source}: {self.folder} has no {name}; expected a folder that save_pretrained wrote"
             )
         inside = self.folder.resolve()
-        if inside.parent.name == "snapshots":  # the Hub's cache keeps its files beside the snapshots that link to them
+        if (
+            inside.parent.name == "snapshots"
+        ):  # the Hub's cache keeps its files beside the snapshots that link to them
             inside = inside.parent.parent
         if not path.resolve().is_relative_to(inside):
-            raise CheckpointError(f"{self.source}: {path} is a link out of the checkpoint's folder; expected a file")
+            raise CheckpointError(
+                f"{self.source}: {path} is a link out of the checkpoint's folder; expected a file"
+            )
         return path
 
     def _bytes(self, name: str, limit: int | None = None) -> bytes:
         path = self._file(name)
         if limit is not None and path.stat().st_size > limit:
-            raise CheckpointError(f"{self.source}: {name} has {path.stat().st_size} bytes; expected at most {limit}")
+            raise CheckpointError(
+                f"{self.source}: {name} has {path.stat().st_size} bytes; expected at most {limit}"
+            )
         try:
             return path.read_bytes()
         except OSError as error:
@@ -222,7 +248,9 @@ class Checkpoint:
 
 def _listed(names: set[str]) -> str:
     shown = sorted(names)[:3]
-    return ", ".join(repr(name[:80]) for name in shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(repr(name[:80]) for name in shown) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -273,14 +301,20 @@ def resolve(
         return _entry_checkpoint(entry, revision, hub_options)
     if match := _HUB_NAME.fullmatch(text):
         if revision is not None and match["revision"] not in (None, revision):
-            raise InputError(f"{text!r} names one revision and revision={revision!r} another; expected one of them")
+            raise InputError(
+                f"{text!r} names one revision and revision={revision!r} another; expected one of them"
+            )
         folder = _download(match["repo"], match["revision"] or revision, hub_options)
         return Checkpoint(folder, text)
     raise _unknown(text)
 
 
 def _is_written_as_path(text: str) -> bool:
-    return text in (".", "..") or text.startswith(("./", "../", "/", "~/", ".\\", "..\\")) or text[1:3] in (":\\", ":/")
+    return (
+        text in (".", "..")
+        or text.startswith(("./", "../", "/", "~/", ".\\", "..\\"))
+        or text[1:3] in (":\\", ":/")
+    )
 
 
 def _entry_checkpoint(entry: WeightsEntry, revision: str | None, hub_options: dict[str, Any]) -> Checkpoint:
@@ -326,7 +360,9 @@ def _download(repo: str, revision: str | None, hub_options: dict[str, Any]) -> P
             )
         )
     except hub_errors.GatedRepoError as error:
-        raise CheckpointError(f"{at}: access is gated; accept its terms on the Hub, then pass token=") from error
+        raise CheckpointError(
+            f"{at}: access is gated; accept its terms on the Hub, then pass token="
+        ) from error
     except hub_errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{at}: the Hub has no such repository, or it is private and no valid token was sent (token=, or "
@@ -340,15 +376,21 @@ def _download(repo: str, revision: str | None, hub_options: dict[str, Any]) -> P
             "connection). Load it once while online"
         ) from error
     except (hub_errors.HFValidationError, hub_errors.HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{at}: the download failed ({error}). Try again; what has arrived is kept") from error
+        raise CheckpointError(
+            f"{at}: the download failed ({error}). Try again; what has arrived is kept"
+        ) from error
     except Exception as error:
         # The HTTP client's own errors (a connection cut in mid-transfer) are not wrapped by huggingface_hub.
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
             raise
-        raise CheckpointError(f"{at}: the download failed ({error!r}). Try again; what has arrived is kept") from error
+        raise CheckpointError(
+            f"{at}: the download failed ({error!r}). Try again; what has arrived is kept"
+        ) from error
 
 
-def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+def write(
+    folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str
+) -> None:
     """Write a checkpoint into `folder`, which is made where it is missing.
 
     All three files are complete on the disk under temporary names before the first takes its place, and the config
@@ -357,7 +399,9 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    weights = safetensors_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    weights = safetensors_bytes(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
     config = {
         "format_version": FORMAT_VERSION,
         **config,
@@ -384,7 +428,9 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
             path.replace(target / name)
             del temporary[name]
     except OSError as error:
-        raise CheckpointError(f"{target}: the checkpoint cannot be written ({error.strerror or error})") from error
+        raise CheckpointError(
+            f"{target}: the checkpoint cannot be written ({error.strerror or error})"
+        ) from error
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)

@@ -97,5 +97,5 @@ class _Spike(torch.autograd.Function):
 
 def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
     """Return 1 where `x >= 0`, else 0, in `x`'s type; backward multiplies by `surrogate(x)`."""
-    result: Tensor = _Spike.apply(x, surrogate)
+    result: Tensor = _Spike.apply(x, surrogate)  # type: ignore[no-untyped-call]
     return result

@@ -6,7 +6,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class Prediction:
         label: name of the most probable class (its index as text, where the model has no names).
         index: index of that class.
         probabilities: of every class (K,), float32 on the CPU; they sum to 1.
+
     """
 
     label: str
@@ -64,6 +65,7 @@ class EventClassifier(nn.Module):
 
     Raises:
         InputError: encoder, classifier, preprocessing and names do not fit each other.
+
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class EventClassifier(nn.Module):
 
         Raises:
             InputError: `frames` has another shape or type.
+
         """
         return self.advance(frames)[0]
 
@@ -110,6 +113,7 @@ class EventClassifier(nn.Module):
 
         Raises:
             InputError: `frames` or `state` has another shape or type.
+
         """
         before = ModelState(None, None) if state is None else state
         features, encoder_state = _with_state(self.encoder, self._input(frames), before.encoder)
@@ -121,6 +125,7 @@ class EventClassifier(nn.Module):
 
         Raises:
             InputError: `frames` has another shape or type.
+
         """
         features: Tensor = _with_state(self.encoder, self._input(frames), None)[0]
         return features
@@ -151,15 +156,13 @@ class EventClassifier(nn.Module):
         return self.preprocessing.normalized(frames)
 
     @overload
-    def predict(self, recording: Recording, *, batch_size: int = 16) -> Prediction: ...
+    def predict(self, recording: list[Recording], *, batch_size: int = 16) -> list[Prediction]: ...
 
     @overload
-    def predict(self, recording: Sequence[Recording], *, batch_size: int = 16) -> list[Prediction]: ...
+    def predict(self, recording: Recording, *, batch_size: int = 16) -> Prediction: ...
 
     @torch.no_grad()
-    def predict(
-        self, recording: Recording | Sequence[Recording], *, batch_size: int = 16
-    ) -> Prediction | list[Prediction]:
+    def predict(self, recording: Recording | list[Recording], *, batch_size: int = 16) -> Prediction | list[Prediction]:
         """Classify a recording, or each of a list of them, in eval mode and without gradients.
 
         Args:
@@ -171,9 +174,10 @@ class EventClassifier(nn.Module):
 
         Raises:
             RSNNError: a file cannot be read, or the recording does not fit the model.
+
         """
         if not isinstance(recording, list | tuple):
-            return self.predict([recording], batch_size=batch_size)[0]  # type: ignore[list-item]
+            return self.predict([recording], batch_size=batch_size)[0]
         check_positive(batch_size=batch_size)
         weight = next(self.parameters(), torch.empty(0))
         training = self.training
@@ -236,6 +240,7 @@ class EventClassifier(nn.Module):
 
         Raises:
             InputError: the names are not K, or the classifier is the user's own and cannot be reset.
+
         """
         check_positive(num_classes=num_classes)
         if class_names is not None and len(class_names) != num_classes:
@@ -274,7 +279,11 @@ class EventClassifier(nn.Module):
         return self.encoder if part == "encoder" else self.classifier
 
     def parameter_groups(
-        self, *, weight_decay: float = 0.0, encoder_lr: float | None = None, classifier_lr: float | None = None
+        self,
+        *,
+        weight_decay: float = 0.0,
+        encoder_lr: float | None = None,
+        classifier_lr: float | None = None,
     ) -> list[dict[str, Any]]:
         """Return the trainable parameters in groups for a torch optimiser.
 
@@ -284,6 +293,7 @@ class EventClassifier(nn.Module):
         Args:
             weight_decay: of the weights.
             encoder_lr, classifier_lr: learning rates; the optimiser's own where None.
+
         """
         groups = []
         for part, lr in (("encoder", encoder_lr), ("classifier", classifier_lr)):
@@ -322,6 +332,7 @@ class EventClassifier(nn.Module):
 
         Raises:
             RSNNError: there is no such checkpoint, it is damaged, or it is of another class.
+
         """
         model = pretrained.load_model(
             source,
@@ -343,6 +354,7 @@ class EventClassifier(nn.Module):
         Raises:
             ConfigError: a part of the model is the user's own, which a config cannot describe.
             CheckpointError: the folder cannot be written; what was in it before is still there.
+
         """
         pretrained.save_model(self, folder, cards.plain_card)
 
@@ -360,6 +372,7 @@ class EventClassifier(nn.Module):
         Raises:
             ConfigError: a part of the model is the user's own, which a config cannot describe.
             CheckpointError: the Hub refuses it.
+
         """
         import tempfile
 

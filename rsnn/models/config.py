@@ -62,6 +62,7 @@ def describe(part: object) -> dict[str, Any]:
 
     Raises:
         ConfigError: a part is not the library's own, so its class and arguments cannot be written down.
+
     """
     if not is_stock(part):
         raise ConfigError(
@@ -69,7 +70,10 @@ def describe(part: object) -> dict[str, Any]:
             "it and from_pretrained could not build it again. Save its weights with "
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and build it in your own code"
         )
-    return {"type": type(part).__name__, **{name: _plain(getattr(part, name)) for name in _arguments(type(part))}}
+    return {
+        "type": type(part).__name__,
+        **{name: _plain(getattr(part, name)) for name in _arguments(type(part))},
+    }
 
 
 def _plain(value: object) -> Any:
@@ -85,6 +89,7 @@ def build_model(description: object) -> nn.Module:
 
     Raises:
         ConfigError: an unknown class or key, a missing one, a wrong type, or a value out of range.
+
     """
     model: nn.Module = _build(description, "model", _MODELS)
     return model
@@ -92,7 +97,7 @@ def build_model(description: object) -> nn.Module:
 
 def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
     if not isinstance(description, Mapping):
-        raise ConfigError(f"{where}: got {_shown(description)}; expected an object with a \"type\"")
+        raise ConfigError(f'{where}: got {_shown(description)}; expected an object with a "type"')
     kind = description.get("type")
     if not isinstance(kind, str) or kind not in known:
         hint = suggest(kind, known) if isinstance(kind, str) else ""
@@ -124,7 +129,7 @@ class _Argument:
 
 
 @cache
-def _arguments(part: type) -> dict[str, _Argument]:
+def _arguments(part: Any) -> dict[str, _Argument]:
     if part.__init__ is nn.Module.__init__:
         return {}
     hints = get_type_hints(part.__init__)

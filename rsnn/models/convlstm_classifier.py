@@ -20,4 +20,5 @@ class ConvLSTMClassifier(EventClassifier):
 
     Raises:
         InputError: the parts do not fit each other.
+
     """

@@ -28,6 +28,7 @@ class Preprocessing:
         split_by: `"time"` for steps of equal duration (the paper's), `"number"` for equal numbers of events.
         normalize: what the network sees of a count: `"counts"` itself, `"log1p"` its log(1 + count), `"binary"`
             whether it is above zero. Models apply it inside `forward`, so frames of counts are what they take.
+
     """
 
     frame_size: tuple[int, int] = (128, 128)
@@ -53,6 +54,7 @@ class Preprocessing:
 
         Raises:
             InputError: the sensor is smaller than the frames.
+
         """
         height, width = self.frame_size
         sensor_width, sensor_height = events.sensor_size
@@ -84,7 +86,13 @@ def _crop_to_shape(events: Events, height: int, width: int) -> Events:
     x, y = events.x.astype(np.int64) - left, events.y.astype(np.int64) - top
     inside = (x >= 0) & (x < crop_width) & (y >= 0) & (y < crop_height)
     if not inside.any():
-        raise InputError(f"the recording has no events in the centred {crop_width} x {crop_height} pixels of its sensor")
+        raise InputError(
+            f"the recording has no events in the centred {crop_width} x {crop_height} pixels of its sensor"
+        )
     return Events(
-        t=events.t[inside], x=x[inside], y=y[inside], p=events.p[inside], sensor_size=(crop_width, crop_height)
+        t=events.t[inside],
+        x=x[inside],
+        y=y[inside],
+        p=events.p[inside],
+        sensor_size=(crop_width, crop_height),
     )

@@ -25,6 +25,7 @@ def load_model(source: str | os.PathLike[str], *, expected: str | None = None, *
 
     Raises:
         RSNNError: it is not found, not valid, or of another class.
+
     """
     checkpoint = hub.resolve(source, **hub_options)
     description = checkpoint.config()["model"]
@@ -55,6 +56,7 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], card: Callable[
     Raises:
         ConfigError: a part of the model is not the library's own.
         CheckpointError: the folder cannot be written.
+
     """
     config = {
         "library_name": "rsnn",

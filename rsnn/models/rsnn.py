@@ -24,11 +24,17 @@ class RSNN(EventClassifier):
 
     Raises:
         InputError: the parts do not fit each other.
+
     """
 
     @classmethod
     def from_rnn(
-        cls, rnn: EventClassifier, classifier: nn.Module, *, freeze_encoder: bool = True, logit_scale: float = 10.0
+        cls,
+        rnn: EventClassifier,
+        classifier: nn.Module,
+        *,
+        freeze_encoder: bool = True,
+        logit_scale: float = 10.0,
     ) -> Self:
         """Put the trained encoder of `rnn` under a new spiking classifier (the paper's second phase).
 
@@ -40,6 +46,7 @@ class RSNN(EventClassifier):
 
         Raises:
             InputError: the classifier does not fit the encoder.
+
         """
         model = cls(
             deepcopy(rnn.encoder),

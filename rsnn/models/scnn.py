@@ -22,4 +22,5 @@ class SCNN(EventClassifier):
 
     Raises:
         InputError: the parts do not fit each other.
+
     """

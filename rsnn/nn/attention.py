@@ -21,7 +21,7 @@ class PixelAttention(nn.Module):
 
     Q = X W_q,  K = X W_k,  V = X W_v,  A = softmax(Q K^T / sqrt(d_k)) V,  X of shape (H W, channels)
 
-    (equation 6 of the paper). The paper gives neither the number of heads, nor d_k and d_v, nor how A joins X;
+    (the paper's attention). The paper gives neither the number of heads, nor d_k and d_v, nor how A joins X;
     the defaults are this library's reading: one head, d_k = d_v = channels, A added to X.
 
     Args:
@@ -34,6 +34,7 @@ class PixelAttention(nn.Module):
 
     Raises:
         InputError: a size is not positive, or not divisible among the heads, or `join` is unknown.
+
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ConvLSTMAttention(nn.Module):
         hidden_channels: channels of hidden state and cell, so of the output.
         kernel_size, bias, tie_hidden_gates: as in [`ConvLSTM`][rsnn.nn.ConvLSTM].
         num_heads, key_channels, value_channels, join: as in [`PixelAttention`][rsnn.nn.attention.PixelAttention].
+
     """
 
     def __init__(
@@ -116,7 +118,11 @@ class ConvLSTMAttention(nn.Module):
         self.join = join
         self.attention = PixelAttention(in_channels, num_heads, key_channels, value_channels, join)
         self.convlstm = ConvLSTM(
-            self.attention.out_channels, hidden_channels, kernel_size, bias=bias, tie_hidden_gates=tie_hidden_gates
+            self.attention.out_channels,
+            hidden_channels,
+            kernel_size,
+            bias=bias,
+            tie_hidden_gates=tie_hidden_gates,
         )
 
     @property
@@ -135,6 +141,7 @@ class ConvLSTMAttention(nn.Module):
 
         Raises:
             InputError: `frames` or `state` has another shape.
+
         """
         check_features(frames, self.in_channels, type(self).__name__)
         result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state)

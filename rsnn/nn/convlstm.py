@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsnn.errors import InputError
 from rsnn.kernels import convlstm_step
 from rsnn.nn.checks import check_features, check_positive, check_state
 
@@ -33,7 +32,7 @@ class ConvLSTM(nn.Module):
     c_t = f_t o c_{t-1} + i_t o tanh(W_xc * X_t + W_hc * H_{t-1} + b_c)
     H_t = o_t o tanh(c_t)
 
-    (equations 1-5 of the paper; `*` convolves with zero padding that keeps the size, `o` multiplies elementwise.)
+    (the paper's encoder equations; `*` convolves with zero padding that keeps the size, `o` multiplies elementwise.)
     The weights of the gates lie one after another in the order i, f, o, c in `input_gates` and `hidden_gates`.
 
     Args:
@@ -45,6 +44,7 @@ class ConvLSTM(nn.Module):
 
     Raises:
         InputError: a size is not a positive whole number.
+
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class ConvLSTM(nn.Module):
 
         Raises:
             InputError: `frames` or `state` has another shape.
+
         """
         check_features(frames, self.in_channels, type(self).__name__)
         T, N, _, H, W = frames.shape

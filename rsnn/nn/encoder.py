@@ -37,6 +37,7 @@ class ConvLSTMEncoder(nn.Module):
 
     Raises:
         InputError: a size is not a positive whole number, or there is no layer.
+
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ConvLSTMEncoder(nn.Module):
 
         Raises:
             InputError: `frames` or `state` has another shape, or pooling leaves nothing of such small frames.
+
         """
         check_features(frames, self.in_channels, type(self).__name__)
         frame_size = (frames.shape[3], frames.shape[4])
@@ -133,6 +135,7 @@ class FramePool(nn.Module):
     Args:
         in_channels: channels of a frame.
         pool: side of the pooling windows.
+
     """
 
     def __init__(self, in_channels: int = 2, pool: int = 1) -> None:
@@ -151,7 +154,9 @@ class FramePool(nn.Module):
         return frame_size[0] // self.pool, frame_size[1] // self.pool
 
     def forward(
-        self, frames: Float[Tensor, "T N C H W"], state: tuple[()] | None = None
+        self,
+        frames: Float[Tensor, "T N C H W"],
+        state: tuple[()] | None = None,  # noqa: ARG002  (what every encoder takes)
     ) -> tuple[Float[Tensor, "T N C h w"], tuple[()]]:
         """Return the pooled frames (T, N, in_channels, h, w), and an empty state."""
         check_features(frames, self.in_channels, type(self).__name__)

@@ -8,6 +8,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -40,7 +41,9 @@ class LastFrame(nn.Module):
         return in_channels
 
     def forward(
-        self, features: Float[Tensor, "T N C H W"], state: tuple[()] | None = None
+        self,
+        features: Float[Tensor, "T N C H W"],
+        state: tuple[()] | None = None,  # noqa: ARG002  (what every reduction takes)
     ) -> tuple[Float[Tensor, "N C H W"], tuple[()]]:
         """Return the last step's features (N, C, H, W), and an empty state."""
         return features[-1], ()
@@ -90,6 +93,7 @@ class ConcatFrames(nn.Module):
 
     Args:
         num_frames: T; the steps that have not come yet are zeros.
+
     """
 
     def __init__(self, num_frames: int = 20) -> None:
@@ -108,6 +112,7 @@ class ConcatFrames(nn.Module):
 
         Raises:
             InputError: they are more than `num_frames`.
+
         """
         steps = features if state is None else torch.cat((state, features))
         missing = self.num_frames - len(steps)
@@ -137,6 +142,7 @@ class ConvClassifier(nn.Module):
 
     Raises:
         InputError: a size is out of range, or pooling leaves nothing of `in_size`.
+
     """
 
     def __init__(
@@ -203,6 +209,7 @@ class DecisionHead(nn.Module):
 
     Raises:
         InputError: the classifier's `in_channels` are not what the reduction gives for `in_channels`.
+
     """
 
     def __init__(self, reduction: nn.Module, classifier: nn.Module, in_channels: int) -> None:
@@ -234,13 +241,12 @@ class DecisionHead(nn.Module):
         """K, None where the classifier does not tell."""
         return getattr(self.classifier, "num_classes", None)
 
-    def forward(
-        self, features: Float[Tensor, "T N C H W"], state: Any = None
-    ) -> tuple[Float[Tensor, "N K"], Any]:
+    def forward(self, features: Float[Tensor, "T N C H W"], state: Any = None) -> tuple[Float[Tensor, "N K"], Any]:
         """Return the scores (N, K) of all steps since the state was None, and the state after them.
 
         Raises:
             InputError: `features` has another shape.
+
         """
         check_features(features, self.in_channels, type(self).__name__)
         reduced, state = self.reduction(features, state)
@@ -251,6 +257,7 @@ class DecisionHead(nn.Module):
 
         Raises:
             InputError: the classifier is a module of the user's without a `reset_classifier`.
+
         """
         reset = getattr(self.classifier, "reset_classifier", None)
         if reset is None:
@@ -280,6 +287,7 @@ class LSTMHead(nn.Module):
         num_classes: K.
         in_size: (height, width) of the features.
         votes: outputs of each class.
+
     """
 
     def __init__(
@@ -295,7 +303,7 @@ class LSTMHead(nn.Module):
         self.votes = votes
         flat = in_channels * prod(in_size)
         sizes = (flat, max(flat // 4, 1), max(flat // 16, 1), num_classes * votes)
-        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in pairwise(sizes))
         self.voting = Voting(votes)
 
     def forward(
@@ -305,6 +313,7 @@ class LSTMHead(nn.Module):
 
         Raises:
             InputError: `features` has another shape.
+
         """
         check_features(features, self.in_channels, type(self).__name__)
         if tuple(features.shape[3:]) != self.in_size:
@@ -323,7 +332,5 @@ class LSTMHead(nn.Module):
         check_positive(num_classes=num_classes)
         old = self.layers[-1]
         weight = old.weight_ih_l0
-        self.layers[-1] = nn.LSTM(
-            old.input_size, num_classes * self.votes, device=weight.device, dtype=weight.dtype
-        )
+        self.layers[-1] = nn.LSTM(old.input_size, num_classes * self.votes, device=weight.device, dtype=weight.dtype)
         self.num_classes = num_classes

@@ -31,6 +31,7 @@ class LIF(nn.Module):
 
     Raises:
         InputError: `tau` or `v_threshold` is out of range.
+
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class LIF(nn.Module):
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1))) if learn_tau else None
 
     def forward(
-        self, x: Float[Tensor, "T N *neurons"], state: Float[Tensor, "N *neurons"] | None = None
-    ) -> tuple[Float[Tensor, "T N *neurons"], Float[Tensor, "N *neurons"]]:
+        self, x: Float[Tensor, "T N *neurons"], state: Float[Tensor, N * neurons] | None = None
+    ) -> tuple[Float[Tensor, "T N *neurons"], Float[Tensor, N * neurons]]:
         """Return the spikes (T, N, ...) for the input currents `x` (T, N, ...), and the potential (N, ...) after them.
 
         Args:
@@ -67,6 +68,7 @@ class LIF(nn.Module):
 
         Raises:
             InputError: `x` has no time step, or `state` is not of its shape.
+
         """
         if x.ndim < 2 or x.shape[0] == 0:
             raise InputError(f"LIF got shape {tuple(x.shape)}; expected (T, N, ...) with at least one step")

@@ -87,6 +87,7 @@ class SCNN(nn.Module):
 
     Raises:
         InputError: a size is out of range, or pooling leaves nothing of `in_size`.
+
     """
 
     def __init__(
@@ -120,7 +121,8 @@ class SCNN(nn.Module):
         height, width = (side // in_pool // prod(pools) for side in in_size)
         if not height or not width:
             raise InputError(
-                f"in_pool={in_pool} and pools={pools} leave no pixel of in_size={tuple(in_size)}; expected at least {in_pool * prod(pools)} on a side"
+                f"in_pool={in_pool} and pools={pools} leave no pixel of in_size={tuple(in_size)}; "
+                f"expected at least {in_pool * prod(pools)} on a side"
             )
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -162,6 +164,7 @@ class SCNN(nn.Module):
 
         Raises:
             InputError: `features` or `state` has another shape.
+
         """
         votes, potentials = self.step_votes(features, None if state is None else state.potentials)
         total = votes.sum(0) if state is None else state.votes + votes.sum(0)

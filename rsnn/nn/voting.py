@@ -13,6 +13,7 @@ class Voting(nn.Module):
 
     Args:
         votes: outputs of each class.
+
     """
 
     def __init__(self, votes: int = 10) -> None:
@@ -30,7 +31,7 @@ class Voting(nn.Module):
 
 
 def resized_output(old: nn.Linear, num_classes: int, votes: int) -> nn.Linear:
-    """Return a fresh last layer like `old` (inputs, bias, device, type) for `num_classes` classes of `votes` outputs."""
+    """Return a fresh last layer like `old` (inputs, bias, device, type) for `num_classes` x `votes` outputs."""
     check_positive(num_classes=num_classes)
     return nn.Linear(
         old.in_features,

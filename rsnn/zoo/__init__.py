@@ -24,11 +24,10 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Args:
         pattern: a glob, as in `"rsnn-*"`.
         pretrained: only those with published weights.
+
     """
     return [
-        name
-        for name in BUILDERS
-        if fnmatchcase(name, pattern) and (not pretrained or hub.find_entry(name) is not None)
+        name for name in BUILDERS if fnmatchcase(name, pattern) and (not pretrained or hub.find_entry(name) is not None)
     ]
 
 
@@ -47,6 +46,7 @@ def create_model(
     Raises:
         UnknownNameError: the zoo has no such name, or no weights for it.
         InputError: a setting is unknown, or cannot be changed in a pretrained model.
+
     """
     if pretrained:
         if settings:
@@ -82,6 +82,7 @@ def load(source: str | os.PathLike[str], **hub_options: Any) -> EventClassifier:
 
     Raises:
         RSNNError: there is no such checkpoint, or it is damaged.
+
     """
     model = load_model(source, **hub_options)
     assert isinstance(model, EventClassifier)

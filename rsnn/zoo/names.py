@@ -1,8 +1,8 @@
 """The zoo's names, and how each is built: only the numbers that differ from one to the next.
 
-    rsnn-<data>-<encoder>            encoder (cl, cla, cl-nopool) under the spiking CNN
-    convlstm-<data>-<encoder>-<head> encoder (cl, cla) under a decision head
-    scnn-<data>                      the spiking CNN alone
+rsnn-<data>-<encoder>            encoder (cl, cla, cl-nopool) under the spiking CNN
+convlstm-<data>-<encoder>-<head> encoder (cl, cla) under a decision head
+scnn-<data>                      the spiking CNN alone
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Data:
         frame_size: (height, width) of its sensor.
         pools: pooling of the spiking CNN's stages.
         head_channels, head_pools: of the decision heads' CNN.
+
     """
 
     class_names: tuple[str, ...]

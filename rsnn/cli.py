@@ -1,0 +1,296 @@
+"""The `rsnn` command: thin shells over the library, with tables for people and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from rsnn.errors import InputError, RSNNError
+
+if TYPE_CHECKING:
+    from rsnn.models import EventClassifier, Prediction
+
+app = typer.Typer(
+    name="rsnn",
+    help="Recurrent spiking neural networks for event-camera recordings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Zoo name, ./folder, or org/name on the Hub.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn the library's errors into one line and exit code 1."""
+    try:
+        yield
+    except RSNNError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _load(name: str) -> EventClassifier:
+    import rsnn
+
+    return rsnn.load(name)
+
+
+def _classify(model: EventClassifier, file: Path) -> dict[str, Any]:
+    """Return what `model` says of one file as plain data; `"error"` where it cannot be read."""
+    began = time.perf_counter()
+    try:
+        prediction: Prediction = model.predict(file)
+    except RSNNError as error:
+        return {"file": str(file), "error": str(error)}
+    names = model.class_names or tuple(map(str, range(len(prediction.probabilities))))
+    return {
+        "file": str(file),
+        "label": prediction.label,
+        "index": prediction.index,
+        "probabilities": dict(zip(names, prediction.probabilities.tolist(), strict=True)),
+        "milliseconds": 1000 * (time.perf_counter() - began),
+    }
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings, of any format rsnn reads.")],
+    as_json: AsJson = False,
+) -> None:
+    """Classify recordings. Exits with 1 when any of them failed; the others are classified all the same."""
+    with _user_errors():
+        loaded = _load(model)
+    results = [_classify(loaded, file) for file in files]
+    if as_json:
+        _print_json(results)
+    else:
+        _print_predictions(results)
+    if any("error" in result for result in results):
+        raise typer.Exit(1)
+
+
+def _print_predictions(results: list[dict[str, Any]]) -> None:
+    table = Table("file", "label", "probability", "next best", "time")
+    for result in results:
+        if "error" in result:
+            continue
+        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+        (_, best), rest = ranked[0], ranked[1:3]
+        table.add_row(
+            escape(result["file"]),
+            f"[bold]{escape(result['label'])}[/]",
+            f"{best:.1%}",
+            ", ".join(f"{escape(name)} {share:.1%}" for name, share in rest),
+            f"{result['milliseconds']:.0f} ms",
+        )
+    if table.row_count:
+        out.print(table)
+    for result in results:
+        if "error" in result:
+            err.print(f"[bold red]error:[/] {escape(result['error'])}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE...]", help="Recordings; the one that ships by default."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Zoo name, ./folder, or org/name on the Hub.")] = "rsnn-nmnist-cl",
+    output: Annotated[Path, typer.Option(help="Where to write the picture of the frames.")] = Path("rsnn-demo.png"),
+) -> None:
+    """Classify a recording that ships with the package, or your own, and draw what the network saw."""
+    from rsnn.data import samples
+
+    with _user_errors():
+        loaded = _load(model)
+        for number, file in enumerate(files or [samples.path()]):
+            picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
+            _demonstrate(loaded, model, file, picture)
+
+
+def _demonstrate(loaded: EventClassifier, name: str, file: Path, picture: Path) -> None:
+    import rsnn
+    from rsnn.plots import save_frames
+
+    began = time.perf_counter()
+    events = rsnn.read_events(file)
+    decoded = time.perf_counter()
+    result = loaded.predict(events)
+    ended = time.perf_counter()
+    out.print(
+        f"[bold]{escape(file.name)}[/]: {len(events):,} events in {events.duration_us / 1e6:.2f} s, "
+        f"read in {1000 * (decoded - began):.1f} ms"
+    )
+    out.print(
+        f"[bold]{escape(name)}[/] says [bold green]{escape(result.label)}[/] "
+        f"({result.probabilities[result.index]:.1%}) after {1000 * (ended - decoded):.0f} ms"
+    )
+    labels = loaded.class_names or tuple(map(str, range(len(result.probabilities))))
+    width = max(map(len, labels))
+    for label, share in zip(labels, result.probabilities.tolist(), strict=True):
+        out.print(f"  {escape(label):>{width}} {share:6.1%} {'█' * round(40 * share)}", highlight=False)
+    assert loaded.preprocessing is not None
+    written = save_frames(
+        loaded.preprocessing.frames(events).numpy(), picture, title=f"{file.name}: {result.label} by {name}"
+    )
+    out.print(f"The {loaded.preprocessing.num_frames} frames it saw: {escape(str(written))}")
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Glob, as in 'rsnn-*'.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with published weights.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the models of the zoo."""
+    import rsnn
+    from rsnn import hub
+
+    entries = {name: hub.find_entry(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
+    if as_json:
+        _print_json([_entry_row(name, entry) for name, entry in entries.items()])
+        return
+    table = Table(Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy")
+    for name, entry in entries.items():
+        if entry is None:
+            table.add_row(name, "[dim]untrained[/]")
+            continue
+        accuracy = entry.metrics.get("accuracy")
+        table.add_row(
+            f"[bold]{name}[/]",
+            entry.tag,
+            entry.data,
+            str(entry.classes),
+            f"{entry.parameters:,}",
+            f"{entry.size_bytes / 1e6:.1f} MB",
+            "" if accuracy is None else f"{accuracy:.1%}",
+        )
+    out.print(table)
+
+
+def _entry_row(name: str, entry: Any) -> dict[str, Any]:
+    return {"name": name, "pretrained": None if entry is None else entry.to_dict()}
+
+
+@app.command()
+def info(name: ModelName) -> None:
+    """Show what is known of a checkpoint: its card and where its weights are; or of a name without weights."""
+    import rsnn
+    from rsnn import hub
+
+    with _user_errors():
+        if name in rsnn.list_models() and hub.find_entry(name) is None:
+            model = rsnn.create_model(name)
+            parameters = sum(p.numel() for p in model.parameters())
+            out.print(f"[bold]{name}[/]: {type(model).__name__}, {parameters:,} parameters, no published weights")
+            out.print(f"rsnn.create_model({name!r}) builds it untrained.", highlight=False)
+            return
+        checkpoint = hub.resolve(name)
+        from rich.markdown import Markdown
+
+        card = checkpoint.card()
+        out.print(Markdown(card.split("---\n", 2)[-1] if card.startswith("---\n") else card))
+        if entry := hub.find_entry(name):
+            out.print(f"Default weights of {entry.name}: {entry.full_name}" if name == entry.name else entry.full_name)
+            out.print(f"SHA-256 {entry.sha256}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    data: Annotated[Path, typer.Option(help="Archive (.npz) of labelled recordings.")],
+    samples: Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")] = ":",
+    as_json: AsJson = False,
+) -> None:
+    """Print the accuracy of a model on labelled recordings, with its 95 % interval, and per class."""
+    from rsnn.data import EventArchive
+    from rsnn.evaluation import evaluate as run
+
+    with _user_errors():
+        loaded = _load(model)
+        archive = EventArchive(data)
+        chosen = _sample_range(samples, len(archive))
+        if archive.labels is None:
+            raise InputError(f"{data} has no labels; expected an archive with an array 'label'")
+        labelled = ((archive[i], int(archive.labels[i])) for i in chosen)
+        with _progress("evaluating", len(chosen)) as advance:
+            result = run(loaded, labelled, on_progress=advance)
+    if as_json:
+        _print_json({"model": model, "data": str(data), "first": chosen.start, "end": chosen.stop, **result.to_dict()})
+        return
+    low, high = result.interval
+    out.print(
+        f"[bold]{model}[/] on {escape(data.name)} [{chosen.start}:{chosen.stop}]: accuracy "
+        f"[bold green]{result.accuracy:.1%}[/] ({result.samples} recordings, 95 % interval {low:.1%} to {high:.1%})"
+    )
+    table = Table("class", "accuracy", "recordings")
+    for (name, share), count in zip(result.per_class.items(), result.confusion.sum(1), strict=False):
+        table.add_row(escape(name), f"{share:.1%}", str(count))
+    out.print(table)
+
+
+def _sample_range(text: str, length: int) -> range:
+    try:
+        first, end = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise InputError(f"--samples {text!r}: expected FIRST:END, as in 800:1000") from None
+    chosen = range(length)[slice(first, end)]
+    if not chosen:
+        raise InputError(f"--samples {text!r} chooses none of the {length} recordings")
+    return chosen
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal while the block runs; yields what sets how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has: versions, devices, and which kernel runs where, with the reason if one cannot."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from rsnn import kernels
+
+    table = Table("what", "found")
+    for package in ("rsnn", "torch", "spikingjelly", "numpy", "huggingface-hub", "safetensors"):
+        try:
+            table.add_row(package, version(package))
+        except PackageNotFoundError:
+            table.add_row(package, "[red]not installed[/]")
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    for device in devices:
+        name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+        with _user_errors():
+            table.add_row(device, f"{name}, LIF by {kernels.selected(device)!r}")
+    for name, reason in kernels.status().items():
+        table.add_row(f"kernel {name}", "[green]available[/]" if reason is None else f"[yellow]{escape(reason)}[/]")
+    out.print(table)

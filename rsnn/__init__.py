@@ -1,10 +1,12 @@
 """Recurrent spiking neural networks for event-camera recordings, with pretrained checkpoints.
 
-    import rsnn
+```python
+import rsnn
 
-    model = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl")
-    result = model.predict("sample.bin")
-    print(result.label, result.probabilities)
+model = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl")
+result = model.predict("sample.bin")
+print(result.label, result.probabilities)
+```
 """
 
 from importlib.metadata import version as _version

@@ -22,9 +22,8 @@ class Facts:
         dataset: the data set's short name.
         split: which recordings trained, which validated, which tested.
         evaluated_on: what the accuracy is of, in a few words, as in `"validation part"`.
-        seeds: number of training runs with different seeds that the figures below come from.
-        selected_accuracies: of each seed, for the epoch that validation selected.
-        last_accuracies: of each seed, for the last epoch.
+        selected_accuracies: of each training run, with seeds 0, 1, ..., for the epoch that validation selected.
+        last_accuracies: of each training run, for the last epoch.
         reproduce: the commands that train it and that print its figures.
         limits: what it cannot do, or was not tried on.
         licence: of the weights, as an SPDX identifier.
@@ -36,7 +35,6 @@ class Facts:
     dataset: str
     split: str
     evaluated_on: str
-    seeds: int
     selected_accuracies: tuple[float, ...]
     last_accuracies: tuple[float, ...]
     reproduce: str
@@ -73,7 +71,7 @@ def published_card(
     return _joined(
         _front_matter(
             {
-                "license": facts.licence,
+                "license": facts.licence.lower(),
                 "pipeline_tag": "video-classification",
                 "tags": ["event-camera", "spiking-neural-network", "neuromorphic", "convlstm"],
                 "datasets": [facts.dataset],

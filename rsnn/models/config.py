@@ -33,10 +33,12 @@ _PARTS: dict[str, type] = {
 }
 _MODELS: dict[str, type] = {}
 
-# A size beyond this is a mistake or an attack: no layer of any published network comes near.
+# A size beyond these is a mistake or an attack: no published network comes near.
 _LARGEST_NUMBER = 2**20
-_LONGEST_LIST = 2**12
-_LONGEST_TEXT = 2**10
+_LONGEST_LIST = 2**6  # of numbers, as the channels of all layers
+_MOST_NAMES = 2**12
+_LONGEST_TEXT = 2**8
+_DEEPEST = 2**4
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -103,6 +105,8 @@ def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
         hint = suggest(kind, known) if isinstance(kind, str) else ""
         raise ConfigError(f"{where}.type: got {_shown(kind)}; expected one of {', '.join(sorted(known))}.{hint}")
     part = known[kind]
+    if where.count(".") > _DEEPEST:
+        raise ConfigError(f"model: parts lie within parts more than {_DEEPEST} deep; expected fewer")
     accepted = _arguments(part)
     arguments = {}
     for name, value in description.items():
@@ -117,7 +121,7 @@ def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
     try:
         return part(**arguments)
     except InputError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {_shortened(str(error), 400)}") from error
 
 
 class _Argument:
@@ -144,9 +148,7 @@ def _checked(value: object, annotation: Any, where: str) -> Any:
         if value is None and type(None) in options:
             return None
         options = tuple(option for option in options if option is not type(None))
-        if isinstance(value, Mapping) or len(options) > 1:
-            return _checked_part(value, options, where)
-        return _checked(value, options[0], where)
+        return _checked(value, options[0], where) if len(options) == 1 else _checked_part(value, options, where)
     if origin is Literal:
         if not isinstance(value, str) or value not in options:
             raise ConfigError(f"{where}: got {_shown(value)}; expected one of {', '.join(map(repr, options))}")
@@ -167,8 +169,9 @@ def _checked_part(value: object, classes: tuple[Any, ...], where: str) -> Any:
 
 
 def _checked_list(value: object, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple) or len(value) > _LONGEST_LIST:
-        raise ConfigError(f"{where}: got {_shown(value)}; expected a list of at most {_LONGEST_LIST} entries")
+    longest = _MOST_NAMES if options[0] is str else _LONGEST_LIST
+    if not isinstance(value, list | tuple) or len(value) > longest:
+        raise ConfigError(f"{where}: got {_shown(value)}; expected a list of at most {longest} entries")
     if options[-1] is not Ellipsis and len(value) != len(options):
         raise ConfigError(f"{where}: got {len(value)} entries; expected {len(options)}")
     return tuple(_checked(item, options[0], f"{where}[{i}]") for i, item in enumerate(value))
@@ -181,12 +184,17 @@ def _checked_scalar(value: object, kind: type, where: str) -> Any:
         raise ConfigError(f"{where}: got {_shown(value)}; expected {kind.__name__}")
     if isinstance(value, int | float) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
         raise ConfigError(f"{where}: got {_shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
-    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-        raise ConfigError(f"{where}: got a text of {len(value)} characters; expected at most {_LONGEST_TEXT}")
+    if isinstance(value, str) and not (len(value) <= _LONGEST_TEXT and value.isprintable()):
+        raise ConfigError(
+            f"{where}: got {_shown(value)}; expected a text of at most {_LONGEST_TEXT} characters, all of them printable"
+        )
     return value
 
 
 def _shown(value: object) -> str:
     """Return `value` as a message shows it: short, whatever it is."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _shortened(repr(value), 60)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,176 @@
+"""The command line as a user runs it: in processes of its own where exit codes and streams matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import rsnn
+from rsnn.cli import app
+from rsnn.data import samples as shipped
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "rsnn", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_predict_prints_a_table():
+    ran = invoke("predict", "rsnn-nmnist-cl", shipped.path())
+    assert ran.exit_code == 0, ran.output
+    (line,) = (line for line in ran.stdout.splitlines() if "digit_3.bin" in line)
+    assert line.split("│")[2].strip() == "3"
+
+
+def test_predict_as_json_is_json_and_nothing_else():
+    ran = run("predict", "rsnn-nmnist-cl", shipped.path(), "--json")
+    assert ran.returncode == 0, ran.stderr
+    (result,) = json.loads(ran.stdout)
+    assert (result["label"], result["index"]) == ("3", 3)
+    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert result["milliseconds"] > 0
+
+
+def test_one_bad_file_fails_the_command_but_not_the_others(tmp_path):
+    (tmp_path / "text.bin").write_bytes(b"")
+    ran = run("predict", "rsnn-nmnist-cl", tmp_path / "missing.bin", shipped.path(), tmp_path / "text.bin", "--json")
+    assert ran.returncode == 1
+    first, second, third = json.loads(ran.stdout)
+    assert "does not exist" in first["error"]
+    assert second["label"] == "3"
+    assert "empty" in third["error"]
+
+
+def test_a_bad_file_shows_one_line_and_no_traceback(tmp_path):
+    ran = run("predict", "rsnn-nmnist-cl", tmp_path)
+    assert ran.returncode == 1
+    assert "is a directory" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_wrong_model_name_suggests_the_nearest():
+    ran = run("predict", "rsnn-nmist-cl", shipped.path())
+    assert ran.returncode == 1
+    assert "'rsnn-nmnist-cl'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_demo_names_the_shipped_digit_and_draws_it(tmp_path):
+    ran = run("demo", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "says 3" in ran.stdout
+    assert " ms" in ran.stdout
+    assert ran.stdout.count("%") >= 11
+    assert (tmp_path / "rsnn-demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_takes_files_and_draws_each(tmp_path):
+    ran = invoke("demo", shipped.path(), shipped.path(), "--output", tmp_path / "seen.png")
+    assert ran.exit_code == 0, ran.output
+    assert {file.name for file in tmp_path.iterdir()} == {"seen.png", "seen-2.png"}
+
+
+def test_models_lists_names_and_weights():
+    ran = invoke("models", "rsnn-nmnist-*")
+    assert ran.exit_code == 0
+    (line,) = (line for line in ran.stdout.splitlines() if "rsnn-nmnist-cl " in line)
+    assert "first1000" in line
+    assert "untrained" not in line
+    assert any("rsnn-nmnist-cla" in line and "untrained" in line for line in ran.stdout.splitlines())
+
+
+def test_models_as_json():
+    ran = invoke("models", "--pretrained", "--json")
+    rows = json.loads(ran.stdout)
+    assert [row["name"] for row in rows] == rsnn.list_models(pretrained=True)
+    assert all(len(row["pretrained"]["sha256"]) == 64 for row in rows)
+
+
+def test_info_shows_the_card_and_the_default_tag():
+    ran = invoke("info", "rsnn-nmnist-cl")
+    assert ran.exit_code == 0, ran.output
+    assert "rsnn-nmnist-cl.first1000" in ran.stdout
+    assert "Limits" in ran.stdout
+    assert "SHA-256" in ran.stdout
+
+
+def test_info_of_a_name_without_weights():
+    ran = invoke("info", "convlstm-nmnist-cl-sum")
+    assert ran.exit_code == 0
+    assert "no published weights" in ran.stdout
+
+
+def test_info_of_a_wrong_name_suggests():
+    ran = invoke("info", "convlstm-nmnist-cl-summ")
+    assert ran.exit_code == 1
+    assert "convlstm-nmnist-cl-sum" in ran.output
+
+
+def write_archive(path, count=4):
+    events = rsnn.read_events(shipped.path())
+    np.savez(
+        path,
+        t=np.tile(events.t, count),
+        x=np.tile(events.x, count),
+        y=np.tile(events.y, count),
+        p=np.tile(events.p, count),
+        offsets=np.arange(count + 1) * len(events),
+        label=np.array([3, 3, 5, 3])[:count],
+    )
+
+
+def test_evaluate_prints_accuracy_and_interval(tmp_path):
+    write_archive(tmp_path / "threes.npz")
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "threes.npz", "--json")
+    assert ran.exit_code == 0, ran.output
+    result = json.loads(ran.stdout)
+    assert (result["samples"], result["accuracy"]) == (4, 0.75)
+    assert result["per_class"] == {"3": 1.0, "5": 0.0}
+    table = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "threes.npz", "--samples", "1:3")
+    assert "accuracy 50.0% (2 recordings" in table.stdout
+
+
+@pytest.mark.parametrize("chosen", ["9:", "2", "a:b", "3:2"])
+def test_evaluate_refuses_samples_that_are_none(tmp_path, chosen):
+    write_archive(tmp_path / "threes.npz")
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "threes.npz", "--samples", chosen)
+    assert ran.exit_code == 1
+    assert f"--samples '{chosen}'" in ran.output
+
+
+@pytest.mark.slow
+def test_the_published_accuracy_is_what_evaluate_prints(samples):
+    ran = run("evaluate", "rsnn-nmnist-cl", "--data", samples / "nmnist_1000.npz", "--samples", "800:1000", "--json")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = (row for row in json.loads(invoke("models", "--json").stdout) if row["name"] == "rsnn-nmnist-cl")
+    assert json.loads(ran.stdout)["accuracy"] == pytest.approx(row["pretrained"]["metrics"]["accuracy"], abs=0.0051)
+    assert json.loads(ran.stdout)["accuracy"] >= 0.95
+
+
+def test_doctor_names_the_kernels():
+    ran = invoke("doctor")
+    assert ran.exit_code == 0
+    assert "spikingjelly" in ran.stdout
+    assert "LIF by 'torch'" in ran.stdout
+
+
+def test_no_arguments_show_the_help():
+    ran = run()
+    assert "predict" in ran.stdout
+    assert "evaluate" in ran.stdout

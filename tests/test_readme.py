@@ -1,0 +1,57 @@
+"""What the README shows is run as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_every_python_example_runs_as_it_stands(number, tmp_path):
+    (tmp_path / "example.py").write_text(BLOCKS[number], "utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_first_example_names_the_digit(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-c", BLOCKS[0]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert re.fullmatch(r"3 \d+%\n", ran.stdout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_example_stands_on_the_first_screen():
+    assert README.read_text("utf-8").index("```python") < 300
+
+
+def test_the_table_of_checkpoints_is_the_weights_table():
+    rows = json.loads((README.parent / "rsnn" / "zoo" / "weights.json").read_text("utf-8"))
+    table = README.read_text("utf-8").split("<!-- checkpoints: begin -->")[1].split("<!-- checkpoints: end -->")[0]
+    assert rows
+    for row in rows:
+        (line,) = (line for line in table.splitlines() if f"`{row['name']}`" in line and f"`.{row['tag']}`" in line)
+        assert f"{row['metrics']['accuracy']:.1%}" in line
+        assert f"{row['parameters']:,}" in line
+
+
+def test_the_predict_line_of_the_readme_on_a_real_file(samples, tmp_path):
+    line = next(line for line in README.read_text("utf-8").splitlines() if line.startswith("rsnn predict "))
+    words = line.split("#")[0].split()
+    real = samples / "formats" / "sample_nmnist.bin"
+    words = [str(real) if word.endswith(".bin") else word for word in words if not word.endswith(".npz")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "rsnn", *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "sample_nmnist.bin" in ran.stdout.replace("\n", "")

@@ -1,0 +1,111 @@
+"""Every bundled checkpoint: found, verified, replayed, and described by its card."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+import rsnn
+from rsnn import hub
+from rsnn.data import samples as shipped
+from rsnn.zoo.weights import WEIGHTS
+
+REPLAYS = Path(__file__).parent / "replays"
+BUNDLED = [entry for entry in WEIGHTS if entry.folder is not None]
+
+
+@pytest.fixture(params=BUNDLED, ids=lambda entry: entry.full_name)
+def entry(request):
+    return request.param
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a bundled checkpoint needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_there_are_bundled_checkpoints():
+    assert "rsnn-nmnist-cl" in {entry.name for entry in BUNDLED}
+
+
+def test_it_loads_without_a_network_by_name_and_by_tag(entry, no_network):
+    by_name = rsnn.load(entry.name)
+    by_tag = rsnn.load(entry.full_name)
+    assert not by_name.training
+    assert {p.device.type for p in by_name.parameters()} == {"cpu"}
+    assert sum(p.numel() for p in by_name.parameters()) == entry.parameters
+    assert by_name.num_classes == entry.classes == len(by_name.class_names)
+    for name, tensor in by_tag.state_dict().items():
+        assert torch.equal(tensor, by_name.state_dict()[name])
+
+
+@pytest.mark.parametrize("kernel", rsnn.kernels.available())
+def test_replay(entry, kernel):
+    stored = load_file(REPLAYS / f"{entry.full_name}.safetensors")
+    model = rsnn.load(entry.full_name)
+    with rsnn.kernels.use(kernel), torch.no_grad():
+        features, logits = model.forward_features(stored["frames"]), model(stored["frames"])
+    torch.testing.assert_close(features, stored["features"], atol=1e-5, rtol=1e-5)
+    # Votes are counts of spikes over steps and voters: the smallest possible difference is well above this.
+    torch.testing.assert_close(logits, stored["logits"], atol=1e-4, rtol=1e-4)
+
+
+def test_saving_and_loading_is_bit_equal(entry, tmp_path):
+    model = rsnn.load(entry.full_name)
+    model.save_pretrained(tmp_path / "copy")
+    again = type(model).from_pretrained(tmp_path / "copy")
+    frames = load_file(REPLAYS / f"{entry.full_name}.safetensors")["frames"]
+    with torch.no_grad():
+        assert torch.equal(model(frames), again(frames))
+    assert (again.class_names, again.preprocessing) == (model.class_names, model.preprocessing)
+
+
+def test_another_number_of_classes_replaces_the_last_layer_only(entry):
+    model = rsnn.load(entry.full_name)
+    fewer = rsnn.create_model(entry.name, pretrained=True, num_classes=4)
+    same = [
+        name
+        for name, tensor in fewer.state_dict().items()
+        if tensor.shape == model.state_dict()[name].shape and torch.equal(tensor, model.state_dict()[name])
+    ]
+    assert len(same) == len(model.state_dict()) - 1
+    assert fewer.class_names is None
+
+
+def test_the_entry_is_the_file(entry):
+    weights = entry.folder / hub.WEIGHTS_FILE
+    assert hub.sha256_of(weights) == entry.sha256
+    assert weights.stat().st_size == entry.size_bytes
+
+
+def test_the_card_has_the_hubs_metadata_and_the_entrys_figures(entry):
+    card = ModelCard((entry.folder / hub.CARD_FILE).read_text("utf-8"))
+    assert card.data.library_name == "rsnn"
+    assert card.data.license == entry.licence.lower()
+    assert card.data.datasets == [entry.data]
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", entry.metrics["accuracy"])
+    for part in ("## Data", "## Accuracy", "## Energy", "## Input", "## Limits", "## Reproduce", "## Citation"):
+        assert part in card.text
+    for name in rsnn.load(entry.name).class_names:
+        assert f"| {name} |" in card.text
+
+
+def test_the_nmnist_checkpoint_names_the_shipped_digit():
+    result = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl").predict(shipped.path())
+    assert result.label == "3"
+    assert result.probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_nmnist_checkpoint_on_a_real_recording(samples):
+    result = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl").predict(samples / "formats" / "sample_nmnist.bin")
+    assert result.probabilities[result.index] == result.probabilities.max()
+    assert result.label in "0123456789"

@@ -40,6 +40,11 @@ _MOST_NAMES = 2**12
 _LONGEST_TEXT = 2**8
 _DEEPEST = 2**4
 
+OWN_PARTS_ADVICE = (
+    "Save its weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and build it in your "
+    "own code"
+)
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -69,13 +74,10 @@ def describe(part: object) -> dict[str, Any]:
     if not is_stock(part):
         raise ConfigError(
             f"{type(part).__module__}.{type(part).__qualname__} is not a part of rsnn, so config.json cannot describe "
-            "it and from_pretrained could not build it again. Save its weights with "
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and build it in your own code"
+            f"it and from_pretrained could not build it again. {OWN_PARTS_ADVICE}"
         )
-    return {
-        "type": type(part).__name__,
-        **{name: _plain(getattr(part, name)) for name in _arguments(type(part))},
-    }
+    kind: Any = type(part)
+    return {"type": kind.__name__, **{name: _plain(getattr(part, name)) for name in _arguments(kind)}}
 
 
 def _plain(value: object) -> Any:
@@ -186,7 +188,7 @@ def _checked_scalar(value: object, kind: type, where: str) -> Any:
         raise ConfigError(f"{where}: got {_shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
     if isinstance(value, str) and not (len(value) <= _LONGEST_TEXT and value.isprintable()):
         raise ConfigError(
-            f"{where}: got {_shown(value)}; expected a text of at most {_LONGEST_TEXT} characters, all of them printable"
+            f"{where}: got {_shown(value)}; expected at most {_LONGEST_TEXT} characters, all of them printable"
         )
     return value
 

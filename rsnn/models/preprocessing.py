@@ -17,6 +17,9 @@ from rsnn.nn.checks import check_positive
 SplitBy = Literal["time", "number"]
 Normalize = Literal["counts", "log1p", "binary"]
 
+# Numbers in the frames of one recording: 2**30 are 4 GiB, or 580 steps of 1280 x 720 pixels.
+_LARGEST_RECORDING = 2**30
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -37,9 +40,16 @@ class Preprocessing:
     normalize: Normalize = "counts"
 
     def __post_init__(self) -> None:
-        if len(self.frame_size) != 2:
+        if not isinstance(self.frame_size, tuple | list) or len(self.frame_size) != 2:
             raise InputError(f"frame_size={self.frame_size!r}: expected (height, width)")
-        check_positive(height=self.frame_size[0], width=self.frame_size[1], num_frames=self.num_frames)
+        height, width = self.frame_size
+        check_positive(height=height, width=width, num_frames=self.num_frames)
+        if self.num_frames * 2 * height * width > _LARGEST_RECORDING:
+            raise InputError(
+                f"num_frames={self.num_frames} of frame_size={self.frame_size!r} are more than {_LARGEST_RECORDING} "
+                "numbers for each recording; expected fewer or smaller frames"
+            )
+        object.__setattr__(self, "frame_size", (height, width))
         if self.split_by not in get_args(SplitBy):
             raise InputError(f"split_by={self.split_by!r}: expected one of {get_args(SplitBy)}")
         if self.normalize not in get_args(Normalize):
@@ -50,18 +60,19 @@ class Preprocessing:
 
         A recording of the frames' size is taken as it is. A larger one of the same shape is scaled by adding events
         into the coarser grid; of another shape, its largest centred crop of the frames' shape is (346 x 260 for a
-        128 x 128 model: the centred 260 x 260). A smaller one would have to be made up, and is refused.
+        128 x 128 model: the centred 260 x 260, columns 43 to 302). A smaller one would have to be made up, and is
+        refused.
 
         Raises:
-            InputError: the sensor is smaller than the frames.
+            InputError: the sensor is smaller than the frames, or the crop holds no event.
 
         """
         height, width = self.frame_size
         sensor_width, sensor_height = events.sensor_size
         if (sensor_height, sensor_width) != self.frame_size:
             events = _crop_to_shape(events, height, width)
-        counts = to_frames(events, self.num_frames, self.split_by, size=self.frame_size)
-        return torch.from_numpy(counts.astype(np.float32))
+        counts = to_frames(events, self.num_frames, self.split_by, size=self.frame_size, dtype="float32")
+        return torch.from_numpy(counts)
 
     def normalized(self, frames: Tensor) -> Tensor:
         """Apply `normalize` to frames of counts."""
@@ -91,8 +102,8 @@ def _crop_to_shape(events: Events, height: int, width: int) -> Events:
         )
     return Events(
         t=events.t[inside],
-        x=x[inside],
-        y=y[inside],
+        x=x[inside].astype(np.uint16),
+        y=y[inside].astype(np.uint16),
         p=events.p[inside],
         sensor_size=(crop_width, crop_height),
     )

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsnn import hub
 from rsnn.errors import CheckpointError, ConfigError
@@ -36,13 +36,27 @@ def load_model(source: str | os.PathLike[str], *, expected: str | None = None, *
             "with rsnn.load(...), which returns whatever a checkpoint is"
         )
     try:
-        # Without memory: the file's header has to agree before a config may make anything large.
-        with torch.device("meta"):
-            model = configs.build_model(description)
-    except (ConfigError, RuntimeError, OverflowError) as error:
+        model = _build_empty(description)
+    except ConfigError as error:
         raise ConfigError(f"{checkpoint.source}: config.json cannot be built: {error}") from error
     model.load_state_dict(checkpoint.tensors(model.state_dict()), assign=True)
     return model.eval()
+
+
+def _build_empty(description: object) -> nn.Module:
+    """Build what `description` describes without memory for its weights.
+
+    A config alone can thereby never allocate much: the weights' file has to hold every tensor it asks for.
+
+    Raises:
+        ConfigError: the description is not valid, or its tensors are larger than any memory.
+    """
+    try:
+        with torch.device("meta"):
+            return configs.build_model(description)
+    except (RuntimeError, OverflowError) as error:
+        first_line = str(error).partition("\n")[0][:200]
+        raise ConfigError(f"its sizes are too large ({first_line})") from error
 
 
 def save_model(model: nn.Module, folder: str | os.PathLike[str], card: Callable[[dict[str, Any]], str]) -> None:
@@ -54,13 +68,55 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], card: Callable[
         card: makes the model card's text from the config.
 
     Raises:
-        ConfigError: a part of the model is not the library's own.
-        CheckpointError: the folder cannot be written.
+        ConfigError: a part of the model is not the library's own, or was changed after it was built.
+        CheckpointError: the folder cannot be written, or the weights are not finite.
 
     """
+    description = configs.describe(model)
+    _check_rebuilds(model, description)
     config = {
         "library_name": "rsnn",
         "library_version": version("rsnn"),
-        "model": configs.describe(model),
+        "model": description,
     }
     hub.write(folder, config, model.state_dict(), card(config))
+
+
+def _check_rebuilds(model: nn.Module, description: dict[str, Any]) -> None:
+    """Raise ConfigError unless `description` builds just this model: what cannot be loaded again is not saved."""
+    try:
+        rebuilt = _build_empty(description)
+    except ConfigError as error:
+        raise ConfigError(f"the model cannot be saved, it would not load again: {error}") from error
+    ours, theirs = dict(model.named_modules()), dict(rebuilt.named_modules())
+    for name in (*ours, *theirs):
+        where = name or "the model"
+        if name not in theirs or name not in ours or type(ours[name]) is not type(theirs[name]):
+            found = type(ours[name]).__name__ if name in ours else "nothing"
+            wanted = type(theirs[name]).__name__ if name in theirs else "nothing"
+            raise ConfigError(
+                f"{where} is {found} where config.json can only say {wanted}: it was changed after the model was "
+                f"built. {configs.OWN_PARTS_ADVICE}"
+            )
+        for key, value in _settings(theirs[name]).items():
+            if _settings(ours[name]).get(key) != value:
+                raise ConfigError(
+                    f"{where}.{key} is {getattr(ours[name], key, None)!r} where config.json can only say {value!r}: "
+                    f"it was changed after the model was built. {configs.OWN_PARTS_ADVICE}"
+                )
+    shapes, wanted_shapes = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (model, rebuilt))
+    if shapes != wanted_shapes:
+        name = next(n for n in (*shapes, *wanted_shapes) if shapes.get(n) != wanted_shapes.get(n))
+        raise ConfigError(
+            f"the weights {name!r} have shape {shapes.get(name)} where config.json can only say "
+            f"{wanted_shapes.get(name)}. {configs.OWN_PARTS_ADVICE}"
+        )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return what a module was built with: its public attributes other than tensors and modules."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and not isinstance(value, Tensor)
+    }

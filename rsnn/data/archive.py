@@ -45,9 +45,7 @@ class EventArchive:
         arrays = load_arrays(source)
         missing = [name for name in REQUIRED if name not in arrays]
         if missing:
-            raise RecordingError(
-                f"{self.path} has no array {missing[0]!r}; expected the arrays {', '.join(REQUIRED)}"
-            )
+            raise RecordingError(f"{self.path} has no array {missing[0]!r}; expected the arrays {', '.join(REQUIRED)}")
         self._columns = {name: arrays[name] for name in "txyp"}
         self._offsets = arrays["offsets"]
         lengths = {column.shape for column in self._columns.values()}

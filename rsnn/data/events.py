@@ -43,8 +43,7 @@ def find_fault(
             return Fault(
                 index,
                 f"{name} = {column[index]} lies outside the sensor of {width} x {height} pixels",
-                f"expected 0 <= {name} < {limit}; pass sensor_size=(width, height) if the sensor's {axis} "
-                "is larger",
+                f"expected 0 <= {name} < {limit}; pass sensor_size=(width, height) if the sensor's {axis} is larger",
             )
     if p.size and (int(p.max()) > 1 or int(p.min()) < 0):
         index = int(np.argmax((p > 1) | (p < 0)))
@@ -72,9 +71,7 @@ def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:
             f"sensor_size is {sensor_size!r}; expected two whole numbers (width, height), such as (128, 128)"
         ) from None
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise InputError(
-            f"sensor_size is ({width}, {height}); expected sides between 1 and {LARGEST_SIDE} pixels"
-        )
+        raise InputError(f"sensor_size is ({width}, {height}); expected sides between 1 and {LARGEST_SIDE} pixels")
     return width, height
 
 
@@ -169,9 +166,7 @@ class Events:
     def __getitem__(self, index: slice) -> Events:
         """Return the events of a slice with a positive step, sharing memory with these."""
         if not isinstance(index, slice) or (index.step is not None and index.step <= 0):
-            raise InputError(
-                f"Events are cut by slices that run forwards, such as events[10:20]; got {index!r}"
-            )
+            raise InputError(f"Events are cut by slices that run forwards, such as events[10:20]; got {index!r}")
         # A part of valid events is valid: there is nothing to check again.
         piece = object.__new__(Events)
         for name in "txyp":

@@ -78,9 +78,7 @@ def _edges(t: npt.NDArray[np.int64], T: int, split_by: str, span_us: tuple[int, 
     """Return the T + 1 event indices between which the frames lie."""
     n = t.size
     if split_by not in SPLITS:
-        raise InputError(
-            f"split_by is {split_by!r}; expected 'time' or 'number'.{suggest(str(split_by), SPLITS)}"
-        )
+        raise InputError(f"split_by is {split_by!r}; expected 'time' or 'number'.{suggest(str(split_by), SPLITS)}")
     if split_by == "number":
         if span_us is not None:
             raise InputError("span_us divides time; expected split_by='time' with it")
@@ -101,9 +99,7 @@ def _check_span(span_us: tuple[int, int] | None, first: int, last: int) -> tuple
     try:
         start, end = (operator.index(side) for side in span_us)
     except (TypeError, ValueError):
-        raise InputError(
-            f"span_us is {span_us!r}; expected two whole numbers (start, end) of microseconds"
-        ) from None
+        raise InputError(f"span_us is {span_us!r}; expected two whole numbers (start, end) of microseconds") from None
     if not start <= first <= last <= end:
         raise InputError(
             f"the events span {first} to {last} us and span_us is ({start}, {end}); expected a span that "
@@ -135,9 +131,7 @@ def _rescale(coordinate: npt.NDArray[np.uint16], side: int, new_side: int) -> np
 
 
 def _largest_count(kind: np.dtype[Any]) -> int:
-    return (
-        1 << 24 if kind.kind == "f" else int(np.iinfo(kind).max)
-    )  # float32 counts every whole number to 2^24
+    return 1 << 24 if kind.kind == "f" else int(np.iinfo(kind).max)  # float32 counts every whole number to 2^24
 
 
 def _check_num_frames(num_frames: int) -> int:

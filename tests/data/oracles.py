@@ -75,3 +75,47 @@ def slow_frames(events: Events, T: int, split_by: str, size: tuple[int, int]) ->
 
 def same_rows(events: Events, rows: list[tuple[int, int, int, int]]) -> bool:
     return np.array_equal(np.array(events.to_structured().tolist()), np.array(rows))
+
+
+def slow_es(path: Path) -> list[tuple[int, int, int, int]]:
+    data = path.read_bytes()
+    events, t, place = [], 0, 20
+    while place < len(data):
+        first = data[place]
+        if first >= 0xFE:
+            t += 127 if first == 0xFF else 0
+            place += 1
+            continue
+        t += first >> 1
+        x, y = struct.unpack_from("<HH", data, place + 1)
+        events.append((t, x, y, first & 1))
+        place += 5
+    return events
+
+
+def slow_evt3(path: Path) -> list[tuple[int, int, int, int]]:
+    """The state machine of the format's description, a word at a time."""
+    data = path.read_bytes()
+    body = data[data.index(b"% end\n") + 6 :]
+    events = []
+    high = low = y = x = p = wraps = 0
+    for (word,) in struct.iter_unpack("<H", body):
+        kind, payload = word >> 12, word & 0xFFF
+        t = (wraps << 12 | high) << 12 | low
+        if kind == 0:
+            y = payload & 0x7FF
+        elif kind == 2:
+            events.append((t, payload & 0x7FF, y, payload >> 11))
+        elif kind == 3:
+            x, p = payload & 0x7FF, payload >> 11
+        elif kind in (4, 5):
+            for bit in range(12 if kind == 4 else 8):
+                if payload >> bit & 1:
+                    events.append((t, x, y, p))
+                x += 1
+        elif kind == 6:
+            low = payload
+        elif kind == 8:
+            wraps += payload < high - 2048
+            high, low = payload, 0
+    return events

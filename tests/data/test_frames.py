@@ -27,9 +27,7 @@ def test_equal_durations_by_hand():
 
 def test_equal_numbers_by_hand():
     # 7 events in 3 frames: 2, 2 and the remaining 3
-    frames = to_frames(
-        at([0, 1, 2, 3, 4, 5, 100], x=[0, 1, 0, 0, 1, 1, 0], p=[1, 0, 1, 1, 0, 0, 0]), 3, "number"
-    )
+    frames = to_frames(at([0, 1, 2, 3, 4, 5, 100], x=[0, 1, 0, 0, 1, 1, 0], p=[1, 0, 1, 1, 0, 0, 0]), 3, "number")
     assert frames.tolist() == [[[[0, 1]], [[1, 0]]], [[[0, 0]], [[2, 0]]], [[[1, 2]], [[0, 0]]]]
 
 
@@ -90,9 +88,7 @@ def test_spikingjelly_agrees(rng, split_by):
 
 def test_counts_that_do_not_fit():
     events = at([0] * 300)
-    with pytest.raises(
-        InputError, match=r"frame 0 counts 300 events at one pixel and uint8 holds at most 255"
-    ):
+    with pytest.raises(InputError, match=r"frame 0 counts 300 events at one pixel and uint8 holds at most 255"):
         to_frames(events, 1, dtype="uint8")
     assert to_frames(events, 1, dtype="uint16").max() == 300
     many = at([0] * 70_000)

@@ -47,9 +47,7 @@ def test_aedat31_other_packets_and_invalid_events_are_skipped(tmp_path):
     path = tmp_path / "clip.aedat"
     packets = odd + writers.aedat31_packet(body) + frame + writers.aedat31_packet(event(5, 8, 9, 1))
     path.write_bytes(writers.AEDAT31_HEADER + packets)
-    assert read_events(path) == Events(
-        t=[1, 3, 5], x=[2, 6, 8], y=[3, 7, 9], p=[1, 0, 1], sensor_size=(128, 128)
-    )
+    assert read_events(path) == Events(t=[1, 3, 5], x=[2, 6, 8], y=[3, 7, 9], p=[1, 0, 1], sensor_size=(128, 128))
 
 
 def test_aedat31_room_that_is_not_filled(tmp_path):
@@ -140,9 +138,7 @@ def test_nmnist_round_trip(tmp_path, events):
 
 def test_nmnist_overflows_across_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("rsnn.data.readers.common.BLOCK_BYTES", 15)
-    events = Events(
-        t=[2**23 + k * 9000 for k in range(9)], x=range(9), y=range(9), p=[0] * 9, sensor_size=(34, 34)
-    )
+    events = Events(t=[2**23 + k * 9000 for k in range(9)], x=range(9), y=range(9), p=[0] * 9, sensor_size=(34, 34))
     path = tmp_path / "0001.bin"
     writers.write_nmnist(path, events)
     assert read_events(path) == events
@@ -152,9 +148,7 @@ def test_nmnist_real_against_tonic(samples):
     tonic_io = pytest.importorskip("tonic.io")
     path = samples / "formats" / "sample_nmnist.bin"
     ours = read_events(path)
-    theirs = tonic_io.read_mnist_file(
-        str(path), dtype=np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])
-    )
+    theirs = tonic_io.read_mnist_file(str(path), dtype=np.dtype([("x", int), ("y", int), ("t", int), ("p", int)]))
     assert ours == Events.from_structured(theirs, (34, 34))
 
 
@@ -179,9 +173,7 @@ def test_numpy_files(tmp_path, events, kind):
             np.savez(file, **columns)
         elif kind == "aliases":
             signed = columns["p"].astype(np.int8) * 2 - 1
-            np.savez_compressed(
-                file, timestamps=columns["t"], x=columns["x"], y=columns["y"], polarity=signed
-            )
+            np.savez_compressed(file, timestamps=columns["t"], x=columns["x"], y=columns["y"], polarity=signed)
         elif kind == "structured npz":
             np.savez(file, events=events.to_structured())
         elif kind == "structured npy":

@@ -9,6 +9,7 @@ from pathlib import Path
 from rsnn.data import Events
 
 AEDAT31_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
+AEDAT20_HEADER = b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n"
 
 
 def rows(events: Events) -> Iterable[tuple[int, int, int, int]]:
@@ -52,9 +53,8 @@ def write_aedat31(
 
 
 def write_aedat20(path: str | Path, events: Events) -> None:
-    header = b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n"
     body = b"".join(struct.pack(">II", y << 8 | x << 1 | (1 - p), t) for t, x, y, p in rows(events))
-    Path(path).write_bytes(header + body)
+    Path(path).write_bytes(AEDAT20_HEADER + body)
 
 
 def write_nmnist(path: str | Path, events: Events) -> None:
@@ -68,3 +68,107 @@ def write_nmnist(path: str | Path, events: Events) -> None:
         low = t - shift
         body += bytes([x, y, p << 7 | low >> 16, low >> 8 & 0xFF, low & 0xFF])
     Path(path).write_bytes(bytes(body))
+
+
+def write_dat(path: str | Path, events: Events) -> None:
+    width, height = events.sensor_size
+    header = f"% Data file containing CD events.\n% Version 2\n% Width {width}\n% Height {height}\n".encode()
+    body = b"".join(struct.pack("<II", t & 0xFFFF_FFFF, p << 28 | y << 14 | x) for t, x, y, p in rows(events))
+    Path(path).write_bytes(header + bytes([12, 8]) + body)
+
+
+def write_evt2(path: str | Path, events: Events) -> None:
+    words = []
+    high = None
+    for t, x, y, p in rows(events):
+        if t >> 6 != high:
+            high = t >> 6
+            words.append(8 << 28 | high & 0x0FFF_FFFF)
+        words.append(p << 28 | (t & 0x3F) << 22 | x << 11 | y)
+    write_raw(path, events, "2.0", b"".join(struct.pack("<I", word) for word in words))
+
+
+def write_evt21(path: str | Path, events: Events, *, upper_first: bool, header: str = "") -> None:
+    """One word an event: neighbours are not put together."""
+    words = []
+    high = None
+    for t, x, y, p in rows(events):
+        if t >> 6 != high:
+            high = t >> 6
+            words.append((8 << 28 | high & 0x0FFF_FFFF, 0))
+        words.append((p << 28 | (t & 0x3F) << 22 | (x & ~31) << 11 | y, 1 << (x & 31)))
+    order = [(upper, lower) if upper_first else (lower, upper) for upper, lower in words]
+    write_raw(path, events, "2.1", b"".join(struct.pack("<II", *pair) for pair in order), header)
+
+
+def write_evt3(path: str | Path, events: Events) -> None:
+    """Words for what changed only, as a camera sends them; events of one row, time and polarity as vectors."""
+    words: list[int] = []
+    state: dict[str, int] = {}
+
+    def change(name: str, value: int, word: int) -> None:
+        if state.get(name) != value:
+            state[name] = value
+            words.append(word)
+            if name == "high":
+                state.pop("low", None)
+
+    together: list[tuple[int, int, int, int]] = []
+
+    def flush() -> None:
+        if not together:
+            return
+        t, first_x, y, p = together[0]
+        change("high", t >> 12, 8 << 12 | t >> 12 & 0xFFF)
+        change("low", t & 0xFFF, 6 << 12 | t & 0xFFF)
+        change("y", y, y)
+        if len(together) == 1:
+            words.append(2 << 12 | p << 11 | first_x)
+        else:
+            words.append(3 << 12 | p << 11 | first_x)
+            mask = sum(1 << (x - first_x) for _, x, _, _ in together)
+            while mask:
+                length, kind = (12, 4) if mask >> 8 else (8, 5)
+                words.append(kind << 12 | mask & ((1 << length) - 1))
+                mask >>= length
+        together.clear()
+
+    for row in rows(events):
+        t, x, y, p = row
+        if together and ((t, y, p) != (together[0][0], *together[0][2:]) or x <= together[-1][1]):
+            flush()
+        together.append(row)
+    flush()
+    write_raw(path, events, "3.0", b"".join(struct.pack("<H", word) for word in words))
+
+
+def write_raw(path: str | Path, events: Events, encoding: str, body: bytes, header: str = "") -> None:
+    width, height = events.sensor_size
+    lines = f"% date 2024-01-01 12:00:00\n% evt {encoding}\n% geometry {width}x{height}\n{header}% end\n"
+    Path(path).write_bytes(lines.encode() + body)
+
+
+def write_es(path: str | Path, events: Events, *, kind: int = 1) -> None:
+    """Type 1 (DVS) or 2 (ATIS); a reset byte and, for type 2, an exposure event are put in between."""
+    body = bytearray()
+    before = 0
+    flag_bits, unit = (1, 127) if kind == 1 else (2, 63)
+    for t, x, y, p in rows(events):
+        step = t - before
+        before = t
+        body.append(0xFE if kind == 1 else 0xFC)
+        if kind == 1:
+            body += b"\xff" * (step // unit)
+        else:
+            while step // unit:
+                count = min(step // unit, 3)
+                body.append(0xFC | count)
+                step -= count * unit
+        step %= unit
+        if kind == 2:
+            body += struct.pack("<BHH", step << 2 | 1, x, y)
+            step = 0
+        body += struct.pack("<BHH", step << flag_bits | p << (flag_bits - 1), x, y)
+    Path(path).write_bytes(
+        b"Event Stream" + bytes([2, 0, 0, kind]) + struct.pack("<HH", *events.sensor_size) + bytes(body)
+    )

@@ -9,7 +9,19 @@ from typing import Protocol
 import numpy as np
 
 from rsnn.data.events import EVENT_DTYPE, LARGEST_SIDE, Events, check_sensor_size, find_fault
-from rsnn.data.readers import aedat20, aedat31, nmnist_bin, npz, text
+from rsnn.data.readers import (
+    aedat4,
+    aedat20,
+    aedat31,
+    event_stream,
+    hdf5,
+    nmnist_bin,
+    npz,
+    prophesee_dat,
+    prophesee_raw,
+    stmnist_mat,
+    text,
+)
 from rsnn.data.readers.common import HEAD_BYTES, Block, Decoded, Source, usual_sensor_size
 from rsnn.errors import InputError, RecordingError, suggest
 
@@ -30,6 +42,12 @@ class Reader(Protocol):
 READERS: dict[str, Reader] = {
     "aedat-3.1": aedat31,
     "aedat-2.0": aedat20,
+    "aedat-4": aedat4,
+    "prophesee-raw": prophesee_raw,
+    "prophesee-dat": prophesee_dat,
+    "event-stream": event_stream,
+    "hdf5": hdf5,
+    "stmnist": stmnist_mat,
     "numpy": npz,
     "text": text,
     "nmnist": nmnist_bin,
@@ -74,9 +92,7 @@ def read_events(
     decoded = reader.read(source)
     blocks = [block for block in decoded.blocks if len(block.t)]
     if not blocks:
-        raise source.fault(
-            "it holds no events; expected at least one: check that the recording was written to its end"
-        )
+        raise source.fault("it holds no events; expected at least one: check that the recording was written to its end")
     size = sensor_size or decoded.sensor_size or _inferred_size(blocks)
     columns = {
         name: np.concatenate([getattr(block, name) for block in blocks])
@@ -99,9 +115,7 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
     if truncated not in TRUNCATED:
         raise InputError(f"truncated is {truncated!r}; expected 'error' or 'keep'")
     if format is not None and format not in READERS:
-        raise InputError(
-            f"format is {format!r}; expected one of {', '.join(READERS)}.{suggest(format, READERS)}"
-        )
+        raise InputError(f"format is {format!r}; expected one of {', '.join(READERS)}.{suggest(format, READERS)}")
     file = Path(path).expanduser()
     head = _head(file)
     name = format or next((name for name, reader in READERS.items() if reader.recognises(head, file)), None)
@@ -121,9 +135,7 @@ def _head(file: Path) -> bytes:
     except FileNotFoundError:
         raise RecordingError(f"{file} does not exist; expected the path of a recording") from None
     except IsADirectoryError:
-        raise RecordingError(
-            f"{file} is a directory; expected a recording: pass one of the files in it"
-        ) from None
+        raise RecordingError(f"{file} is a directory; expected a recording: pass one of the files in it") from None
     except (OSError, ValueError) as error:
         raise RecordingError(
             f"{file} cannot be read ({error}); expected a recording that this user may open"

@@ -47,9 +47,7 @@ def read(source: Source) -> Decoded:
     start, lines = read_comment_lines(source, head, b"#")
     chips = [line for line in lines if "AEChip" in line]
     if chips and not any("DVS128" in line for line in chips):
-        raise source.fault(
-            f"the header says {chips[0]!r}; expected a DVS128: convert the file to AEDAT 4 first"
-        )
+        raise source.fault(f"the header says {chips[0]!r}; expected a DVS128: convert the file to AEDAT 4 first")
     return Decoded(SENSOR_SIZE, _blocks(source, start))
 
 

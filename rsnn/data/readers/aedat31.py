@@ -84,9 +84,7 @@ def _blocks(source: Source, offset: int) -> Iterator[Block]:
             file.seek(offset)
             data = file.read(wanted)
             if len(data) < HEADER_BYTES:
-                source.cut(
-                    f"it ends at byte {total}, {len(data)} bytes into the header of a packet", "28 bytes"
-                )
+                source.cut(f"it ends at byte {total}, {len(data)} bytes into the header of a packet", "28 bytes")
                 return
             words = np.frombuffer(data, dtype="<u4", count=len(data) // WORD_BYTES)
             packets, used = _walk(source, words, len(data), offset)

@@ -54,9 +54,7 @@ def find_columns(names: Iterable[str]) -> dict[str, str] | None:
 
 def unit_of_name(name: str) -> float | None:
     """Return the microseconds in one unit of a time column if its name ends with a unit, else `None`."""
-    return next(
-        (unit for suffix, unit in MICROSECONDS_OF_SUFFIX.items() if name.lower().endswith(suffix)), None
-    )
+    return next((unit for suffix, unit in MICROSECONDS_OF_SUFFIX.items() if name.lower().endswith(suffix)), None)
 
 
 def block_of(
@@ -86,24 +84,18 @@ def _as_microseconds(
     if t.dtype.kind in "iu" and unit in (None, 1.0):
         if t.size and int(t.max()) > np.iinfo(np.int64).max:
             index = int(np.argmax(t))
-            raise source.fault(
-                f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits"
-            )
+            raise source.fault(f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits")
         return t.astype(np.int64, copy=False)
     if unit is None:
         unit = 1e6 if t.size and bool((t % 1 != 0).any()) else 1.0
     micros = np.rint(t.astype(np.float64) * unit)
     if micros.size and float(np.abs(micros).max()) >= 2.0**63:
         index = int(np.argmax(np.abs(micros)))
-        raise source.fault(
-            f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits"
-        )
+        raise source.fault(f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits")
     return micros.astype(np.int64)
 
 
-def _as_whole(
-    source: Source, name: str, values: npt.NDArray[Any], where: Callable[[int], str]
-) -> npt.NDArray[Any]:
+def _as_whole(source: Source, name: str, values: npt.NDArray[Any], where: Callable[[int], str]) -> npt.NDArray[Any]:
     _check_numbers(source, name, values, where)
     if values.dtype.kind in "iub":
         return values

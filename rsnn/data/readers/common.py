@@ -99,9 +99,7 @@ def read_records(source: Source, file: IO[bytes], record_bytes: int) -> Iterator
         offset += len(data)
 
 
-def at_bytes(
-    offset: int, record_bytes: int, place: npt.NDArray[np.intp] | None = None
-) -> Callable[[int], str]:
+def at_bytes(offset: int, record_bytes: int, place: npt.NDArray[np.intp] | None = None) -> Callable[[int], str]:
     """Return what says where an event is, if event i is record `place[i]` (or i) after byte `offset`."""
     return lambda index: f"byte {offset + int(index if place is None else place[index]) * record_bytes}"
 

@@ -53,9 +53,7 @@ def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
             for member in archive.infolist():
                 if member.filename.endswith(".npy"):
                     with archive.open(member) as stream:
-                        arrays[member.filename.removesuffix(".npy")] = _load_array(
-                            source, stream, member.file_size
-                        )
+                        arrays[member.filename.removesuffix(".npy")] = _load_array(source, stream, member.file_size)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -74,20 +72,12 @@ def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
 def _load_array(source: Source, stream: Any, size: int) -> npt.NDArray[Any]:
     try:
         version = np.lib.format.read_magic(stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-    except (
-        Exception
-    ) as error:  # NumPy evaluates the header as text: what a damaged one raises is not documented
-        raise source.fault(
-            f"an array's header is damaged ({error}); expected one that NumPy wrote"
-        ) from error
+    except Exception as error:  # NumPy evaluates the header as text: what a damaged one raises is not documented
+        raise source.fault(f"an array's header is damaged ({error}); expected one that NumPy wrote") from error
     if dtype.hasobject:
-        raise source.fault(
-            f"an array holds Python objects ({dtype}); expected numbers: save it as t, x, y, p arrays"
-        )
+        raise source.fault(f"an array holds Python objects ({dtype}); expected numbers: save it as t, x, y, p arrays")
     # The header is checked against the bytes that are there before any memory is asked for.
     count = 1
     for side in shape:

@@ -77,9 +77,7 @@ def _layout(text: str) -> Layout | None:
             columns = {field: fields.index(name) for field, name in names.items()}
             return Layout(separator, columns, unit_of_name(names["t"]), sensor_size, number + 1)
         if len(fields) >= len(order) and all(_is_number(field) for field in fields):
-            return Layout(
-                separator, {field: order.index(field) for field in order}, None, sensor_size, number
-            )
+            return Layout(separator, {field: order.index(field) for field in order}, None, sensor_size, number)
         return None
     return None
 
@@ -132,9 +130,7 @@ def _table(source: Source, layout: Layout, rows: list[str], numbers: list[int]) 
         rows = [row.lower().replace("true", "1").replace("false", "0") for row in rows]
     wanted = [layout.columns[field] for field in DEFAULT_ORDER]
     try:
-        return np.loadtxt(
-            rows, delimiter=layout.separator, usecols=wanted, comments=None, quotechar='"', ndmin=2
-        )
+        return np.loadtxt(rows, delimiter=layout.separator, usecols=wanted, comments=None, quotechar='"', ndmin=2)
     except ValueError:
         bad = next(index for index, row in enumerate(rows) if not _is_event(layout, row))
     if bad == len(rows) - 1 and not rows[bad].endswith("\n"):

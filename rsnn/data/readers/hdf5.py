@@ -1,0 +1,140 @@
+"""HDF5 in the common layouts, read by `h5py`.
+
+| layout | where |
+|---|---|
+| Prophesee | `CD/events` with the fields x, y, p, t; attribute `geometry` |
+| DSEC, M3ED, RPG | `events/t, x, y, p` (or ts, xs, ys, ps), with `t_offset` added to the times if it is there
+| | v2e | `events` of shape (n, 4) with the columns t, x, y, p | | MVSEC | `davis/left/events` of shape (n, 4)
+with the columns x, y, t, p | | plain | `t, x, y, p` at the top |
+
+Units and polarities are told apart as in all tables (see `columns`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.readers.common import Block, Decoded, Source
+from rsnn.errors import MissingDependencyError, RecordingError
+
+NAME = "HDF5"
+MAGIC = b"\x89HDF\r\n\x1a\n"
+BLOCK_EVENTS = 1 << 20
+TABLES = {"CD/events": DEFAULT_ORDER, "events": DEFAULT_ORDER, "davis/left/events": ("x", "y", "t", "p")}
+GROUPS = ("events", "events/left", "prophesee/left", "/")
+
+Columns = dict[str, Callable[[slice], npt.NDArray[Any]]]
+
+
+def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
+    """Tell whether the file begins as HDF5 does."""
+    return head.startswith(MAGIC)
+
+
+def read(source: Source) -> Decoded:
+    """Read the first of the known layouts that the file has."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{source.path} is HDF5 and the package 'h5py' is not installed; run: pip install 'rsnn[formats]'"
+        ) from error
+    try:
+        with h5py.File(source.path, "r") as file:
+            found = _find(h5py, source, file)
+            if found is None:
+                names: list[str] = []
+                file.visit(names.append)
+                raise source.fault(f"it holds {', '.join(names[:20])}; expected events/t, x, y, p or CD/events")
+            size = _sensor_size(file)
+    except RecordingError:
+        raise
+    except Exception as error:  # h5py raises whatever its C library met: OSError, RuntimeError, KeyError, ...
+        raise source.fault(f"the file is truncated or damaged ({error}); expected whole HDF5: copy it again") from error
+    return Decoded(size, _blocks(h5py, source))
+
+
+def _blocks(h5py: Any, source: Source) -> Iterator[Block]:
+    try:
+        with h5py.File(source.path, "r") as file:
+            columns, length, unit, shift = _find(h5py, source, file) or ({}, 0, None, 0)
+            for start in range(0, length, BLOCK_EVENTS):
+                part = slice(start, min(start + BLOCK_EVENTS, length))
+                values = {field: column(part) for field, column in columns.items()}
+                if unit is None and values["t"].dtype.kind == "f":  # the first block decides for all
+                    unit = 1e6 if bool((values["t"] % 1 != 0).any()) else 1.0
+                block = block_of(source, values, unit, _at_event(start))
+                yield block._replace(t=block.t + shift)
+    except RecordingError:
+        raise
+    except Exception as error:  # as in `read`
+        raise source.fault(
+            f"the events cannot be read ({error}); expected whole HDF5 with filters that h5py has: copy the "
+            "file again, "
+            "or install the filter's plugin (hdf5plugin has most)"
+        ) from error
+
+
+def _at_event(start: int) -> Callable[[int], str]:
+    return lambda index: f"event {start + index}"
+
+
+def _find(h5py: Any, source: Source, file: Any) -> tuple[Columns, int, float | None, int] | None:
+    """Return how to read each column, the number of events, the unit of t if known, and what to add to t."""
+    for path, order in TABLES.items():
+        table = file.get(path)
+        if isinstance(table, h5py.Dataset):
+            if table.dtype.names and (names := find_columns(table.dtype.names)):
+                return (
+                    {field: _field(table, name) for field, name in names.items()},
+                    len(table),
+                    unit_of_name(names["t"]),
+                    0,
+                )
+            if table.ndim == 2 and table.shape[1] == len(order):
+                return {field: _column(table, order.index(field)) for field in DEFAULT_ORDER}, len(table), None, 0
+    for path in GROUPS:
+        group = file.get(path)
+        names = find_columns(group) if isinstance(group, Mapping) else None
+        if names and all(isinstance(group[name], h5py.Dataset) for name in names.values()):
+            lengths = {field: group[name].shape for field, name in names.items()}
+            if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
+                raise source.fault(f"the columns have shapes {lengths}; expected one dimension and the same length")
+            offset = group.get("t_offset", file.get("t_offset"))
+            shift = int(np.asarray(offset[()]).reshape(-1)[0]) if offset is not None else 0
+            columns = {field: group[name].__getitem__ for field, name in names.items()}
+            return columns, lengths["t"][0], unit_of_name(names["t"]), shift
+    return None
+
+
+def _field(table: Any, name: str) -> Callable[[slice], npt.NDArray[Any]]:
+    return lambda part: table.fields(name)[part]
+
+
+def _column(table: Any, number: int) -> Callable[[slice], npt.NDArray[Any]]:
+    return lambda part: table[part, number]
+
+
+def _sensor_size(file: Any) -> tuple[int, int] | None:
+    """Return what the attributes say: Prophesee's "WxH", or (height, width) as the RPG tools write it."""
+    geometry = file.attrs.get("geometry")
+    if isinstance(geometry, str | bytes):
+        text = geometry if isinstance(geometry, str) else geometry.decode("latin-1")
+        width, _, height = text.partition("x")
+        if width.isdigit() and height.isdigit() and 1 <= int(width) <= 1 << 16 and 1 <= int(height) <= 1 << 16:
+            return int(width), int(height)
+    resolution = np.asarray(file.attrs.get("sensor_resolution", ()))
+    if (
+        resolution.shape == (2,)
+        and resolution.dtype.kind in "iu"
+        and resolution.min() > 0
+        and resolution.max() <= 1 << 16
+    ):
+        return int(resolution[1]), int(resolution[0])
+    return None

@@ -66,6 +66,7 @@ class WeightsEntry:
         licence: of the weights, as an SPDX identifier.
         folder: the bundled checkpoint, where the package has it.
         repo, commit: the repository on the Hub and its pinned commit, where it has not.
+
     """
 
     name: str
@@ -127,6 +128,7 @@ class Checkpoint:
         folder: the folder.
         source: what the user asked for, for messages.
         sha256: what the weights must hash to, where that is known beforehand.
+
     """
 
     folder: Path
@@ -139,6 +141,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing, too large, no JSON, or of a format this version cannot read.
             ConfigError: a key is unknown, missing, there twice, or of a wrong type.
+
         """
         return self._config
 
@@ -188,6 +191,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing or damaged, its hash is not the published one, or its tensors are not
                 those of the model.
+
         """
         path = self._file(WEIGHTS_FILE)
         try:
@@ -361,6 +365,7 @@ def resolve(
         UnknownNameError: no rule fits; the message lists the nearest zoo names.
         CheckpointError: the folder is not there, or the Hub does not give the files.
         InputError: the arguments contradict each other.
+
     """
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"got a {type(source).__name__}; expected a zoo name, a path, or 'org/name' on the Hub")
@@ -470,7 +475,9 @@ def _translated(error: Exception, at: str, action: str, hint: str = "") -> Check
     match error:
         case hub_errors.GatedRepoError():
             return CheckpointError(f"{at}: access is gated; accept its terms on the Hub, then pass token=")
-        case hub_errors.RepositoryNotFoundError():
+        case hub_errors.HfHubHTTPError(response=response) if isinstance(error, hub_errors.RepositoryNotFoundError) or (
+            response.status_code == 401 and action == "download"
+        ):
             return CheckpointError(
                 f"{at}: the Hub has no such repository, or it is private and no valid token was sent (token=, or "
                 f"`hf auth login`).{hint}"
@@ -511,6 +518,7 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
 
     Raises:
         CheckpointError: the folder cannot be written, or the weights are not finite.
+
     """
     target = Path(folder)
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -561,6 +569,7 @@ def push(
 
     Raises:
         CheckpointError: the Hub refuses it.
+
     """
     from huggingface_hub import HfApi
 

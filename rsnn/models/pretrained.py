@@ -50,6 +50,7 @@ def _build_empty(description: object) -> nn.Module:
 
     Raises:
         ConfigError: the description is not valid, or its tensors are larger than any memory.
+
     """
     try:
         with torch.device("meta"):

@@ -1,0 +1,83 @@
+"""Processes that use the library as a user's would, each with an environment of its own.
+
+huggingface_hub reads its environment when it is imported, so every client is a fresh process, forked from one that has
+imported rsnn, which is the slow part, and not huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import rsnn
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["rsnn"])
+
+
+class Loaded(NamedTuple):
+    """What a client tells of a model it loaded."""
+
+    kind: str
+    class_names: tuple[str, ...] | None
+    digest: str
+
+
+def digest(model: rsnn.RSNN) -> str:
+    """Return one hash of all weights, names and shapes included."""
+    result = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        result.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        result.update(tensor.detach().numpy().tobytes())
+    return result.hexdigest()
+
+
+def describe(model: Any) -> Loaded:
+    """Return what is compared of a model."""
+    return Loaded(type(model).__name__, model.class_names, digest(model))
+
+
+class Client:
+    """A process with its own environment; call it with a function of this module and its arguments."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.pool = ProcessPoolExecutor(1, mp_context=_CONTEXT, initializer=_enter, initargs=(environment,))
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.pool.submit(function, *args, **kwargs).result(timeout=60)
+
+    def close(self) -> None:
+        """End the process."""
+        self.pool.shutdown()
+
+
+def _enter(environment: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("HF_")]:
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def load(source: str, **options: Any) -> Loaded:
+    """Load whatever `source` names."""
+    return describe(rsnn.load(source, **options))
+
+
+def load_as(kind: str, source: str, **options: Any) -> Loaded:
+    """Load `source` through the class of that name."""
+    return describe(getattr(rsnn, kind).from_pretrained(source, **options))
+
+
+def load_entry(entry: Any, **options: Any) -> Loaded:
+    """Load a zoo name whose only weights are `entry`."""
+    from rsnn import hub
+
+    hub.register([entry], [entry.name])
+    return describe(rsnn.load(entry.name, **options))
+
+
+def push(folder: str, repo: str, **options: Any) -> str:
+    """Publish the checkpoint in `folder`."""
+    return rsnn.load(folder).push_to_hub(repo, **options)

@@ -352,8 +352,9 @@ class EventClassifier(nn.Module):
         """Write config, weights and model card into `folder`; `from_pretrained` on it gives the same model.
 
         Raises:
-            ConfigError: a part of the model is the user's own, which a config cannot describe.
-            CheckpointError: the folder cannot be written; what was in it before is still there.
+            ConfigError: a part of the model is the user's own, or was changed after it was built, which a config cannot
+                describe; nothing is written.
+            CheckpointError: the folder cannot be written, or the weights are not finite.
 
         """
         pretrained.save_model(self, folder, cards.plain_card)
@@ -428,6 +429,8 @@ def _check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preproc
 def _try(encoder: nn.Module, classifier: nn.Module, frame_size: tuple[int, int]) -> None:
     """Run one empty frame through copies of modules that do not tell their sizes; raise InputError where that fails."""
     like = next(iter((*encoder.parameters(), *classifier.parameters())), torch.empty(0))
+    if like.is_meta:  # a checkpoint's model before its weights are there: it was tried before it was saved
+        return
     frames = torch.zeros(1, 1, getattr(encoder, "in_channels", 2), *frame_size, device=like.device, dtype=like.dtype)
     features = None
     try:

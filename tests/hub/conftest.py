@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from hub_clients import Client
-from hub_server import Files, HubServer
+from hub_models import small_model
+from hub_server import HubServer
 
 import rsnn
-from rsnn import nn
 
 
 @pytest.fixture
@@ -44,33 +44,9 @@ def client(server: HubServer, tmp_path: Path) -> Iterator[Callable[..., Client]]
         process.close()
 
 
-def small_model(seed: int = 0) -> rsnn.RSNN:
-    """RSNN of two recurrent layers and two spiking stages for 12 x 12 frames; a few kilobytes."""
-    import torch
-
-    torch.manual_seed(seed)
-    encoder = nn.ConvLSTMEncoder(2, (2, 3))
-    classifier = nn.SCNN(3, 3, (3, 3), (1, 2), channels=4, votes=2)
-    preprocessing = rsnn.Preprocessing(frame_size=(12, 12), num_frames=4)
-    model = rsnn.RSNN(
-        encoder,
-        classifier,
-        class_names=("left", "right", "none"),
-        preprocessing=preprocessing,
-        logit_scale=10.0,
-    )
-    return model.eval()
-
-
 @pytest.fixture
 def model() -> rsnn.RSNN:
     return small_model()
-
-
-def files_of(model: rsnn.RSNN, folder: Path) -> Files:
-    """Save the model into `folder` and return the files."""
-    model.save_pretrained(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -6,11 +6,18 @@ imported rsnn, which is the slow part, and not huggingface_hub.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import multiprocessing
 import os
+import resource
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
+
+from hub_models import small_model
 
 import rsnn
 
@@ -76,6 +83,36 @@ def load_entry(entry: Any, **options: Any) -> Loaded:
 
     hub.register([entry], [entry.name])
     return describe(rsnn.load(entry.name, **options))
+
+
+def save(folder: str, class_names: tuple[str, ...], seed: int) -> None:
+    """Save a small model of these class names and weights."""
+    small_model(seed, class_names).save_pretrained(folder)
+
+
+def save_interrupted(folder: str, class_names: tuple[str, ...], seed: int, step: int, how: str) -> bool:
+    """Save as `save` does, and interrupt it before its nth change of `folder`; tell whether it came to an end.
+
+    `how`: "kill" ends the process there and then, "fail" is a disk that is full at that moment.
+    """
+    steps = itertools.count()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(folder) and next(steps) == step:
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = small_model(seed, class_names)
+    sys.addaudithook(watch)
+    model.save_pretrained(folder)
+    return True
+
+
+def save_with_little_room(folder: str, class_names: tuple[str, ...], seed: int, most_bytes: int) -> None:
+    """Save as `save` does where no file may grow beyond `most_bytes`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    save(folder, class_names, seed)
 
 
 def push(folder: str, repo: str, **options: Any) -> str:

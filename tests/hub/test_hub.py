@@ -7,7 +7,7 @@ import re
 
 import hub_clients as clients
 import pytest
-from conftest import files_of, small_model
+from hub_models import files_of, small_model
 
 import rsnn
 from rsnn import nn

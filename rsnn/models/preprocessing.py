@@ -17,8 +17,8 @@ from rsnn.nn.checks import check_positive
 SplitBy = Literal["time", "number"]
 Normalize = Literal["counts", "log1p", "binary"]
 
-# Numbers in the frames of one recording: 2**30 are 4 GiB, or 580 steps of 1280 x 720 pixels.
-_LARGEST_RECORDING = 2**30
+# Numbers in the frames of one recording: 2**28 are 1 GiB, or 145 steps of 1280 x 720 pixels.
+_LARGEST_RECORDING = 2**28
 
 
 @dataclass(frozen=True)

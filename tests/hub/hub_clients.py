@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hub_models import small_model
@@ -113,6 +114,12 @@ def save_with_little_room(folder: str, class_names: tuple[str, ...], seed: int, 
     """Save as `save` does where no file may grow beyond `most_bytes`."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     save(folder, class_names, seed)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let the process have this much more memory than it has now."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more_bytes, now + more_bytes))
 
 
 def push(folder: str, repo: str, **options: Any) -> str:

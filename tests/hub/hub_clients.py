@@ -122,6 +122,16 @@ def limit_memory(more_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + more_bytes, now + more_bytes))
 
 
+def memory_of_refusal(folder: str) -> int:
+    """Return by how many bytes the process grew at most while it refused to load `folder`."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        rsnn.load(folder)
+    except rsnn.RSNNError:
+        return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    raise AssertionError(f"{folder} was loaded")
+
+
 def push(folder: str, repo: str, **options: Any) -> str:
     """Publish the checkpoint in `folder`."""
     return rsnn.load(folder).push_to_hub(repo, **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
@@ -23,6 +23,8 @@ from rsnn.errors import InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.preprocessing import Preprocessing
 from rsnn.nn.checks import check_features, check_positive
+from rsnn.streaming import Stream
+from rsnn.streaming.timing import microseconds
 
 Part = Literal["encoder", "classifier"]
 Recording = Events | np.ndarray[Any, Any] | Tensor | str | os.PathLike[str]
@@ -36,12 +38,14 @@ class Prediction:
         label: name of the most probable class (its index as text, where the model has no names).
         index: index of that class.
         probabilities: of every class (K,), float32 on the CPU; they sum to 1.
+        steps: time steps that an early decision took; None where the whole recording was asked for.
 
     """
 
     label: str
     index: int
     probabilities: Float[Tensor, " K"]
+    steps: int | None = None
 
 
 class ModelState(NamedTuple):
@@ -156,18 +160,24 @@ class EventClassifier(nn.Module):
         return self.preprocessing.normalized(frames)
 
     @overload
-    def predict(self, recording: list[Recording], *, batch_size: int = 16) -> list[Prediction]: ...
+    def predict(
+        self, recording: list[Recording], *, batch_size: int = 16, until: float | None = None
+    ) -> list[Prediction]: ...
 
     @overload
-    def predict(self, recording: Recording, *, batch_size: int = 16) -> Prediction: ...
+    def predict(self, recording: Recording, *, batch_size: int = 16, until: float | None = None) -> Prediction: ...
 
     @torch.no_grad()
-    def predict(self, recording: Recording | list[Recording], *, batch_size: int = 16) -> Prediction | list[Prediction]:
+    def predict(
+        self, recording: Recording | list[Recording], *, batch_size: int = 16, until: float | None = None
+    ) -> Prediction | list[Prediction]:
         """Classify a recording, or each of a list of them, in eval mode and without gradients.
 
         Args:
             recording: `Events`, the path of a file, or frames of counts (T, C, H, W) as `to_frames` makes them.
             batch_size: recordings of a list that run through the network together.
+            until: decide as soon as a class has this probability, from the steps until then, or at the last step; the
+                prediction's `steps` says when. Recordings then run one by one.
 
         Returns:
             a prediction, or a list of them for a list.
@@ -177,19 +187,67 @@ class EventClassifier(nn.Module):
 
         """
         if not isinstance(recording, list | tuple):
-            return self.predict([recording], batch_size=batch_size)[0]
+            return self.predict([recording], batch_size=batch_size, until=until)[0]
         check_positive(batch_size=batch_size)
+        if until is not None and (isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1):
+            raise InputError(f"until={until!r}: expected a probability above 0 and at most 1, or None")
         weight = next(self.parameters(), torch.empty(0))
         training = self.training
         self.eval()
         try:
+            if until is not None:
+                return [self._decide(self._frames(one).to(weight.device), until) for one in recording]
             return [
                 prediction
                 for batch in _of_equal_shape(map(self._frames, recording), batch_size)
-                for prediction in self._predictions(self(torch.stack(batch, dim=1).to(weight.device)))
+                for prediction in self.predictions(self(torch.stack(batch, dim=1).to(weight.device)))
             ]
         finally:
             self.train(training)
+
+    def _decide(self, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:
+        """Go through the steps until a class is probable enough; at least one step, as `advance` asks for."""
+        state = None
+        for step in range(max(len(frames), 1)):
+            logits, state = self.advance(frames[step : step + 1, None], state)
+            prediction = replace(self.predictions(logits)[0], steps=step + 1)
+            if prediction.probabilities[prediction.index] >= until:
+                break
+        return prediction
+
+    def stream(
+        self,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        overlap: int = 1,
+        decay: float = 0.0,
+        window_us: int | None = None,
+        hop_us: int | None = None,
+        sensor_size: tuple[int, int] | None = None,
+    ) -> Stream:
+        """Run on a stream of events: `stream.push(events)` returns the predictions that became due.
+
+        Args:
+            window, window_us: how long evidence is gathered before the model starts afresh, in seconds or microseconds;
+                by default the duration of the recordings it was trained on, else one second.
+            hop, hop_us: time between predictions, in seconds or microseconds; one step of the window by default.
+            overlap: windows that run at once, so that a prediction has at least `1 - 1 / overlap` of one behind it.
+            decay: weight of earlier predictions in the running probabilities, from 0 to below 1.
+            sensor_size: (width, height) of the camera, for events that do not say it.
+
+        Raises:
+            InputError: an argument is out of its range, or the model has no preprocessing that cuts by time.
+
+        """
+        return Stream(
+            self,
+            window_us=microseconds("window", window, window_us),
+            hop_us=microseconds("hop", hop, hop_us),
+            overlap=overlap,
+            decay=decay,
+            sensor_size=sensor_size,
+        )
 
     def _frames(self, recording: Recording) -> Float[Tensor, "T C H W"]:
         if isinstance(recording, str | os.PathLike):
@@ -212,7 +270,8 @@ class EventClassifier(nn.Module):
             )
         return torch.as_tensor(recording).to(torch.float32)
 
-    def _predictions(self, logits: Float[Tensor, "N K"]) -> list[Prediction]:
+    def predictions(self, logits: Float[Tensor, "N K"]) -> list[Prediction]:
+        """Return what the logits of N samples say of each."""
         probabilities = logits.float().softmax(1).cpu()
         best = probabilities.argmax(1).tolist()
         return [

@@ -31,6 +31,8 @@ class Preprocessing:
         split_by: `"time"` for steps of equal duration (the paper's), `"number"` for equal numbers of events.
         normalize: what the network sees of a count: `"counts"` itself, `"log1p"` its log(1 + count), `"binary"`
             whether it is above zero. Models apply it inside `forward`, so frames of counts are what they take.
+        window_ms: the usual duration of the recordings trained on, in milliseconds: what a stream, which has no end,
+            takes for one; None where it is not known.
 
     """
 
@@ -38,6 +40,7 @@ class Preprocessing:
     num_frames: int = 20
     split_by: SplitBy = "time"
     normalize: Normalize = "counts"
+    window_ms: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.frame_size, tuple | list) or len(self.frame_size) != 2:
@@ -54,6 +57,8 @@ class Preprocessing:
             raise InputError(f"split_by={self.split_by!r}: expected one of {get_args(SplitBy)}")
         if self.normalize not in get_args(Normalize):
             raise InputError(f"normalize={self.normalize!r}: expected one of {get_args(Normalize)}")
+        if self.window_ms is not None:
+            check_positive(window_ms=self.window_ms)
 
     def frames(self, events: Events) -> Float[Tensor, "T 2 H W"]:
         """Cut a recording into frames of counts (T, 2, height, width), float32.
@@ -67,12 +72,26 @@ class Preprocessing:
             InputError: the sensor is smaller than the frames, or the crop holds no event.
 
         """
-        height, width = self.frame_size
-        sensor_width, sensor_height = events.sensor_size
-        if (sensor_height, sensor_width) != self.frame_size:
-            events = _crop_to_shape(events, height, width)
-        counts = to_frames(events, self.num_frames, self.split_by, size=self.frame_size, dtype="float32")
+        inside = self.cropped(events)
+        if len(events) and not len(inside):
+            raise InputError(
+                f"the recording has no events in the centred {inside.sensor_size[0]} x {inside.sensor_size[1]} pixels "
+                "of its sensor"
+            )
+        counts = to_frames(inside, self.num_frames, self.split_by, size=self.frame_size, dtype="float32")
         return torch.from_numpy(counts)
+
+    def cropped(self, events: Events) -> Events:
+        """Return the events, none perhaps, within the largest centred crop of the sensor with the frames' shape.
+
+        Raises:
+            InputError: the sensor is smaller than the frames.
+
+        """
+        sensor_width, sensor_height = events.sensor_size
+        if (sensor_height, sensor_width) == self.frame_size:
+            return events
+        return _crop_to_shape(events, *self.frame_size)
 
     def normalized(self, frames: Tensor) -> Tensor:
         """Apply `normalize` to frames of counts."""
@@ -96,10 +115,6 @@ def _crop_to_shape(events: Events, height: int, width: int) -> Events:
     top, left = (sensor_height - crop_height) // 2, (sensor_width - crop_width) // 2
     x, y = events.x.astype(np.int64) - left, events.y.astype(np.int64) - top
     inside = (x >= 0) & (x < crop_width) & (y >= 0) & (y < crop_height)
-    if not inside.any():
-        raise InputError(
-            f"the recording has no events in the centred {crop_width} x {crop_height} pixels of its sensor"
-        )
     return Events(
         t=events.t[inside],
         x=x[inside].astype(np.uint16),

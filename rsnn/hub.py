@@ -326,7 +326,9 @@ def _shown(value: object) -> str:
 
 
 def _shortened(text: str, length: int = 300) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    """Return `text` as a message shows it: short, and without what a terminal would obey."""
+    text = text if len(text) <= length else text[: length - 3] + "..."
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _listed(names: set[str]) -> str:
@@ -520,7 +522,7 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
         CheckpointError: the folder cannot be written, or the weights are not finite.
 
     """
-    target = Path(folder)
+    target = Path(folder).expanduser()
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     _check_finite(copies, f"{target} was not written")
     weights = safetensors_bytes(copies)

@@ -61,6 +61,7 @@ class HubServer:
         before: called with each request's path before it is answered.
         cut_after: bytes of a large file after which its connection is cut; cuts are left `cuts` times.
         reset: whether such a cut resets the connection instead of closing it.
+        page: a status and a web page that answer everything, as a proxy or a broken server do.
         stop_after_cuts: whether the server dies with the last of them.
     """
 
@@ -76,6 +77,7 @@ class HubServer:
         self.cuts = 0
         self.reset = False
         self.stop_after_cuts = False
+        self.page: tuple[int, bytes] | None = None
         self.connections: set[socket.socket] = set()
         self.port = 0
         self.start()
@@ -162,6 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, unquote(path), {k.lower(): v for k, v in self.headers.items()}))
         self.body = self._read_body()
         self.hub.before(path)
+        if self.hub.page:
+            self.answer(*self.hub.page, {"Content-Type": "text/html"})
+            return
         command = "GET" if self.command == "HEAD" else self.command
         for method, pattern, name in self.ROUTES:
             if method == command and (match := re.fullmatch(pattern, path)):

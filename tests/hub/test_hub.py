@@ -129,6 +129,17 @@ def test_repository_without_a_checkpoint(server, client):
         client()(clients.load, REPO)
 
 
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_something_else_answers(server, client, status, checkpoint):
+    """A proxy's page, another web server, a server in trouble."""
+    server.page = (status, b"<html>Please log in</html>")
+    user = client(HF_TOKEN="hf_writer")
+    with pytest.raises(CheckpointError, match=f"^{REPO}: .*(the download failed|the Hub was not reached)"):
+        user(clients.load, REPO)
+    with pytest.raises(CheckpointError, match=f"^{REPO}: .*the upload failed"):
+        user(clients.push, str(checkpoint), REPO)
+
+
 @pytest.mark.parametrize("kind", ["private", "gated"])
 def test_private_and_gated(server, client, files, expected, kind):
     server.add(REPO, files, **{kind: True})

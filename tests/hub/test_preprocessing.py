@@ -89,6 +89,11 @@ def test_smaller_sensors_are_refused(sensor_size):
         rsnn.Preprocessing().frames(events([(0, 0)], sensor_size))
 
 
+def test_predict_refuses_smaller_sensors():
+    with pytest.raises(InputError, match="sensor is 8 x 12, smaller than the model's frames of 12 x 12"):
+        small_model().predict(events([(0, 0)], (8, 12)))
+
+
 def test_nothing_in_the_crop():
     with pytest.raises(InputError, match="no events in the centred 260 x 260 pixels"):
         rsnn.Preprocessing().frames(events([(0, 0), (345, 100)], DAVIS))

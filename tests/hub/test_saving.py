@@ -21,6 +21,7 @@ from torch import nn as torch_nn
 import rsnn
 from rsnn import kernels, nn
 from rsnn.errors import CheckpointError, ConfigError, RSNNError
+from rsnn.models.config import build_model, describe
 
 FORMER, NEWER = ("former", "is", "here"), ("newer", "is", "here")
 
@@ -88,6 +89,18 @@ def test_composed_models_come_back(make, tmp_path):
 def test_every_part_of_the_library_is_in_some_composition():
     used = {type(part).__name__ for make in PARTS for part in make().modules()}
     assert used >= set(nn.__all__) - {"ConvLSTMState"}
+
+
+@pytest.mark.parametrize("name", rsnn.list_models())
+def test_every_model_of_the_zoo_can_be_described(name):
+    """On the meta device, so that the largest cost nothing either."""
+    with torch.device("meta"):
+        model = rsnn.create_model(name)
+        description = json.loads(json.dumps(describe(model)))
+        rebuilt = build_model(description)
+    assert describe(rebuilt) == description
+    assert type(rebuilt) is type(model)
+    assert repr(rebuilt) == repr(model)
 
 
 small = st.integers(1, 3)
@@ -363,6 +376,13 @@ def test_places_that_cannot_be_written(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json is a folder there"):
         model.save_pretrained(blocked)
     assert [path.name for path in blocked.iterdir()] == ["config.json"]
+
+
+def test_home_is_where_it_is_on_loading(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model.save_pretrained("~/mine")
+    assert (tmp_path / "mine" / "config.json").is_file()
+    assert digest(rsnn.load("~/mine")) == digest(model)
 
 
 def test_other_files_in_the_folder_stay(model, checkpoint):

@@ -487,10 +487,10 @@ def _translated(error: Exception, at: str, action: str, hint: str = "") -> Check
         case hub_errors.RevisionNotFoundError():
             return CheckpointError(f"{at}: the repository has no such branch, tag or commit")
         case hub_errors.LocalEntryNotFoundError():
-            reason = error.__cause__ or "local_files_only"
+            reason = "local_files_only=True" if error.__cause__ is None else _reason(error.__cause__)
             return CheckpointError(
-                f"{at}: not in the local cache, and the Hub was not reached ({_shortened(str(reason))}). Load it once "
-                f"while online{'.' + hint if hint else ''}"
+                f"{at}: not in the local cache, and the Hub was not reached ({reason}). Load it once while online"
+                f"{'.' + hint if hint else ''}"
             )
         case hub_errors.HFValidationError():
             return CheckpointError(f"{at} is not a repository on the Hub: {_shortened(str(error))}.{hint}")
@@ -502,12 +502,15 @@ def _translated(error: Exception, at: str, action: str, hint: str = "") -> Check
     # The HTTP client's own errors (a connection cut in mid-transfer) come through unwrapped, and so do the errors of
     # an answer that is not the Hub's, as from a proxy.
     if isinstance(error, OSError | ValueError | RuntimeError) or type(error).__module__.startswith(_HTTP_CLIENTS):
-        reason = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        return CheckpointError(
-            f"{at}: the {action} failed ({_shortened(str(reason) or type(reason).__name__)}). Try again; files that "
-            "are complete are kept"
-        )
+        kept = "; files that are complete are kept" if action == "download" else ""
+        return CheckpointError(f"{at}: the {action} failed ({_reason(error)}). Try again{kept}")
     return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client says only what it was doing
+        error = error.__cause__
+    return _shortened(f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
 def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:

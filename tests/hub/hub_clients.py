@@ -73,6 +73,12 @@ def load(source: str, **options: Any) -> Loaded:
     return describe(rsnn.load(source, **options))
 
 
+def load_in(folder: str, source: str) -> Loaded:
+    """Load whatever `source` names from the working directory `folder`."""
+    os.chdir(folder)
+    return load(source)
+
+
 def load_as(kind: str, source: str, **options: Any) -> Loaded:
     """Load `source` through the class of that name."""
     return describe(getattr(rsnn, kind).from_pretrained(source, **options))

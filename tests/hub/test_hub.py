@@ -123,6 +123,15 @@ def test_missing_repository_and_revision(server, client, files, expected):
         user(clients.load, "a--b/-c-")
 
 
+def test_a_folder_is_not_taken_for_a_repository(server, client, model, tmp_path):
+    model.save_pretrained(tmp_path / REPO)
+    with pytest.raises(CheckpointError, match=r"no such repository.*To load the folder write '\./someone/gestures'"):
+        client()(clients.load_in, str(tmp_path), REPO)
+    server.stop()
+    with pytest.raises(CheckpointError, match=r"was not reached.*To load the folder write '\./someone/gestures'"):
+        client()(clients.load_in, str(tmp_path), REPO)
+
+
 def test_repository_without_a_checkpoint(server, client):
     server.add(REPO, {"README.md": b"# Nothing"})
     with pytest.raises(CheckpointError, match=r"has no config\.json"):

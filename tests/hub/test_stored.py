@@ -45,10 +45,25 @@ def test_replay(folder, kernel):
 def test_labels_and_preprocessing():
     model = rsnn.RSNN.from_pretrained(STORED / "v1" / "rsnn")
     assert model.class_names == ("links", "rechts", "weder … noch")
-    assert model.preprocessing == rsnn.Preprocessing((16, 16), 5, "number", "log1p")
+    assert model.preprocessing == rsnn.Preprocessing((16, 16), 5, "number", "log1p", window_ms=1500)
     assert model.logit_scale == 10.0
     assert (model.classifier.v_reset, model.classifier.surrogate) == (None, rsnn.kernels.Sigmoid(3.0))
     assert rsnn.SCNN.from_pretrained(STORED / "v1" / "scnn").preprocessing is None
+
+
+def test_arguments_that_were_not_there_yet_take_their_default(tmp_path):
+    """An argument that a later version adds needs no new format: checkpoints without it mean its default."""
+    shutil.copytree(STORED / "v1" / "rsnn", tmp_path / "older")
+    config = json.loads((tmp_path / "older" / "config.json").read_text())
+    assert config["model"]["classifier"].pop("in_pool") == 1
+    assert config["model"]["preprocessing"].pop("window_ms") == 1500
+    (tmp_path / "older" / "config.json").write_text(json.dumps(config))
+    model = rsnn.load(tmp_path / "older")
+    assert model.classifier.in_pool == 1
+    assert model.preprocessing.window_ms is None
+    stored = load_file(STORED / "v1" / "rsnn" / "replay.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(model(stored["frames"].float()), stored["logits"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name_of)

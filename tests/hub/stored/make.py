@@ -24,7 +24,9 @@ FOLDER = Path(__file__).parent
 
 def models() -> dict[str, rsnn.RSNN | rsnn.SCNN | rsnn.ConvLSTMClassifier]:
     """Return one model of each class; between them they have every kind of part and argument."""
-    preprocessing = rsnn.Preprocessing(frame_size=(16, 16), num_frames=5, split_by="number", normalize="log1p")
+    preprocessing = rsnn.Preprocessing(
+        frame_size=(16, 16), num_frames=5, split_by="number", normalize="log1p", window_ms=1500
+    )
     return {
         "rsnn": rsnn.RSNN(
             nn.ConvLSTMEncoder(2, (3, 4), tie_hidden_gates=True),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hub_models import small_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rsnn
@@ -99,6 +99,7 @@ def test_nothing_in_the_crop():
         rsnn.Preprocessing().frames(events([(0, 0), (345, 100)], DAVIS))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 400), st.integers(0, 400))
 def test_the_crop_is_the_largest_of_the_frames_shape(height, width, more_height, more_width):
     """All sensor rows or all sensor columns are used, up to rounding, and as many on one side as on the other."""

@@ -275,9 +275,12 @@ class Checkpoint:
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
-            raise CheckpointError(
-                f"{self.source}: {self.folder} has no {name}; expected a folder that save_pretrained wrote"
+            expected = (
+                "a repository that push_to_hub wrote. If a download broke off, load it again while online"
+                if self._is_snapshot()
+                else "a folder that save_pretrained wrote"
             )
+            raise CheckpointError(f"{self.source}: {self.folder} has no {name}; expected {expected}")
         resolved = path.resolve()
         if not any(resolved.is_relative_to(root) for root in self._roots()):
             raise CheckpointError(f"{self.source}: {path} is a link out of the checkpoint's folder; expected a file")
@@ -286,10 +289,15 @@ class Checkpoint:
     def _roots(self) -> list[Path]:
         """Return the folders that links in this one may lead into."""
         folder = self.folder.resolve()
-        if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        if self._is_snapshot():
             # The Hub's cache: snapshots link to the repository's blobs, and these to the cache's shared ones.
             return [folder, folder.parents[1] / "blobs", folder.parents[2] / "blobs"]
         return [folder]
+
+    def _is_snapshot(self) -> bool:
+        """Tell whether the folder lies where the Hub's cache keeps what it downloaded."""
+        folder = self.folder.resolve()
+        return folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
 
     def _bytes(self, name: str, limit: int) -> bytes:
         try:

@@ -293,7 +293,9 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{body['organization']}/{body['name']}"
             status = 409 if name in self.hub.repositories else 200
             if status == 200:
-                self.hub.add(name, {".gitattributes": b""}, private=body.get("visibility") == "private")
+                self.hub.add(
+                    name, {".gitattributes": b""}, private=body.get("private") or body.get("visibility") == "private"
+                )
             self.json({"url": f"{self.hub.url}/{name}"}, status)
 
     def validate_yaml(self) -> None:

@@ -197,6 +197,14 @@ def test_parts_within_parts_without_end(checkpoint, config):
     assert "parts lie within parts" in refused(checkpoint, ConfigError)
 
 
+def test_more_than_can_be_counted(checkpoint, config):
+    """Tensors of more bytes than 64 bits can say."""
+    del config["model"]["preprocessing"]
+    config["model"]["classifier"] |= {"in_size": [2**20, 2**20], "channels": 2**20}
+    write(checkpoint, config)
+    assert "its sizes are too large" in refused(checkpoint, ConfigError)
+
+
 ABSURD = [
     ("model.encoder.hidden_channels", [2**20] * 64),
     ("model.encoder.hidden_channels", [1] * 64),
@@ -421,6 +429,19 @@ def test_what_is_no_file(checkpoint, name):
     (checkpoint / name).unlink()
     (checkpoint / name).symlink_to("/dev/zero")
     assert f"has no {name}" in refused(checkpoint, CheckpointError)
+
+
+def test_card_is_not_needed(checkpoint, model):
+    (checkpoint / "README.md").unlink()
+    assert rsnn.hub.resolve(checkpoint).card() == ""
+    assert digest(rsnn.load(checkpoint)) == digest(model)
+
+
+def test_huge_card(checkpoint):
+    with (checkpoint / "README.md").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(CheckpointError, match=r"README\.md has 1099511627776 bytes"):
+        rsnn.hub.resolve(checkpoint).card()
 
 
 def test_card_without_terminal_commands(checkpoint):

@@ -145,7 +145,14 @@ def test_predict_is_the_prediction_of_these_frames(tmp_path):
 
 def test_settings():
     assert rsnn.Preprocessing(frame_size=[12, 10]).frame_size == (12, 10)
-    for wrong in ({"frame_size": 12}, {"frame_size": (12,)}, {"frame_size": (0, 12)}, {"num_frames": 0}):
+    for wrong in (
+        {"frame_size": 12},
+        {"frame_size": (12,)},
+        {"frame_size": (0, 12)},
+        {"num_frames": 0},
+        {"split_by": "events"},
+        {"normalize": "log"},
+    ):
         with pytest.raises(InputError, match="expected"):
             rsnn.Preprocessing(**wrong)
     with pytest.raises(InputError, match="numbers for each recording"):

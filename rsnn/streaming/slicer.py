@@ -75,6 +75,11 @@ class Slicer:
         self._given_sensor_size = sensor_size
         self.reset()
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the frames."""
+        return self._preprocessing.frame_size
+
     def reset(self) -> None:
         """Begin anew, as if no event had come."""
         height, width = self._preprocessing.frame_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import time
 import tracemalloc
@@ -35,6 +36,7 @@ def test_an_hour_of_events_in_bounded_memory():
         predictions += len(new)
         if number % 20 == 10:
             snapshots.append(len(pickle.dumps(stream.snapshot())))
+            gc.collect()
             memory.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     predictions += len(stream.advance_to(HOUR_US))

@@ -1,0 +1,297 @@
+"""Where a stream's events come from: a file in real time, standard input, a UDP port, a camera.
+
+A source is an iterator of chunks as `stream.push` takes them; live ones yield None now and then while nothing comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data import iter_events
+from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.readers.common import Source as RecordingSource
+from rsnn.errors import InputError, MissingDependencyError
+from rsnn.streaming.slicer import Chunk, as_array
+
+CHUNK_US = 5_000
+IDLE_SECONDS = 0.02
+LOOPBACK = "127.0.0.1"
+LARGEST_DATAGRAM = 1 << 16
+MOST_DATAGRAMS = 512  # in one chunk
+RECEIVE_BUFFER = 1 << 22
+DVS128_SIZE = (128, 128)
+
+
+class EventSource(NamedTuple):
+    """Chunks of events, the sensor's (width, height) if it is known, and whether the source waits for its reader.
+
+    What waits loses nothing; from what does not, a reader that falls behind has to drop.
+    """
+
+    chunks: Iterator[Chunk | None]
+    sensor_size: tuple[int, int] | None
+    waits: bool
+
+
+def open_source(name: str, *, sensor_size: tuple[int, int] | None = None, speed: float = 1.0) -> EventSource:
+    """Open a source by its name.
+
+    Args:
+        name: `-` for standard input (a text table as `read_events` reads it), `aestream:PORT` and `jaer:PORT` for UDP
+            packets of these two on the loopback device, `camera`, `camera:prophesee` or `camera:inivation`, else the
+            path of a recording.
+        sensor_size: (width, height) of the sensor, where the source does not say it.
+        speed: of a file's replay: 1 for real time, infinity for as fast as it can be read, and then nothing is
+            dropped.
+
+    Raises:
+        InputError: there is no such source, or `speed` is not positive.
+        MissingDependencyError: the camera's library is not installed.
+        RecordingError: the file cannot be read.
+
+    """
+    if not speed > 0:
+        raise InputError(f"speed={speed!r}: expected a number above 0, as 1 for real time")
+    kind, _, rest = name.partition(":")
+    if name == "-":
+        return EventSource(text_lines(sys.stdin.buffer), sensor_size, waits=True)
+    if kind in ("aestream", "jaer"):
+        decode = decode_aestream if kind == "aestream" else decode_jaer
+        return EventSource(
+            datagrams(listen(_port(name, rest)), decode),
+            sensor_size or (DVS128_SIZE if kind == "jaer" else None),
+            waits=False,
+        )
+    if kind == "camera":
+        return _camera(rest)
+    if not Path(name).exists():
+        raise InputError(
+            f"there is no source {name!r}; expected the path of a recording, '-' for standard input, 'aestream:PORT', "
+            "'jaer:PORT' or 'camera'"
+        )
+    chunks = iter_events(name, duration_us=CHUNK_US, sensor_size=sensor_size)
+    return EventSource(paced(chunks, speed), sensor_size, waits=math.isinf(speed))
+
+
+def paced(chunks: Iterator[Any], speed: float) -> Iterator[Chunk]:
+    """Yield chunks of events when their last event is due, counted from the first."""
+    began = first_us = None
+    for chunk in chunks:
+        if began is None or first_us is None:
+            began, first_us = time.perf_counter(), int(chunk.t[0])
+        due = began + (int(chunk.t[-1]) - first_us) / 1e6 / speed
+        time.sleep(max(0.0, due - time.perf_counter()))
+        yield chunk
+
+
+def text_lines(file: BinaryIO, block_bytes: int = 1 << 16) -> Iterator[Chunk]:
+    """Yield the events of a text table as its lines arrive.
+
+    The columns are t, x, y, p unless a first line names them; commas, semicolons, tabs or spaces separate them; lines
+    that begin with `#` or `%` are skipped. Whole times are microseconds, times with a fraction in the first lines
+    seconds.
+
+    Raises:
+        RecordingError: a line is not of this form.
+
+    """
+    table = _Table()
+    rest = b""
+    # A pipe gives what it has, however little; a file-like object without a descriptor may only know `read1`.
+    while data := file.read1(block_bytes) if hasattr(file, "read1") else file.read(block_bytes):
+        *lines, rest = (rest + data).split(b"\n")
+        if chunk := table.events(lines):
+            yield chunk[0]
+    if rest.strip() and (chunk := table.events([rest])):
+        yield chunk[0]
+
+
+class _Table:
+    """How the lines of a text table are written, as its first ones say, and how many have been read."""
+
+    def __init__(self) -> None:
+        self.source = RecordingSource(Path("standard input"), "text")
+        self.columns: list[int] | None = None
+        self.separator: str | None = None
+        self.unit: float | None = None
+        self.read = 0
+
+    def events(self, lines: list[bytes]) -> list[npt.NDArray[np.void]]:
+        """Return a list of one array, or of none."""
+        first = self.read + 1
+        self.read += len(lines)
+        numbered = [
+            (number, text)
+            for number, line in enumerate(lines, first)
+            if (text := line.decode("utf-8", "replace").strip("\ufeff \r\t")) and text[0] not in "#%"
+        ]
+        if numbered and self.columns is None:
+            numbered = self._learn(*numbered[0]) + numbered[1:]
+        if not numbered or self.columns is None:
+            return []
+        try:
+            values = np.loadtxt(
+                [text for _, text in numbered], delimiter=self.separator, usecols=self.columns, ndmin=2, comments=None
+            )
+        except (ValueError, IndexError) as error:
+            raise self.source.fault(
+                f"of the lines {numbered[0][0]} to {numbered[-1][0]} one is no event ({error}); expected four numbers, "
+                "t, x, y and p"
+            ) from None
+        if self.unit is None:
+            self.unit = 1e6 if bool((values[:, 0] % 1 != 0).any()) else 1.0
+        columns = {field: values[:, k] for k, field in enumerate(DEFAULT_ORDER)}
+        block = block_of(self.source, columns, self.unit, lambda index: f"line {numbered[index][0]}")
+        return [as_array(block.t, block.x, block.y, block.p)]
+
+    def _learn(self, number: int, text: str) -> list[tuple[int, str]]:
+        """Learn from the first line; return it again if it is an event."""
+        self.separator = next((mark for mark in ",;\t" if mark in text), None)
+        fields = [field.strip().strip("\"'") for field in text.split(self.separator)]
+        if names := find_columns(fields):
+            self.columns = [fields.index(names[field]) for field in DEFAULT_ORDER]
+            self.unit = unit_of_name(names["t"])
+            return []
+        self.columns = list(range(len(DEFAULT_ORDER)))
+        return [(number, text)]
+
+
+def listen(port: int) -> socket.socket:
+    """Return a UDP socket on the loopback device; port 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken, or not ours to take.
+
+    """
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    server.settimeout(IDLE_SECONDS)
+    try:
+        server.bind((LOOPBACK, port))
+    except OSError as error:
+        server.close()
+        raise InputError(f"cannot listen on UDP port {port}: {error.strerror}; expected a free port") from error
+    return server
+
+
+def datagrams(server: socket.socket, decode: Any) -> Iterator[Chunk | None]:
+    """Yield the events of the datagrams that came since the last chunk, None where none came in a while."""
+    with server:
+        while True:
+            try:
+                packets = [server.recv(LARGEST_DATAGRAM)]
+            except TimeoutError:
+                yield None
+                continue
+            server.setblocking(False)
+            try:
+                while len(packets) < MOST_DATAGRAMS:
+                    packets.append(server.recv(LARGEST_DATAGRAM))
+            except BlockingIOError:
+                pass
+            finally:
+                server.settimeout(IDLE_SECONDS)
+            now_us = time.monotonic_ns() // 1000
+            yield np.concatenate([decode(packet, now_us) for packet in packets])
+
+
+def decode_aestream(packet: bytes, now_us: int) -> npt.NDArray[np.void]:
+    """Decode a packet of AEStream's UDP output (SPIF's encoding).
+
+    Little-endian 32-bit words: bits 0-14 y, bit 15 polarity, bits 16-30 x, bit 31 set where there are no timestamps;
+    where it is clear, a word with the time in microseconds follows each event. Events without a time have the time at
+    which they came.
+
+    Source: aestream/aestream, `src/output/dvs_to_udp.cpp`.
+    """
+    words = np.frombuffer(packet[: len(packet) // 4 * 4], dtype="<u4").astype(np.int64)
+    if words.size and words[0] >> 31:
+        events, t = words, np.full(words.size, now_us)
+    else:
+        words = words[: words.size // 2 * 2]
+        events, t = words[0::2], words[1::2]
+    return as_array(t, events >> 16 & 0x7FFF, events & 0x7FFF, events >> 15 & 1)
+
+
+def decode_jaer(packet: bytes, now_us: int) -> npt.NDArray[np.void]:  # noqa: ARG001  (what every decoder takes)
+    """Decode a packet of jAER's `AEUnicastOutput` with its default settings, of a DVS128.
+
+    Big-endian 32-bit words: a sequence number, then address and time in microseconds of each event. The address is that
+    of AEDAT 2.0: bit 0 polarity (0 = brighter), bits 1-7 x, bits 8-14 y; bit 15 is set for what is no pixel's event.
+
+    Source: SensorsINI/jaer, `net/sf/jaer/eventio/AEUnicastOutput.java` and `AEUnicastSettings.java`.
+
+    Raises:
+        InputError: an address has more than 16 bits.
+
+    """
+    words = np.frombuffer(packet[: len(packet) // 4 * 4], dtype=">u4").astype(np.int64)[1:]
+    words = words[: words.size // 2 * 2]
+    address, t = words[0::2], words[1::2]
+    if (address >> 16).any():
+        raise InputError(
+            f"a packet from jAER has the address {int(address.max()):#x}; expected those of a DVS128 (16 bits): send "
+            "other cameras through AEStream"
+        )
+    pixel = address >> 15 == 0
+    address, t = address[pixel], t[pixel]
+    return as_array(t, address >> 1 & 0x7F, address >> 8 & 0x7F, 1 - (address & 1))
+
+
+def _port(name: str, text: str) -> int:
+    if not text.isdigit() or not 0 <= int(text) < 1 << 16:
+        raise InputError(f"source {name!r}: expected a port number, as in {name.partition(':')[0]}:3333")
+    return int(text)
+
+
+def _camera(vendor: str) -> EventSource:
+    openers = {"prophesee": _prophesee, "inivation": _inivation}
+    if vendor not in ("", *openers):
+        raise InputError(f"source 'camera:{vendor}': expected 'camera', 'camera:prophesee' or 'camera:inivation'")
+    missing = None
+    for opener in [openers[vendor]] if vendor else openers.values():
+        try:
+            return opener()
+        except ImportError as error:
+            missing = error
+    raise MissingDependencyError(
+        "no camera library is installed; expected Prophesee's Metavision SDK (metavision_core, from "
+        "docs.prophesee.ai) or iniVation's dv-processing (pip install dv-processing)"
+    ) from missing
+
+
+def _prophesee() -> EventSource:
+    """Open the first camera that Metavision finds (its documentation: `EventsIterator` with an empty path)."""
+    iterator = importlib.import_module("metavision_core.event_io").EventsIterator(
+        input_path="", mode="delta_t", delta_t=CHUNK_US
+    )
+    height, width = iterator.get_size()
+    return EventSource(iter(iterator), (width, height), waits=False)
+
+
+def _inivation() -> EventSource:
+    """Open the first camera that dv-processing finds (its documentation: `CameraCapture.getNextEventBatch`)."""
+    camera = importlib.import_module("dv_processing").io.CameraCapture()
+
+    def chunks() -> Iterator[Chunk | None]:
+        while camera.isRunning():
+            batch = camera.getNextEventBatch()
+            if batch is None:
+                time.sleep(IDLE_SECONDS / 10)
+                yield None
+            else:
+                events = batch.numpy()
+                yield as_array(events["timestamp"], events["x"], events["y"], events["polarity"])
+
+    width, height = camera.getEventResolution()
+    return EventSource(chunks(), (width, height), waits=False)

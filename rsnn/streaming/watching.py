@@ -1,0 +1,259 @@
+"""A model on a live source: one thread reads and cuts, the caller's runs the model, and neither waits for ever.
+
+What the model cannot take in time is dropped in whole steps and counted, so memory and delay stay bounded whatever
+comes in.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.errors import InputError
+from rsnn.streaming.slicer import Slice
+from rsnn.streaming.sources import EventSource, open_source
+from rsnn.streaming.stream import Stream
+
+if TYPE_CHECKING:
+    from rsnn.models import EventClassifier, Prediction
+
+# Steps that may wait for the model. More would only make the predictions older.
+WAITING_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One prediction on a live source.
+
+    Attributes:
+        t_us: time at which its last step ended, on the events' clock.
+        prediction: what the model says.
+        latency_ms: from the arrival of the chunk that completed the step to the prediction.
+        events: how many have come so far.
+        events_per_second: over the last half second or more.
+        dropped: steps that were dropped so far, because the model was busy.
+        late: events that were left out so far, because their step was complete.
+        frame: counts (2, H, W) of the last step that had events.
+
+    """
+
+    t_us: int
+    prediction: Prediction
+    latency_ms: float
+    events: int
+    events_per_second: float
+    dropped: int
+    late: int
+    frame: npt.NDArray[np.float32]
+
+
+@dataclass
+class _Rate:
+    """Events a second: over stretches of half a second or more, so that it does not flicker."""
+
+    total: int = 0
+    _since: float = field(default_factory=time.perf_counter)
+    _before: int = 0
+    _last: float | None = None
+
+    def per_second(self) -> float:
+        """Return the rate over the last whole stretch, or over the first one so far."""
+        passed = time.perf_counter() - self._since
+        rate = (self.total - self._before) / max(passed, 1e-6)
+        if passed >= 0.5:
+            self._since, self._before, self._last = self._since + passed, self.total, rate
+        return rate if self._last is None else self._last
+
+
+class Watch:
+    """Iterates over the predictions of a stream that is fed from a source; stop it with `close` or `with`.
+
+    Args:
+        stream: fresh from `model.stream(...)`, and left to this object.
+        source: where its events come from.
+
+    Attributes:
+        dropped: steps that were dropped so far, because the model was busy.
+
+    """
+
+    def __init__(self, stream: Stream, source: EventSource) -> None:
+        self.stream = stream
+        self.source = source
+        self.dropped = 0
+        self._rate = _Rate()
+        self._steps: queue.Queue[tuple[Slice | Exception | None, float]] = queue.Queue(WAITING_STEPS)
+        self._stopping = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="rsnn-watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; a read that blocks is left to end with the process."""
+        self._stopping.set()
+
+    def __iter__(self) -> Iterator[Seen]:
+        """Start reading, and yield predictions until the source ends.
+
+        Raises:
+            RSNNError: what the source sends cannot be read.
+
+        """
+        self._reader.start()
+        frame = None
+        while not self._stopping.is_set():
+            done, arrived = self._steps.get()
+            if isinstance(done, Exception):
+                raise done
+            timed = self.stream.flush() if done is None else self.stream.run([done])
+            if done is not None and done.frame is not None:
+                frame = done.frame
+            for t_us, prediction in timed:
+                latency = time.perf_counter() - arrived
+                yield self._seen(t_us, prediction, latency, frame)
+            if done is None:
+                return
+
+    def _seen(self, t_us: int, prediction: Prediction, latency: float, frame: Any) -> Seen:
+        height, width = self.stream.slicer.frame_size
+        return Seen(
+            t_us=t_us,
+            prediction=prediction,
+            latency_ms=1e3 * latency,
+            events=self._rate.total,
+            events_per_second=self._rate.per_second(),
+            dropped=self.dropped,
+            late=self.stream.late,
+            frame=np.zeros((2, height, width), dtype=np.float32) if frame is None else frame,
+        )
+
+    def _read(self) -> None:
+        """Cut what comes into steps (the reader's thread)."""
+        try:
+            slicer, lost = self.stream.slicer, 0
+            quiet_since, quiet_from_us = time.perf_counter(), 0
+            for chunk in self.source.chunks:
+                if self._stopping.is_set():
+                    return
+                now = time.perf_counter()
+                if chunk is not None and len(chunk):
+                    quiet_since = now
+                    self._rate.total += len(chunk)
+                    completed = slicer.add(slicer.checked(chunk))
+                else:
+                    # Time goes on by our clock, up to one window: a source that was only paused loses no more.
+                    waited_us = min(round(1e6 * (now - quiet_since)), self.stream.timing.window_us)
+                    completed = slicer.close_until(quiet_from_us + waited_us)
+                for done in completed:
+                    lost = self._offer(done, now, lost)
+                if quiet_since == now:
+                    quiet_from_us = slicer.end_us(slicer.step - 1)  # the newest event is no earlier
+            if slicer.events:  # the open step ends with the source
+                for done in slicer.close(slicer.step + 1):
+                    self._steps.put((done._replace(lost=lost), time.perf_counter()))
+            self._steps.put((None, time.perf_counter()))
+        except Exception as error:  # whatever it is, the caller's thread has to know
+            self._steps.put((error, 0.0))
+
+    def _offer(self, done: Slice, arrived: float, lost: int) -> int:
+        """Hand a step to the model, unless that is busy; return how many were dropped since the last one handed."""
+        item = (done._replace(lost=lost), arrived)
+        if self.source.waits:
+            self._steps.put(item)
+            return 0
+        try:
+            self._steps.put_nowait(item)
+        except queue.Full:
+            if done.frame is None:
+                return lost
+            self.dropped += 1
+            return lost + 1
+        return 0
+
+
+def watch(
+    model: EventClassifier,
+    source: str,
+    *,
+    as_json: bool = False,
+    window: float | None = None,
+    hop: float | None = None,
+    overlap: int = 1,
+    decay: float = 0.0,
+    sensor_size: tuple[int, int] | None = None,
+    speed: float = 1.0,
+    out: TextIO | None = None,
+) -> None:
+    """Run a model on a live source until that ends or the user interrupts, and show what it says.
+
+    Args:
+        model: any model of the library with a preprocessing.
+        source, sensor_size, speed: as in [`open_source`][rsnn.streaming.sources.open_source].
+        as_json: write a line of JSON for each prediction, instead of a live view.
+        window, hop: in seconds; they, `overlap` and `decay` as in `model.stream`.
+        out: where to write; standard output by default.
+
+    Raises:
+        RSNNError: the source cannot be opened or read, or an option is out of its range.
+
+    """
+    opened = open_source(source, sensor_size=sensor_size, speed=speed)
+    stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
+    names = model.class_names or tuple(map(str, range(model.num_classes or 0)))
+    with Watch(stream, opened) as seen:
+        try:
+            if as_json:
+                write_json(seen, names, out or sys.stdout)
+            else:
+                from rsnn.streaming.view import show
+
+                show(seen, names, source, out)
+        except KeyboardInterrupt:
+            pass
+
+
+def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:
+    """Write each prediction as one line of JSON, at once."""
+    for seen in watched:
+        shares = seen.prediction.probabilities.tolist()
+        line = {
+            "t_us": seen.t_us,
+            "label": seen.prediction.label,
+            "index": seen.prediction.index,
+            "probabilities": dict(zip(names or map(str, range(len(shares))), shares, strict=True)),
+            "latency_ms": round(seen.latency_ms, 3),
+            "events": seen.events,
+            "events_per_second": round(seen.events_per_second),
+            "dropped": seen.dropped,
+            "late": seen.late,
+        }
+        out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        out.flush()
+
+
+def parse_sensor_size(text: str | None) -> tuple[int, int] | None:
+    """Return `"346x260"` as (346, 260), None for None.
+
+    Raises:
+        InputError: it is not of that form.
+
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise InputError(f"sensor size {text!r}: expected WIDTHxHEIGHT, as in 346x260")
+    return int(sides[0]), int(sides[1])

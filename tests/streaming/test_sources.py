@@ -1,0 +1,155 @@
+"""Sources: packets worked by hand, text as it arrives, files in real time, and what is not there."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+from stream_models import random_events
+
+import rsnn
+from rsnn.errors import InputError, MissingDependencyError, RecordingError
+from rsnn.streaming.sources import (
+    datagrams,
+    decode_aestream,
+    decode_jaer,
+    listen,
+    open_source,
+    paced,
+    text_lines,
+)
+
+
+def rows(array):
+    return [tuple(int(v) for v in row) for row in array]
+
+
+def test_aestream_with_timestamps():
+    """x 5, y 3, brighter: 0x00058003; x 300, y 259, darker: 0x012C0103; then each one's time."""
+    packet = struct.pack("<4I", 0x00058003, 1_000_000, 0x012C0103, 4_294_967_295)
+    assert rows(decode_aestream(packet, 7)) == [(1_000_000, 5, 3, 1), (4_294_967_295, 300, 259, 0)]
+
+
+def test_aestream_without_timestamps():
+    """Bit 31 set: three events, at the time they came."""
+    packet = struct.pack("<3I", 0x80058003, 0x812C0103, 0x80000000)
+    assert rows(decode_aestream(packet, 77)) == [(77, 5, 3, 1), (77, 300, 259, 0), (77, 0, 0, 0)]
+
+
+def test_jaer():
+    """Sequence number 9; x 17, y 33, brighter (bit 0 clear): 33 << 8 | 17 << 1; the clock's signal is left out."""
+    words = (9, 33 << 8 | 17 << 1, 500, 33 << 8 | 17 << 1 | 1, 0xFFFFFFFF, 1 << 15, 600)
+    assert rows(decode_jaer(struct.pack(">7I", *words), 0)) == [(500, 17, 33, 1), (4_294_967_295, 17, 33, 0)]
+    with pytest.raises(InputError, match="DVS128"):
+        decode_jaer(struct.pack(">3I", 1, 1 << 20, 0), 0)
+
+
+@pytest.mark.parametrize("decode", [decode_aestream, decode_jaer])
+@pytest.mark.parametrize("length", range(12))
+def test_packets_cut_short(decode, length):
+    """What is left of a broken packet is whole events, or none."""
+    assert len(decode(bytes(length), 0)) <= length // 4
+
+
+def test_datagrams_arrive_on_loopback():
+    server = listen(0)
+    port = server.getsockname()[1]
+    chunks = datagrams(server, decode_aestream)
+    assert next(chunks) is None  # nothing yet
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for k in range(3):
+            client.sendto(struct.pack("<2I", k << 16 | 0x8001, 100 + k), ("127.0.0.1", port))
+    got = []
+    while len(got) < 3:
+        got += rows(next(chunk for chunk in chunks if chunk is not None))
+    assert got == [(100, 0, 1, 1), (101, 1, 1, 1), (102, 2, 1, 1)]
+    with pytest.raises(InputError, match=f"UDP port {port}"):
+        listen(port)
+    chunks.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5,1,2,1\n8,3,4,0\n",
+        "t,x,y,p\n5,1,2,1\n8,3,4,0",
+        "# a comment\n\np;y;x;t_us\n1;2;1;5\n% another\n0;4;3;8\n",
+        "0.000005 1 2 1\n0.000008 3 4 0\n",
+        "\ufefft\tx\ty\tp\r\n5\t1\t2\t1\r\n8\t3\t4\t-1\r\n",
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1, 7, 1 << 16])
+def test_text_in_any_pieces(text, block_bytes):
+    got = [row for chunk in text_lines(io.BytesIO(text.encode()), block_bytes) for row in rows(chunk)]
+    assert got == [(5, 1, 2, 1), (8, 3, 4, 0)]
+
+
+def test_text_that_is_none():
+    for text, message in (
+        ("5,1,2,1\nhello,1,2,3\n", "lines 1 to 2"),
+        ("5,1,2\n", "expected four numbers"),
+        ("5,1,2,1\n6,1,2,7\n", "line 2"),
+        ("5,1.5,2,1\n", "line 1"),
+    ):
+        with pytest.raises(RecordingError, match=message):
+            list(text_lines(io.BytesIO(text.encode())))
+    assert list(text_lines(io.BytesIO(b""))) == []
+
+
+def test_text_comes_as_soon_as_a_line_is_whole():
+    """A pipe that stays open: the first event must not wait for the second."""
+    read, write = __import__("os").pipe()
+    with open(read, "rb") as reader, open(write, "wb", buffering=0) as writer:  # noqa: PTH123 - descriptors
+        chunks = text_lines(reader)
+        got: list = []
+        thread = threading.Thread(target=lambda: got.append(rows(next(chunks))), daemon=True)
+        thread.start()
+        writer.write(b"5,1,2,1\n8,3")
+        thread.join(5)
+        assert got == [[(5, 1, 2, 1)]]
+
+
+def test_a_file_is_replayed_in_time(tmp_path):
+    events = random_events(400, 200_000, start_us=0)
+    np.save(tmp_path / "clip.npy", events.to_structured())
+    for speed, least in ((1.0, 0.19), (4.0, 0.045)):
+        began = time.perf_counter()
+        source = open_source(str(tmp_path / "clip.npy"), sensor_size=(10, 12), speed=speed)
+        total = sum(len(chunk) for chunk in source.chunks)
+        took = time.perf_counter() - began
+        assert total == 400
+        assert least <= took < least + 2
+        assert not source.waits
+    assert open_source(str(tmp_path / "clip.npy"), speed=float("inf")).waits
+    assert list(paced(iter([]), 1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.aedat", "there is no source 'nothing.aedat'"),
+        ("aestream:", "expected a port number"),
+        ("jaer:many", "as in jaer:3333"),
+        ("aestream:70000", "expected a port number"),
+        ("camera:kodak", "'camera:prophesee' or 'camera:inivation'"),
+    ],
+)
+def test_sources_that_are_none(name, message):
+    with pytest.raises(InputError, match=message):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["camera", "camera:prophesee", "camera:inivation"])
+def test_a_camera_without_its_library(name):
+    with pytest.raises(MissingDependencyError, match="dv-processing"):
+        open_source(name)
+
+
+def test_bad_speed():
+    with pytest.raises(rsnn.RSNNError, match="speed=0"):
+        open_source("-", speed=0)

@@ -1,0 +1,226 @@
+"""A model on a live source: what it says, what it shows, and what it does when it cannot keep up."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from stream_models import T, flat, random_events, small_model
+
+import rsnn
+from rsnn import nn
+from rsnn.errors import InputError, RecordingError
+from rsnn.streaming.sources import EventSource, datagrams, decode_aestream, listen
+from rsnn.streaming.view import panel, picture
+from rsnn.streaming.watching import WAITING_STEPS, Seen, Watch, parse_sensor_size, watch
+
+WINDOW_US = 60_000
+MODEL = small_model(window_ms=60)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    events = random_events(700, 130_000, start_us=0)
+    np.save(tmp_path / "clip.npy", events.to_structured())
+    return str(tmp_path / "clip.npy"), events
+
+
+def test_json_lines_are_what_the_stream_says(clip):
+    path, events = clip
+    out = io.StringIO()
+    watch(MODEL, path, as_json=True, sensor_size=(10, 12), speed=float("inf"), out=out)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    stream = MODEL.stream()
+    wanted = stream.push(events) + stream.flush()
+    assert [(line["t_us"], list(line["probabilities"].values())) for line in lines] == flat(wanted)
+    assert [line["label"] for line in lines] == [prediction.label for _, prediction in wanted]
+    assert lines[-1]["events"] == 700
+    assert all(line["dropped"] == line["late"] == 0 for line in lines)
+
+
+def test_a_replay_in_real_time_keeps_up(clip):
+    path, events = clip
+    out = io.StringIO()
+    watch(MODEL, path, as_json=True, hop=0.06, sensor_size=(10, 12), out=out)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    stream = MODEL.stream(hop_us=60_000)
+    wanted = stream.push(events) + stream.flush()
+    if not lines[-1]["dropped"]:  # a busy machine may have dropped some
+        assert [line["t_us"] for line in lines] == [t_us for t_us, _ in wanted]
+    assert 700 / 0.5 < lines[-1]["events_per_second"] < 700 / 0.1
+
+
+def test_the_live_view(clip):
+    path, _ = clip
+    out = io.StringIO()
+    watch(MODEL, path, sensor_size=(10, 12), speed=float("inf"), out=out)
+    text = out.getvalue()
+    assert "▀" in text
+    assert "events/s" in text
+    assert "clip.npy" in text
+
+
+def test_the_picture():
+    """Two rows of pixels a line: the upper one in the foreground, the lower one behind it."""
+    frame = np.zeros((2, 4, 3), dtype=np.float32)
+    frame[1, 0, 1] = 5.0  # brighter, top
+    frame[0, 3, 2] = 5.0  # darker, bottom
+    text = picture(frame)
+    assert text.plain == "▀▀▀\n▀▀▀\n"
+    styles = [span.style for span in text.spans]
+    assert styles[1] == "#ff0000 on #000000"
+    assert styles[5] == "#000000 on #0000ff"
+    assert {styles[k] for k in (0, 2, 3, 4)} == {"#000000 on #000000"}
+
+
+def test_a_large_picture_is_drawn_in_cells():
+    frame = np.zeros((2, 130, 131), dtype=np.float32)
+    frame[1, 129, 130] = 1.0
+    lines = picture(frame, widest=64).plain.splitlines()
+    assert [len(line) for line in lines] == [44] * 22  # cells of 3 pixels: 44 x 44
+    assert picture(np.zeros((2, 5, 5), dtype=np.float32)).plain.count("\n") == 3
+
+
+def test_the_bars_show_the_likeliest_first():
+    from rich.console import Console
+
+    prediction = MODEL.predictions(torch.tensor([[0.0, 3.0, 1.0, 0.0, 2.0]]))[0]
+    seen = Seen(1_500_000, prediction, 2.5, 10, 1e6, 3, 4, np.zeros((2, 4, 4), dtype=np.float32))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(panel(seen, ("ant", "[bee]", "cat", "dog", "eel"), "a [title]"))
+    lines = console.file.getvalue().splitlines()
+    names = [line.split()[1] for line in lines if "%" in line]
+    assert names == ["[bee]", "eel", "cat", "ant", "dog"]
+    assert "1.50 s   1,000,000 events/s   latency 2.5 ms   dropped 3   late 4" in "".join(lines)
+    assert "a [title]" in lines[0]
+
+
+def test_udp_from_a_packet_to_a_prediction():
+    """60 ms of events on loopback in AEStream's format, then silence: time goes on without events."""
+    server = listen(0)
+    port = server.getsockname()[1]
+    events = random_events(300, 59_000, start_us=0)
+    watched = Watch(MODEL.stream(), EventSource(datagrams(server, decode_aestream), (10, 12), waits=False))
+
+    def send():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for k in range(0, 300, 30):
+                words = []
+                for t, x, y, p in zip(*(getattr(events, n)[k : k + 30].tolist() for n in "txyp"), strict=True):
+                    words += [x << 16 | p << 15 | y, t]
+                client.sendto(struct.pack(f"<{len(words)}I", *words), ("127.0.0.1", port))
+                time.sleep(0.006)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with watched:
+        last = next(seen for seen in watched if seen.t_us >= WINDOW_US)
+    sender.join()
+    assert last.t_us == WINDOW_US
+    if not last.dropped and not last.late:
+        assert last.events == 300
+        stream = MODEL.stream()
+        wanted = stream.push(events) + stream.advance_to(WINDOW_US)
+        assert flat([(last.t_us, last.prediction)]) == flat(wanted[-1:])
+
+
+def test_an_error_of_the_source_is_the_callers():
+    def chunks():
+        yield random_events(10, 5_000)
+        raise RecordingError("the cable is gone")
+
+    with pytest.raises(RecordingError, match="the cable is gone"):
+        list(Watch(MODEL.stream(), EventSource(chunks(), (10, 12), waits=True)))
+
+
+class Slow(nn.SumFrames):
+    """A reduction that takes 30 ms a step."""
+
+    def forward(self, features, state=None):
+        time.sleep(0.03)
+        return super().forward(features, state)
+
+
+def test_ten_million_events_a_second_are_dropped_in_whole_steps():
+    """A model of 30 ms on steps of 10 ms, with 100,000 events in each: memory and delay stay as they are."""
+    model = small_model("mean")
+    model.classifier.reduction = Slow()
+    generator = np.random.default_rng(0)
+    n, seconds = 10_000, 1.0
+    x, y, p = (generator.integers(0, high, n) for high in (10, 12, 2))
+    piece = np.arange(n) // 10
+
+    def chunks():
+        began = time.perf_counter()
+        for k in range(round(1_000 * seconds)):
+            time.sleep(max(0.0, began + k / 1_000 - time.perf_counter()))
+            yield rsnn.Events(t=piece + 1_000 * k, x=x, y=y, p=p, sensor_size=(10, 12))
+
+    stream = model.stream(window_us=WINDOW_US)
+    watched = Watch(stream, EventSource(chunks(), (10, 12), waits=False))
+    frames, memory, seen = [], [], None
+    hook = model.encoder.register_forward_hook(lambda _m, args, _out: frames.append(float(args[0].sum())))
+    tracemalloc.start()
+    began = time.perf_counter()
+    for seen in watched:  # noqa: B007 - the last one is looked at
+        memory.append(tracemalloc.get_traced_memory()[0])
+        assert watched._steps.qsize() <= WAITING_STEPS
+    took = time.perf_counter() - began
+    tracemalloc.stop()
+    hook.remove()
+    assert took < 3 * seconds
+    assert watched.dropped > 20
+    assert seen.events == 10_000_000
+    assert set(frames) == {100_000.0}, "a step is dropped as a whole or not at all"
+    assert len(frames) + watched.dropped == 100
+    assert max(memory[5:]) < min(memory[5:]) + 2_000_000
+
+
+def test_dropped_steps_leave_windows_on_their_grid():
+    """Steps 2 and 3 are dropped: the window goes on without them, and the next one begins where it would have."""
+    events = random_events(600, 2 * WINDOW_US + 1_000)
+    stream, whole = MODEL.stream(), MODEL.stream()
+    slices = list(stream.slicer.add(events))
+    kept = [slices[0], slices[1], slices[4]._replace(lost=2), *slices[5:]]
+    got = dict(stream.run(kept))
+    wanted = dict(whole.push(events))
+    missing = {1_000 + 10_000 * k for k in (3, 4)}
+    assert set(got) == set(wanted) - missing
+    for t_us in got:
+        equal = torch.equal(got[t_us].probabilities, wanted[t_us].probabilities)
+        assert equal or 5 <= (t_us - 1_000) // 10_000 <= T
+    with torch.no_grad():
+        frames = torch.from_numpy(np.stack([slices[k].frame for k in (0, 1, 4)]))[:, None]
+        assert torch.equal(got[51_000].probabilities, MODEL(frames).softmax(1)[0])
+
+
+@pytest.mark.parametrize("lost_until", [7, 12, 13, 500, 10**9])
+@pytest.mark.parametrize("overlap", [1, 3])
+def test_after_any_loss_new_windows_are_whole(lost_until, overlap):
+    stream = MODEL.stream(overlap=overlap)
+    events = random_events(600, 2 * WINDOW_US + 1_000)
+    slices = [s for s in stream.slicer.add(events) if s.frame is not None]
+    later = [s._replace(step=lost_until + k, lost=3 if k == 0 else 0) for k, s in enumerate(slices)]
+    got = dict(stream.run([slices[0], *later]))
+    # The first window that began after the loss, and had gone as far as it goes when it predicts.
+    first = -(-lost_until // T) * T
+    frames = np.stack([s.frame for s in later if first <= s.step < first + T])
+    with torch.no_grad():
+        logits = MODEL(torch.from_numpy(frames)[:, None])
+    assert torch.equal(got[1_000 + 10_000 * (first + T)].probabilities, logits.softmax(1)[0])
+
+
+def test_sensor_sizes():
+    assert parse_sensor_size("346x260") == (346, 260)
+    assert parse_sensor_size(None) is None
+    for text in ("346", "axb", "1x2x3", ""):
+        with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+            parse_sensor_size(text)

@@ -1,0 +1,88 @@
+"""Print how long a stream's prediction takes, and how many events a second it can take in.
+
+    python scripts/stream_latency.py MODEL [--overlap 2] [--events-per-second 100000]
+
+Latency is from the arrival of the last events of a step (a chunk of 1 ms) to the prediction, on made-up events spread
+evenly over the sensor; the network's work does not depend on them. The time until a step is over is not in it: at the
+end of each step the clock is told, as a live source does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+
+import rsnn
+from rsnn.data import Events
+from rsnn.streaming import Slicer
+
+
+def chunk_of(events: int, size: tuple[int, int], start_us: int, seed: int) -> Events:
+    """Return events of the millisecond from `start_us`."""
+    generator = np.random.default_rng(seed)
+    width, height = size
+    return Events(
+        t=start_us + np.sort(generator.integers(0, 1_000, events)),
+        x=generator.integers(0, width, events),
+        y=generator.integers(0, height, events),
+        p=generator.integers(0, 2, events),
+        sensor_size=size,
+    )
+
+
+def moved(events: Events, start_us: int) -> Events:
+    """Return the same events in another millisecond."""
+    t = events.t % 1_000 + start_us
+    return Events(t=t, x=events.x, y=events.y, p=events.p, sensor_size=events.sensor_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="zoo name (untrained where there are no weights: the time is the same)")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--overlap", type=int, default=1)
+    parser.add_argument("--events-per-second", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    trained = options.model in rsnn.list_models(pretrained=True) or options.model not in rsnn.list_models()
+    model = rsnn.load(options.model) if trained else rsnn.create_model(options.model).eval()
+    height, width = model.preprocessing.frame_size
+    base = chunk_of(options.events_per_second // 1_000, (width, height), 0, seed=0)
+
+    step_us = 5_000
+    window_us = step_us * model.preprocessing.num_frames
+    stream = model.stream(window_us=window_us, overlap=options.overlap)
+    took = []
+    for step in range(options.steps):
+        for part in range(step_us // 1_000 - 1):
+            stream.push(moved(base, step * step_us + 1_000 * part))
+        last = moved(base, (step + 1) * step_us - 1_000)
+        began = time.perf_counter()
+        predictions = stream.push(last) + stream.advance_to(stream.slicer.end_us(step))
+        took.append(time.perf_counter() - began)
+        assert len(predictions) == 1
+    took_ms = 1e3 * np.array(took[20:])  # the first ones find nothing in any cache
+    print(f"{options.model}, overlap {options.overlap}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f}")
+    print(
+        f"latency: median {np.median(took_ms):.2f} ms, 99th percentile {np.percentile(took_ms, 99):.2f} ms, "
+        f"largest {took_ms.max():.2f} ms ({len(took_ms)} steps)"
+    )
+
+    dense = chunk_of(10_000, (width, height), 0, seed=1)
+    slicer = Slicer(model.preprocessing, stream.timing)
+    chunks = [moved(dense, 1_000 * k) for k in range(500)]
+    began = time.perf_counter()
+    for chunk in chunks:
+        for _ in slicer.add(chunk):
+            pass
+    rate = len(chunks) * len(dense) / (time.perf_counter() - began)
+    print(f"cutting events into steps: {rate / 1e6:.0f} million events/s in chunks of {len(dense)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""How many products of a convolution or matrix product have two non-zero factors: exact, without padding.
+
+An input element meets every weight that reaches it, so the products are a sum over weights of the non-zero inputs
+under that weight: both masks are summed over what they do not share first, which costs one pass over each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+
+def nonzero_per_tap(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Return, for weights (D, C / groups, *K), how many of each input channel and tap are not zero: (C, *K)."""
+    mask = (weight != 0).long()
+    if transposed:  # (C, D / groups, *K)
+        return mask.sum(1)
+    return mask.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
+
+
+@cache
+def _reached(size: int, out: int, tap: int, stride: int, padding: int, dilation: int, transposed: bool) -> slice:
+    """Return the inputs that one tap of a kernel multiplies along one axis; the padding is not among them."""
+    offset = tap * dilation - padding
+    if transposed:  # input i reaches output i * stride + offset
+        inputs = [i for i in range(size) if 0 <= i * stride + offset < out]
+        return slice(inputs[0], inputs[-1] + 1) if inputs else slice(0, 0)
+    inputs = [i for o in range(out) if 0 <= (i := o * stride + offset) < size]
+    return slice(inputs[0], inputs[-1] + 1, stride) if inputs else slice(0, 0)
+
+
+def convolution(
+    inputs: Tensor,
+    taps: Tensor,
+    out_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool = False,
+) -> int:
+    """Return the products of a convolution that count.
+
+    Args:
+        inputs: non-zero inputs of each channel and pixel, summed over the batch (C, *S).
+        taps: non-zero weights of each channel and tap (C, *K), as `nonzero_per_tap` gives them.
+        out_size: of the output, without batch and channels.
+        stride, padding, dilation, transposed: as in `torch.nn.functional.conv2d` and its kind, one of each per axis.
+
+    """
+    total = torch.zeros((), dtype=torch.long, device=inputs.device)
+    axes = list(zip(inputs.shape[1:], out_size, stride, padding, dilation, strict=True))
+    for tap in product(*(range(k) for k in taps.shape[1:])):
+        window: tuple[slice, ...] = tuple(
+            _reached(s, o, k, d, p, e, transposed) for k, (s, o, d, p, e) in zip(tap, axes, strict=True)
+        )
+        total += (
+            inputs.permute(*range(1, inputs.ndim), 0)[window].movedim(-1, 0).flatten(1).sum(1) * taps[:, *tap]
+        ).sum()
+    return int(total)
+
+
+def matrix_product(left: Tensor, right: Tensor) -> int:
+    """Return the products that count, of masks summed over rows: left (..., k) and right (..., k)."""
+    return int((left.long() * right.long()).sum())

@@ -1,0 +1,109 @@
+"""`energy_report`: run a model on recordings under the recorder, and divide by the number of recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsnn.energy.costs import EnergyModel, energy_model
+from rsnn.energy.recorder import Recorder
+from rsnn.energy.report import EnergyReport, LayerEnergy
+from rsnn.errors import InputError
+
+_PER_PASS = (
+    *("dense_mac", "mac", "dense_ac", "ac", "spikes", "neuron_steps", "inputs", "nonzero_inputs"),
+    *("state_bytes", "activation_bytes", "outputs"),
+)
+
+
+def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = "horowitz") -> EnergyReport:
+    """Count the operations that `model` performs on recordings, per layer and per sample; see docs/energy.md.
+
+    Args:
+        model: any module from frames (T, N, C, H, W) to logits; it runs in eval mode and is left as it was.
+        frames: frames (T, N, C, H, W), or (T, C, H, W) of one sample, as a tensor or array; or an iterable (a
+            `DataLoader`) of batches of frames, alone or as `(frames, labels)`.
+        energy: an energy model or its name, as in `rsnn.energy.energy_models()`.
+
+    Raises:
+        InputError: `frames` is of another kind or shape, or empty.
+        UnknownNameError: there is no energy model of that name.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"got a {type(model).__name__} as the model; expected a torch.nn.Module")
+    costs = energy_model(energy)
+    weight = next(model.parameters(), torch.empty(0))
+    modes = {module: module.training for module in model.modules()}
+    recorder = Recorder(model)
+    samples = 0
+    try:
+        model.eval()
+        for batch in _batches(frames):
+            recorder.start()
+            batch = batch.to(weight)
+            with torch.no_grad(), recorder:
+                model(batch)
+            samples += batch.shape[1]
+    finally:
+        recorder.close()
+        for module, training in modes.items():
+            module.training = training
+    if not samples:
+        raise InputError("there are no recordings to measure; expected at least one batch of frames (T, N, C, H, W)")
+    layers = list(recorder.layers.values())
+    _add_parameters(model, layers)
+    for layer in layers:
+        for field in _PER_PASS:
+            setattr(layer, field, getattr(layer, field) / samples)
+        head = layer.name.partition(".")[0]
+        layer.part = head if head in ("encoder", "classifier") else "other"
+        layer.name = layer.name or type(model).__name__
+        layer.joules = layer.cost(costs)
+    return EnergyReport(tuple(layers), dict(recorder.not_counted), samples, costs)
+
+
+def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:
+    """Give each parameter to the layer named after it or its module; to a row of its own where none ran."""
+    seen: set[int] = set()
+    for owner, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            named = [layer for layer in layers if layer.name in (f"{owner}.{key}".lstrip("."), owner)]
+            if not named:
+                named = [LayerEnergy(owner, "parameters")]
+                layers.append(named[0])
+            exact = [layer for layer in named if layer.name != owner]
+            (exact or named)[0].parameters += parameter.numel()
+
+
+def _batches(frames: Any) -> Iterator[Tensor]:
+    if isinstance(frames, Tensor | np.ndarray):
+        yield _batch(frames)
+        return
+    if not isinstance(frames, Iterable) or isinstance(frames, str | bytes | dict):
+        raise InputError(
+            f"got {type(frames).__name__} as the frames; expected frames (T, N, C, H, W) or an iterable of such batches"
+        )
+    for item in frames:
+        yield _batch(item[0] if isinstance(item, tuple | list) and item else item)
+
+
+def _batch(frames: Any) -> Tensor:
+    if isinstance(frames, np.ndarray):
+        frames = torch.from_numpy(frames)
+    if not isinstance(frames, Tensor):
+        raise InputError(
+            f"got a batch of {type(frames).__name__}; expected frames (T, N, C, H, W), or (frames, labels)"
+        )
+    if frames.ndim == 4:
+        frames = frames[:, None]
+    if frames.ndim != 5 or 0 in frames.shape:
+        raise InputError(f"got frames of shape {tuple(frames.shape)}; expected (T, N, C, H, W), or (T, C, H, W)")
+    return frames

@@ -1,0 +1,218 @@
+"""Networks small enough to count by hand, and the same networks counted by others."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rsnn
+from rsnn.energy import energy_models, energy_report
+from rsnn.nn import LIF, ConvLSTM
+
+
+class PerStep(nn.Module):
+    """Runs a module on the steps as a batch."""
+
+    def __init__(self, *modules):
+        super().__init__()
+        self.body = nn.Sequential(*modules)
+
+    def forward(self, frames):
+        return self.body(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+class Spikes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lif = LIF()
+        self.pool = nn.MaxPool2d(2)
+        self.after = nn.Conv2d(1, 3, 1, bias=False)
+        self.average = nn.AvgPool2d(2)
+        self.last = nn.Conv2d(1, 3, 1, bias=False)
+
+    def forward(self, frames):
+        spikes, _ = self.lif(frames)
+        pooled = self.pool(spikes.flatten(0, 1))
+        return self.after(pooled), self.last(self.average(pooled))
+
+
+def layer(report, name, kind=None):
+    (found,) = [one for one in report.layers if one.name == name and kind in (None, one.kind)]
+    return found
+
+
+def test_border_pixels_have_fewer_operations():
+    model = PerStep(nn.Conv2d(1, 2, 3, padding=1, bias=False))
+    frames = torch.zeros(1, 1, 1, 3, 3)
+    frames[..., 0, 0] = 5.0  # a corner: within reach of 4 outputs
+    frames[..., 1, 1] = 1.0  # the centre: of all 9
+    counted = layer(energy_report(model, frames), "body.0")
+    # Of each output channel, taps per row of a 3-pixel axis: 2 + 3 + 2 = 7, so 7 x 7 without the padding.
+    assert (counted.dense_mac, counted.mac) == (2 * 49, 2 * (4 + 9))
+    assert (counted.dense_ac, counted.ac) == (0, 0)
+    assert counted.activation_sparsity == pytest.approx(7 / 9)
+    with torch.no_grad():
+        model.body[0].weight[0] = 0.0  # one output channel less
+    pruned = layer(energy_report(model, frames), "body.0")
+    assert (pruned.dense_mac, pruned.mac, pruned.weight_sparsity) == (98, 13, 0.5)
+    assert pruned.joules == pytest.approx(13 * 4.6e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
+        lambda: nn.Conv2d(4, 4, (3, 2), dilation=(2, 1), padding=(2, 0)),
+        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+    ],
+)
+def test_convolution_of_masks(make):
+    torch.manual_seed(0)
+    convolution = make()
+    with torch.no_grad():
+        convolution.weight[torch.rand_like(convolution.weight) < 0.3] = 0.0
+    frames = torch.rand(2, 3, 4, 7, 6) * (torch.rand(2, 3, 4, 7, 6) < 0.4)
+    counted = layer(energy_report(PerStep(convolution), frames), "body.0")
+    mask = make().requires_grad_(False)
+    mask.bias.zero_()
+    mask.weight.copy_(convolution.weight != 0)
+    assert counted.mac == pytest.approx(mask((frames.flatten(0, 1) != 0).float()).sum().item() / 3)
+    mask.weight.fill_(1.0)
+    assert counted.dense_mac == pytest.approx(mask(torch.ones(6, 4, 7, 6)).sum().item() / 3)
+
+
+def test_spikes_accumulate_and_averages_multiply():
+    frames = torch.zeros(2, 1, 1, 4, 4)
+    frames[:, :, :, :2, :2] = 8.0  # four neurons fire at both steps; max pooling leaves one of four pixels
+    report = energy_report(Spikes(), frames)
+    neurons, after, last = layer(report, "lif"), layer(report, "after"), layer(report, "last")
+    assert (neurons.spikes, neurons.neuron_steps, neurons.firing_rate) == (8, 32, 0.25)
+    assert neurons.mac == 32  # one update a neuron and step
+    assert neurons.state_bytes == 16 * 4
+    assert (after.ac, after.dense_ac, after.mac, after.dense_mac) == (2 * 3, 2 * 4 * 3, 0, 0)
+    assert (last.ac, last.mac) == (0, 2 * 3)  # one averaged pixel a step, real-valued
+    assert not report.not_counted
+
+
+def test_structure_decides_and_not_the_values():
+    frames = torch.ones(2, 1, 1, 4, 4)  # binary values, which nothing guarantees
+    report = energy_report(PerStep(nn.Conv2d(1, 1, 1, bias=False)), frames)
+    assert (report.total.mac, report.total.ac) == (32, 0)
+
+
+def test_convlstm_by_hand():
+    frames = torch.ones(2, 1, 1, 1, 1)
+    report = energy_report(ConvLSTM(1, 1, kernel_size=1), frames)
+    inputs, hidden = layer(report, "input_gates"), layer(report, "hidden_gates")
+    assert (inputs.mac, inputs.dense_mac) == (2 * 4, 2 * 4)
+    # The first step's state is zero: its 4 products do not happen, and do not make the layer binary.
+    assert (hidden.mac, hidden.dense_mac, hidden.dense_ac) == (4, 8, 0)
+    # A step: f o c, i o g and o o tanh(c) multiply; input + hidden gates (4) and the new cell (1) add.
+    gates = layer(report, "ConvLSTM", "pointwise")
+    assert (gates.mac, gates.ac) == (2 * 3, 2 * 5)
+    assert layer(report, "ConvLSTM", "function").mac == 2 * 5  # three sigmoids, two tanh
+    assert gates.state_bytes == 2 * 4
+    assert report.total.parameters == 4 + 4 + 4
+
+
+def test_lstm_and_attention():
+    lstm = rsnn.nn.LSTMHead(1, 2, in_size=(4, 4), votes=1)  # 16 -> 4 -> 1 -> 2
+    report = energy_report(lstm, torch.rand(3, 1, 1, 4, 4) + 0.1)
+    assert layer(report, "layers.0.weight_ih_l0").mac == 3 * 16 * 16
+    assert layer(report, "layers.0.weight_hh_l0").mac == 2 * 4 * 16  # the first state is zero
+    attention = rsnn.nn.attention.PixelAttention(2)
+    counted = energy_report(attention, torch.rand(1, 1, 2, 2, 2) + 0.1)
+    assert layer(counted, "query").mac == 4 * 2 * 2  # 4 pixels, 2 x 2 weights
+    assert layer(counted, "PixelAttention", "attention QK").mac == 4 * 4 * 2
+    assert layer(counted, "PixelAttention", "attention AV").mac == 4 * 4 * 2
+    assert not report.not_counted
+    assert not counted.not_counted
+
+
+@pytest.mark.parametrize("name", ["rsnn-nmnist-cl", "rsnn-nmnist-cla", "scnn-nmnist"])
+def test_batch_size_changes_nothing(name):
+    torch.manual_seed(0)
+    model = rsnn.create_model(name)
+    size = model.preprocessing.frame_size
+    frames = (torch.rand(3, 1, 2, *size) < 0.2).float()
+    one, many = energy_report(model, frames), energy_report(model, frames.expand(-1, 64, -1, -1, -1))
+    assert many.samples == 64
+    for a, b in zip(one.layers, many.layers, strict=True):
+        # Summation order may move a potential across its threshold, never an operation between the columns.
+        assert a.name == b.name
+        assert (a.dense_mac, a.dense_ac) == (b.dense_mac, b.dense_ac)
+        assert (a.mac, a.ac) == pytest.approx((b.mac, b.ac), rel=1e-3)
+    assert one.total.parameters == sum(p.numel() for p in model.parameters())
+    assert not one.not_counted
+    assert set(one.parts) >= {"encoder", "classifier"} or name.startswith("scnn")
+
+
+def test_unknown_operations_are_listed():
+    class Odd(nn.Module):
+        def forward(self, frames):
+            return torch.special.i0(frames)
+
+    assert list(energy_report(Odd(), torch.ones(1, 1, 1, 2, 2)).not_counted) == ["special_i0 in the model"] or list(
+        energy_report(Odd(), torch.ones(1, 1, 1, 2, 2)).not_counted
+    ) == ["i0 in the model"]
+
+
+def test_model_is_left_as_it_was():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(1, 1)
+
+        def forward(self, frames):
+            raise RuntimeError("broken")
+
+    model = Fails().train()
+    model.lstm.eval()
+    with pytest.raises(RuntimeError, match="broken"):
+        energy_report(model, torch.ones(1, 1, 1, 2, 2))
+    assert model.training
+    assert not model.lstm.training
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_inputs_and_energy_models():
+    model = PerStep(nn.Conv2d(1, 1, 1))
+    frames = torch.ones(2, 3, 1, 2, 2)
+    expected = energy_report(model, frames).to_dict()
+    assert energy_report(model, frames.numpy()).to_dict() == expected
+    assert energy_report(model, [(frames[:, :1], 0), (frames[:, 1:], 0)]).to_dict() == expected
+    assert energy_report(model, np.ones((2, 1, 2, 2), np.float32)).samples == 1
+    assert "body.0" in str(energy_report(model, frames))
+    for name in energy_models():
+        assert energy_report(model, frames, energy=name).total.joules > 0
+    # By hand: 8 products; weight, input and output memories are all below 8 KiB, 5 pJ a word.
+    remembered = energy_report(model, frames, energy="lemaire").total.joules
+    assert remembered == pytest.approx((8 * 3.2 + 8 * 2 * 5 + 8 * 5) * 1e-12)
+    for bad in ("x", None, [], torch.ones(2, 2), [None]):
+        with pytest.raises(rsnn.RSNNError):
+            energy_report(model, bad)
+    with pytest.raises(rsnn.RSNNError, match="horowitz"):
+        energy_report(model, frames, energy="horowits")
+
+
+def test_neurobench_counts_the_same_convolution():
+    macs = pytest.importorskip("neurobench.metrics.utils.layers")
+    convolution = nn.Conv2d(2, 3, 3, padding=1)
+    frames = torch.rand(1, 2, 2, 5, 5) * (torch.rand(1, 2, 2, 5, 5) < 0.5)
+    counted = layer(energy_report(PerStep(convolution), frames), "body.0")
+    effective, _ = macs.single_layer_MACs(frames[0].clone(), convolution)
+    dense, _ = macs.single_layer_MACs(frames[0].clone(), convolution, total=True)
+    assert (counted.mac * 2, counted.dense_mac * 2) == (effective, dense)
+
+
+def test_spikingjelly_counts_padding_too():
+    counters = pytest.importorskip("spikingjelly.activation_based.op_counter")
+    convolution = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+    frames = torch.rand(1, 2, 2, 5, 5)
+    counter = counters.MACCounter()
+    with counters.DispatchCounterMode([counter]), torch.no_grad():
+        convolution(frames[0])
+    counted = layer(energy_report(PerStep(convolution), frames), "body.0")
+    # Theirs: 9 taps at all 25 outputs; ours: 13 x 13 taps that meet a pixel (2 + 3 + 3 + 3 + 2 on an axis).
+    assert counter.get_total() == 2 * 3 * 2 * 9 * 25
+    assert counted.dense_mac * 2 == 2 * 3 * 2 * 13 * 13

@@ -53,13 +53,9 @@ def convolution(
     """
     total = torch.zeros((), dtype=torch.long, device=inputs.device)
     axes = list(zip(inputs.shape[1:], out_size, stride, padding, dilation, strict=True))
-    for tap in product(*(range(k) for k in taps.shape[1:])):
-        window: tuple[slice, ...] = tuple(
-            _reached(s, o, k, d, p, e, transposed) for k, (s, o, d, p, e) in zip(tap, axes, strict=True)
-        )
-        total += (
-            inputs.permute(*range(1, inputs.ndim), 0)[window].movedim(-1, 0).flatten(1).sum(1) * taps[:, *tap]
-        ).sum()
+    for position, tap in enumerate(product(*(range(k) for k in taps.shape[1:]))):
+        window = tuple(_reached(s, o, k, d, p, e, transposed) for k, (s, o, d, p, e) in zip(tap, axes, strict=True))
+        total += (inputs[(slice(None), *window)].flatten(1).sum(1) * taps.flatten(1)[:, position]).sum()
     return int(total)
 
 

@@ -48,6 +48,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
             batch = batch.to(weight)
             with torch.no_grad(), recorder:
                 model(batch)
+            recorder.finish()
             samples += batch.shape[1]
     finally:
         recorder.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from rsnn.energy.report import LayerEnergy
 from rsnn.nn import LIF
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+@dataclass
+class _Convolution:
+    """Calls of one convolution on inputs of one shape: their non-zero inputs summed (C, *S), and how many samples."""
+
+    layer: LayerEnergy
+    taps: Tensor
+    every: int
+    how: tuple[Any, ...]
+    nonzero: Tensor
+    samples: int = 0
 
 
 class Recorder(TorchDispatchMode):
@@ -39,6 +52,7 @@ class Recorder(TorchDispatchMode):
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
         self._accumulated: set[int] = set()  # fresh outputs of convolutions and products: batch norms fold into them
         self._weight_masks: dict[tuple[Any, ...], Tensor] = {}
+        self._convolutions: dict[tuple[Any, ...], _Convolution] = {}
         self._state_paths: set[str] = set()
         self._hooks: list[Any] = []
         self._onednn: list[bool] = []
@@ -187,13 +201,28 @@ class Recorder(TorchDispatchMode):
         axes = x.ndim - 2
         stride, padding, dilation = ([*v] * axes if len(v) == 1 else v for v in (stride, padding, dilation))
         taps = self._mask(weight, ("taps", groups, transposed))
-        how = (stride, padding, dilation, transposed)
         nonzero = x.count_nonzero(0) if x.shape[0] > 1 else (x[0] != 0).long()
-        effective = arithmetic.convolution(nonzero, taps, out.shape[2:], *how)
-        every = taps.new_full(taps.shape, weight.shape[1] if transposed else weight.shape[0] // groups)
-        dense = arithmetic.convolution(torch.ones_like(nonzero[:1]).expand_as(nonzero), every, out.shape[2:], *how)
-        self._add(layer, binary, effective, dense * x.shape[0], x, int(nonzero.sum()))
+        every = weight.shape[1] if transposed else weight.shape[0] // groups
+        how = (tuple(out.shape[2:]), tuple(stride), tuple(padding), tuple(dilation), transposed)
+        self._add(layer, binary, 0, 0, x, int(nonzero.sum()))
+        # The products are linear in the map of non-zero inputs: steps of one convolution are counted together.
+        key = (id(layer), id(taps), tuple(nonzero.shape), *how)
+        known = self._convolutions.setdefault(key, _Convolution(layer, taps, every, how, torch.zeros_like(nonzero)))
+        known.nonzero += nonzero
+        known.samples += x.shape[0]
         self._wrote(layer, out)
+
+    def finish(self) -> None:
+        """Add the convolutions that were collected to their layers."""
+        for one in self._convolutions.values():
+            effective = arithmetic.convolution(one.nonzero, one.taps, *one.how)
+            everywhere = torch.ones_like(one.nonzero)
+            dense = arithmetic.convolution(everywhere, torch.full_like(one.taps, one.every), *one.how) * one.samples
+            if one.layer.binary:
+                one.layer.ac, one.layer.dense_ac = one.layer.ac + effective, one.layer.dense_ac + dense
+            else:
+                one.layer.mac, one.layer.dense_mac = one.layer.mac + effective, one.layer.dense_mac + dense
+        self._convolutions.clear()
 
     def _product(self, name: str, args: Any, out: Tensor) -> None:
         left, right = args[1:3] if name.startswith(("add", "badd")) else args[:2]

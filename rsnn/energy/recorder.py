@@ -148,12 +148,14 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func.is_view:
             return out
-        binary = name in rules.BINARY or (name in rules.KEEPS_BINARY and bool(binaries) and all(binaries))
+        binary = name in rules.BINARY or (
+            name in rules.KEEPS_BINARY and bool(binaries) and all(binaries) and _by_binary(name, args)
+        )
         if name in rules.COMPARISONS and self._path:
             self._comparing.add(self._path[-1])
         self._count(name, args, out, inputs, binaries, accumulated)
         for position, tensor in enumerate(_tensors(out)):
-            self._mark(tensor, binary=binary and not (position and "max_pool" in name))
+            self._mark(tensor, binary=binary and not position if name in rules.WITH_INDICES else binary)
         if name in rules.CONVOLUTIONS | rules.PRODUCTS or (accumulated and name in ("_unsafe_view", "clone")):
             self._accumulated.update(_storage(tensor) for tensor in _tensors(out))
         return out
@@ -330,6 +332,13 @@ class Recorder(TorchDispatchMode):
             self._binary.add(storage)
         else:
             self._binary.discard(storage)
+
+
+def _by_binary(name: str, args: Any) -> bool:
+    """Tell whether the numbers among the arguments leave zeros and ones what they are."""
+    if name == "constant_pad_nd":
+        return len(args) < 3 or args[2] in (0, 1)
+    return name not in rules.WITH_NUMBERS or all(n in (0, 1) for n in args if isinstance(n, int | float))
 
 
 def _storage(tensor: Tensor) -> int:

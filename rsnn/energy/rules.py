@@ -35,6 +35,10 @@ KEEPS_BINARY = frozenset(
     f"{_MOVES} {_LOGIC} relu relu_ clamp where abs max maximum min minimum amax amin mul mul_".split()
 )
 BINARY = frozenset("bernoulli bernoulli_ heaviside".split())
+# Their numbers take part in the values.
+WITH_NUMBERS = frozenset("mul mul_ clamp where".split())
+# Their second output is indices.
+WITH_INDICES = frozenset("max min max_pool2d_with_indices max_pool3d_with_indices".split())
 # These make a constant, which is binary where its value is 0 or 1.
 ZEROS_AND_ONES = frozenset("zeros ones zeros_like ones_like new_zeros new_ones zero_ eye".split())
 FILLS = frozenset("full full_like new_full fill fill_ scalar_tensor".split())

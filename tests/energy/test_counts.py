@@ -216,3 +216,31 @@ def test_spikingjelly_counts_padding_too():
     # Theirs: 9 taps at all 25 outputs; ours: 13 x 13 taps that meet a pixel (2 + 3 + 3 + 3 + 2 on an axis).
     assert counter.get_total() == 2 * 3 * 2 * 9 * 25
     assert counted.dense_mac * 2 == 2 * 3 * 2 * 13 * 13
+
+
+@pytest.mark.parametrize(
+    ("after", "binary"),
+    [
+        (lambda s: s * 0.5, False),
+        (lambda s: s * 1.0, True),
+        (lambda s: s * s, True),
+        (lambda s: s + s, False),
+        (lambda s: torch.where(s > 0, s, 0.3), False),
+        (lambda s: nn.functional.pad(s, (1, 1)), True),
+        (lambda s: nn.functional.pad(s, (1, 1), value=0.5), False),
+        (lambda s: torch.cat((s, s)).flip(0)[::2], True),
+        (lambda s: s.mean(0), False),
+        (lambda s: s.amax(0, keepdim=True), True),
+    ],
+)
+def test_what_stays_binary(after, binary):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1, bias=False)
+
+        def forward(self, frames):
+            return self.conv(after((frames > 0.5).float().flatten(0, 1)).reshape(-1, 1, 1, 2))
+
+    counted = layer(energy_report(Net(), torch.ones(2, 1, 1, 2, 2)), "conv")
+    assert (counted.dense_ac > 0, counted.dense_mac > 0) == (binary, not binary)

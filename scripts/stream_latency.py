@@ -10,6 +10,7 @@ end of each step the clock is told, as a live source does.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
 
@@ -57,6 +58,8 @@ def main() -> None:
     step_us = 5_000
     window_us = step_us * model.preprocessing.num_frames
     stream = model.stream(window_us=window_us, overlap=options.overlap)
+    gc.collect()
+    gc.freeze()  # as `rsnn watch` does
     took = []
     for step in range(options.steps):
         for part in range(step_us // 1_000 - 1):

@@ -6,6 +6,7 @@ comes in.
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import sys
@@ -213,6 +214,9 @@ def watch(
     opened = open_source(source, sensor_size=sensor_size, speed=speed)
     stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
     names = model.class_names or tuple(map(str, range(model.num_classes or 0)))
+    # A full collection looks at everything that was ever imported, which takes 50 ms: not in the middle of a stream.
+    gc.collect()
+    gc.freeze()
     with Watch(stream, opened) as seen:
         try:
             if as_json:
@@ -223,6 +227,8 @@ def watch(
                 show(seen, names, source, out)
         except KeyboardInterrupt:
             pass
+        finally:
+            gc.unfreeze()
 
 
 def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:

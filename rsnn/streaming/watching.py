@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import queue
 import sys
 import threading
@@ -227,6 +228,9 @@ def watch(
                 show(seen, names, source, out)
         except KeyboardInterrupt:
             pass
+        except BrokenPipeError:  # who read our lines has seen enough, as `head` has
+            if out is None:  # or Python would complain once more when it closes it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             gc.unfreeze()
 

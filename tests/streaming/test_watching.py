@@ -6,6 +6,8 @@ import io
 import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -44,6 +46,22 @@ def test_json_lines_are_what_the_stream_says(clip):
     assert [line["label"] for line in lines] == [prediction.label for _, prediction in wanted]
     assert lines[-1]["events"] == 700
     assert all(line["dropped"] == line["late"] == 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough(clip, tmp_path):
+    """`rsnn watch ... | head -1` ends without a word."""
+    MODEL.save_pretrained(tmp_path / "model")
+    code = (
+        "import rsnn; from rsnn.streaming.watching import watch; "
+        f"watch(rsnn.load({str(tmp_path / 'model')!r}), {clip[0]!r}, as_json=True, sensor_size=(10, 12))"
+    )
+    watching = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert json.loads(watching.stdout.readline())["t_us"] == 10_000
+    watching.stdout.close()
+    assert watching.stderr.read() == b""
+    watching.stderr.close()
+    assert watching.wait(30) == 0
 
 
 def test_a_replay_in_real_time_keeps_up(clip):

@@ -306,3 +306,49 @@ def test_bad_chunks_change_nothing():
     assert pickle.dumps(stream.snapshot()) == before
     with pytest.raises(InputError, match="smaller than the model's frames"):
         MODEL.stream().push(random_events(5, 9_000, sensor_size=(4, 4)))
+
+
+@settings(max_examples=25)
+@given(gaps=st.lists(st.integers(0, 20), min_size=2, max_size=8), overlap=st.sampled_from([1, 2, 6]))
+def test_any_pattern_of_silence(gaps, overlap):
+    """Single events with silent steps between them: each prediction is the batch call's, and none is missing."""
+    steps = np.cumsum([0, *(gap + 1 for gap in gaps)])
+    n = len(steps)
+    events = rsnn.Events(
+        t=1_000 + 10_000 * steps, x=np.arange(n) % 10, y=np.arange(n) % 12, p=np.arange(n) % 2, sensor_size=(10, 12)
+    )
+    got = dict(MODEL.stream(window_us=WINDOW_US, overlap=overlap).push(events))
+    stride = T // overlap
+    for number in range(steps[-1]):
+        first = next(w for w in range(0, number + 1, stride) if number < w + T)
+        t_us = 11_000 + 10_000 * number
+        if not len(events.between(1_000 + first * 10_000, t_us)):
+            assert t_us not in got
+            continue
+        wanted = batch_logits(MODEL, events, 1_000 + first * 10_000, number - first + 1).softmax(1)[0]
+        assert torch.equal(got[t_us].probabilities, wanted), number
+
+
+def test_flush_leaves_the_running_probabilities_alone():
+    events = random_events(300, 2 * WINDOW_US)
+    options = {"window_us": WINDOW_US, "hop_us": 20_000, "decay": 0.7}
+    flushed, told = MODEL.stream(**options), MODEL.stream(**options)
+    first, rest = events.between(0, 44_000), events.between(51_000, 2 * WINDOW_US)  # into step 4 of 6
+    for stream in (flushed, told):
+        stream.push(first)
+    (extra,) = flushed.flush()
+    assert extra[0] == 51_000
+    assert told.advance_to(51_000) == []
+    assert flat(flushed.push(rest)) == flat(told.push(rest))
+
+
+def test_a_step_ends_at_the_first_microsecond_after_it():
+    """Steps of 16,667 1/6 us: 16,667 still belongs to step 0, and its prediction is of 16,668."""
+    stream = MODEL.stream(window_us=100_003)
+    pixel = {"x": [1], "y": [1], "p": [1], "sensor_size": (10, 12)}
+    assert stream.push(rsnn.Events(t=[0], **pixel)) == []
+    assert stream.push(rsnn.Events(t=[16_667], **pixel)) == []
+    ((t_us, _),) = stream.push(rsnn.Events(t=[16_668], **pixel))
+    assert t_us == 16_668
+    stream.push(rsnn.Events(t=[16_667], **pixel))
+    assert stream.late == 1

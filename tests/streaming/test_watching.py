@@ -20,6 +20,7 @@ from stream_models import T, flat, random_events, small_model
 import rsnn
 from rsnn import nn
 from rsnn.errors import InputError, RecordingError
+from rsnn.streaming import Slice
 from rsnn.streaming.sources import EventSource, datagrams, decode_aestream, listen
 from rsnn.streaming.view import panel, picture
 from rsnn.streaming.watching import WAITING_STEPS, Seen, Watch, parse_sensor_size, watch
@@ -242,3 +243,24 @@ def test_sensor_sizes():
     for text in ("346", "axb", "1x2x3", ""):
         with pytest.raises(InputError, match="WIDTHxHEIGHT"):
             parse_sensor_size(text)
+
+
+def test_a_loss_within_a_silence():
+    """Step 20 is lost, all others but 0 and 41 are silent: the window of step 36 runs five zeros and the last frame."""
+    frame = np.ones((2, 12, 10), dtype=np.float32)
+    stream = MODEL.stream()
+    stream.push(rsnn.Events(t=[0], x=[0], y=[0], p=[0], sensor_size=(10, 12)))  # the time line
+    got = stream.run(
+        [
+            Slice(0, frame, 240),
+            Slice(19, None, 0),
+            Slice(21, None, 0, lost=1),
+            Slice(40, None, 0),
+            Slice(41, frame, 240),
+        ]
+    )
+    frames = torch.zeros(T, 1, 2, 12, 10)
+    frames[-1] = 1.0
+    with torch.no_grad():
+        assert torch.equal(got[-1][1].probabilities, MODEL(frames).softmax(1)[0])
+    assert got[-1][0] == 42 * 10_000

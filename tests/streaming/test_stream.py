@@ -308,7 +308,7 @@ def test_bad_chunks_change_nothing():
         MODEL.stream().push(random_events(5, 9_000, sensor_size=(4, 4)))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(gaps=st.lists(st.integers(0, 20), min_size=2, max_size=8), overlap=st.sampled_from([1, 2, 6]))
 def test_any_pattern_of_silence(gaps, overlap):
     """Single events with silent steps between them: each prediction is the batch call's, and none is missing."""

@@ -81,21 +81,24 @@ Surrogate = ATan | Sigmoid | Rectangle | Exponential
 
 class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:  # noqa: ARG004  (backward's)
+    def forward(x: Tensor, derivative: Tensor) -> Tensor:  # noqa: ARG004  (backward's)
         return (x >= 0).to(x.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:  # noqa: ARG004
-        x, ctx.surrogate = inputs
-        ctx.save_for_backward(x)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return gradient * ctx.surrogate(x), None
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative, None
 
 
 def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
     """Return 1 where `x >= 0`, else 0, in `x`'s type; backward multiplies by `surrogate(x)`."""
-    result: Tensor = _Spike.apply(x, surrogate)  # type: ignore[no-untyped-call]
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return (x >= 0).to(x.dtype)
+    # Not in backward: torch.compile makes a number that changes between models (a width) a variable of its graph, and
+    # fails on such a variable within an autograd function.
+    result: Tensor = _Spike.apply(x, surrogate(x.detach()))  # type: ignore[no-untyped-call]
     return result

@@ -1,6 +1,7 @@
 """Whole models: an encoder and a classifier, with labels, preprocessing, and the ways to load and keep them."""
 
 from rsnn.models.base import EventClassifier, ModelState, Prediction
+from rsnn.models.baselines import SLAYER, STBP
 from rsnn.models.convlstm_classifier import ConvLSTMClassifier
 from rsnn.models.preprocessing import Preprocessing
 from rsnn.models.rsnn import RSNN
@@ -9,6 +10,8 @@ from rsnn.models.scnn import SCNN
 __all__ = [
     "RSNN",
     "SCNN",
+    "SLAYER",
+    "STBP",
     "ConvLSTMClassifier",
     "EventClassifier",
     "ModelState",

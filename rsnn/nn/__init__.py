@@ -17,12 +17,16 @@ from rsnn.nn.heads import (
     SumFrames,
 )
 from rsnn.nn.lif import LIF
+from rsnn.nn.neunorm import NeuNorm
 from rsnn.nn.scnn import SCNN
+from rsnn.nn.spiking_network import SpikingNetwork
+from rsnn.nn.srm import SRM
 from rsnn.nn.voting import Voting
 
 __all__ = [
     "LIF",
     "SCNN",
+    "SRM",
     "ConcatFrames",
     "ConvClassifier",
     "ConvLSTM",
@@ -34,6 +38,8 @@ __all__ = [
     "LSTMHead",
     "LastFrame",
     "MeanFrames",
+    "NeuNorm",
+    "SpikingNetwork",
     "SumFrames",
     "Voting",
 ]

@@ -66,7 +66,13 @@ class PixelAttention(nn.Module):
         self.out_channels = {"add": channels, "concat": channels + d_v, "replace": d_v}[join]
 
     def forward(self, frames: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N D H W"]:
-        """Attend within each frame: (T, N, channels, H, W) to (T, N, out_channels, H, W), time and batch untouched."""
+        """Attend within each frame: (T, N, channels, H, W) to (T, N, out_channels, H, W), time and batch untouched.
+
+        Raises:
+            InputError: `frames` has another shape, type or device.
+
+        """
+        check_features(frames, self.channels, type(self).__name__, self.query.weight)
         T, N, _, H, W = frames.shape
         pixels = frames.flatten(0, 1).flatten(2).transpose(1, 2)  # (T N, H W, C)
         query, key, value = (
@@ -140,9 +146,9 @@ class ConvLSTMAttention(nn.Module):
             state: what an earlier call returned, to go on from there; None starts from zeros.
 
         Raises:
-            InputError: `frames` or `state` has another shape.
+            InputError: `frames` or `state` has another shape, type or device.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__)
+        check_features(frames, self.in_channels, type(self).__name__, self.attention.query.weight)
         result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state)
         return result

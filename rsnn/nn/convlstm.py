@@ -94,18 +94,20 @@ class ConvLSTM(nn.Module):
             the hidden state of every step (T, N, hidden_channels, H, W), and the state after the last one.
 
         Raises:
-            InputError: `frames` or `state` has another shape.
+            InputError: `frames` or `state` has another shape, type or device.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__)
+        weight = self.input_gates.weight
+        check_features(frames, self.in_channels, type(self).__name__, weight)
         T, N, _, H, W = frames.shape
-        check_state(state, (N, self.hidden_channels, H, W), type(self).__name__)
+        shape = (N, self.hidden_channels, H, W)
+        check_state(state, (shape, shape), type(self).__name__, frames)
         # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
         from_input = self._convolve(self.input_gates, frames.flatten(0, 1)).unflatten(0, (T, N))
         if state is None:
-            shape = (N, self.hidden_channels, H, W)
-            state = ConvLSTMState(from_input.new_zeros(shape), frames.new_zeros(shape))
-        hidden, cell = state
+            state = ConvLSTMState(from_input.new_zeros(shape), from_input.new_zeros(shape))
+        # Under autocast the cell, which adds up over the steps, does so in the weights' type.
+        hidden, cell = state[0].to(from_input.dtype), state[1].to(weight.dtype)
         outputs = []
         for gates in from_input.unbind(0):
             hidden, cell = convlstm_step(gates + self._from_hidden(hidden), cell)

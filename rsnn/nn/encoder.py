@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.nn.attention import ConvLSTMAttention, Join
-from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.checks import check_features, check_positive, check_sizes
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
 
 EncoderState = tuple[ConvLSTMState, ...]
@@ -57,6 +57,7 @@ class ConvLSTMEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, input_pool=input_pool, pool=pool)
+        check_sizes("hidden_channels", hidden_channels, "the hidden channels of each layer, as in (4, 6)")
         if not hidden_channels:
             raise InputError("hidden_channels=(): expected the hidden channels of at least one layer, as in (4, 6)")
         self.in_channels = in_channels
@@ -109,15 +110,18 @@ class ConvLSTMEncoder(nn.Module):
             state: what an earlier call returned, to go on from there; None starts from zeros.
 
         Raises:
-            InputError: `frames` or `state` has another shape, or pooling leaves nothing of such small frames.
+            InputError: `frames` or `state` has another shape, type or device, or the frames are too small to pool.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__)
+        check_features(frames, self.in_channels, type(self).__name__, next(self.parameters()))
         frame_size = (frames.shape[3], frames.shape[4])
         if 0 in self.output_size(frame_size):
             raise InputError(f"{type(self).__name__} got frames of {frame_size}: pooling leaves no pixel of them")
-        if state is not None and len(state) != len(self.layers):
-            raise InputError(f"{type(self).__name__} got a state of {len(state)} layers; it has {len(self.layers)}")
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
+            raise InputError(
+                f"{type(self).__name__} got a {type(state).__name__} as its state; expected a ConvLSTMState for each "
+                f"of its {len(self.layers)} layers, as an earlier call returned them, or None"
+            )
         features = _pool(frames, self.input_pool, "average")
         states = []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
@@ -158,8 +162,15 @@ class FramePool(nn.Module):
         frames: Float[Tensor, "T N C H W"],
         state: tuple[()] | None = None,  # noqa: ARG002  (what every encoder takes)
     ) -> tuple[Float[Tensor, "T N C h w"], tuple[()]]:
-        """Return the pooled frames (T, N, in_channels, h, w), and an empty state."""
+        """Return the pooled frames (T, N, in_channels, h, w), and an empty state.
+
+        Raises:
+            InputError: `frames` has another shape, or pooling leaves nothing of such small frames.
+
+        """
         check_features(frames, self.in_channels, type(self).__name__)
+        if 0 in self.output_size((frames.shape[3], frames.shape[4])):
+            raise InputError(f"FramePool got frames of {tuple(frames.shape[3:])}: pooling leaves no pixel of them")
         return _pool(frames, self.pool, "average"), ()
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.checks import check_features, check_kind, check_like, check_positive, check_sizes, check_state
 from rsnn.nn.voting import Voting, resized_output
 
 
@@ -45,7 +45,13 @@ class LastFrame(nn.Module):
         features: Float[Tensor, "T N C H W"],
         state: tuple[()] | None = None,  # noqa: ARG002  (what every reduction takes)
     ) -> tuple[Float[Tensor, "N C H W"], tuple[()]]:
-        """Return the last step's features (N, C, H, W), and an empty state."""
+        """Return the last step's features (N, C, H, W), and an empty state.
+
+        Raises:
+            InputError: `features` has another shape.
+
+        """
+        check_features(features, None, "LastFrame")
         return features[-1], ()
 
 
@@ -59,7 +65,14 @@ class SumFrames(nn.Module):
     def forward(
         self, features: Float[Tensor, "T N C H W"], state: Float[Tensor, "N C H W"] | None = None
     ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
-        """Return the sum (N, C, H, W) over all steps since the state was None, which is the state too."""
+        """Return the sum (N, C, H, W) over all steps since the state was None, which is the state too.
+
+        Raises:
+            InputError: `features` or `state` has another shape.
+
+        """
+        check_features(features, None, "SumFrames")
+        check_state(None if state is None else (state,), (features.shape[1:],), "SumFrames", features)
         total = features.sum(0) if state is None else state + features.sum(0)
         return total, total
 
@@ -81,7 +94,15 @@ class MeanFrames(nn.Module):
     def forward(
         self, features: Float[Tensor, "T N C H W"], state: MeanState | None = None
     ) -> tuple[Float[Tensor, "N C H W"], MeanState]:
-        """Return the mean (N, C, H, W) over all steps since the state was None, and the new state."""
+        """Return the mean (N, C, H, W) over all steps since the state was None, and the new state.
+
+        Raises:
+            InputError: `features` or `state` has another shape.
+
+        """
+        check_features(features, None, "MeanFrames")
+        check_kind(state, MeanState, "MeanFrames")
+        check_state(None if state is None else (state.total,), (features.shape[1:],), "MeanFrames", features)
         total, steps = features.sum(0), features.shape[0]
         if state is not None:
             total, steps = state.total + total, state.steps + steps
@@ -111,9 +132,13 @@ class ConcatFrames(nn.Module):
         """Return the steps since the state was None in the channels (N, T C, H, W), and these steps as the state.
 
         Raises:
-            InputError: they are more than `num_frames`.
+            InputError: they are more than `num_frames`, or `features` or `state` has another shape.
 
         """
+        check_features(features, None, "ConcatFrames")
+        if state is not None:
+            check_kind(state, Tensor, "ConcatFrames")
+            check_state((state,), (state.shape[:1] + features.shape[1:],), "ConcatFrames", features)
         steps = features if state is None else torch.cat((state, features))
         missing = self.num_frames - len(steps)
         if missing < 0:
@@ -155,9 +180,10 @@ class ConvClassifier(nn.Module):
         votes: int = 10,
     ) -> None:
         super().__init__()
-        check_positive(in_channels=in_channels, num_classes=num_classes)
-        for size in (*in_size, *channels, *pools):
-            check_positive(size=size)
+        check_positive(in_channels=in_channels, num_classes=num_classes, votes=votes)
+        check_sizes("in_size", in_size, "(height, width)", length=2)
+        check_sizes("channels", channels, "the output channels of each convolution, as in (64, 64, 32)")
+        check_sizes("pools", pools, "the pooling after each convolution, as in (2, 2, 2)")
         if not channels or len(channels) != len(pools):
             raise InputError(f"channels={channels} and pools={pools}: expected one of each for every convolution")
         height, width = (side // prod(pools) for side in in_size)
@@ -183,11 +209,16 @@ class ConvClassifier(nn.Module):
         self.voting = Voting(votes)
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
-        """Return the scores (N, K) of the maps (N, in_channels, *in_size)."""
-        if tuple(x.shape[1:]) != (self.in_channels, *self.in_size):
-            raise InputError(
-                f"ConvClassifier got a map of shape {tuple(x.shape)}; expected (N, {self.in_channels}, *{self.in_size})"
-            )
+        """Return the scores (N, K) of the maps (N, in_channels, *in_size).
+
+        Raises:
+            InputError: `x` has another shape, type or device.
+
+        """
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != (self.in_channels, *self.in_size):
+            came = f"a map of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise InputError(f"ConvClassifier got {came}; expected (N, {self.in_channels}, *{self.in_size})")
+        check_like(x, self.output.weight, "ConvClassifier")
         x = self.hidden(self.convs(x).flatten(1)).relu()
         scores: Tensor = self.voting(self.output(x))
         return scores
@@ -248,7 +279,7 @@ class DecisionHead(nn.Module):
             InputError: `features` has another shape.
 
         """
-        check_features(features, self.in_channels, type(self).__name__)
+        check_features(features, self.in_channels, type(self).__name__, next(self.classifier.parameters(), None))
         reduced, state = self.reduction(features, state)
         return self.classifier(reduced), state
 
@@ -295,8 +326,7 @@ class LSTMHead(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, num_classes=num_classes, votes=votes)
-        for size in in_size:
-            check_positive(size=size)
+        check_sizes("in_size", in_size, "(height, width)", length=2)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.in_size = tuple(in_size)
@@ -315,9 +345,10 @@ class LSTMHead(nn.Module):
             InputError: `features` has another shape.
 
         """
-        check_features(features, self.in_channels, type(self).__name__)
+        check_features(features, self.in_channels, type(self).__name__, next(self.parameters()))
         if tuple(features.shape[3:]) != self.in_size:
             raise InputError(f"LSTMHead got maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}")
+        self._check_state(state, features)
         x = features.flatten(2)
         hidden, cell = [], []
         for i, layer in enumerate(self.layers):
@@ -326,6 +357,16 @@ class LSTMHead(nn.Module):
             cell.append(c)
         total = x.sum(0) if state is None else state.total + x.sum(0)
         return self.voting(total), LSTMHeadState(tuple(hidden), tuple(cell), total)
+
+    def _check_state(self, state: LSTMHeadState | None, features: Tensor) -> None:
+        check_kind(state, LSTMHeadState, "LSTMHead")
+        if state is None:
+            return
+        N = features.shape[1]
+        sizes = [(1, N, layer.hidden_size) for layer in cast("list[nn.LSTM]", self.layers)]
+        check_state(state.hidden, sizes, "LSTMHead", features)
+        check_state(state.cell, sizes, "LSTMHead", features)
+        check_state((state.total,), (sizes[-1][1:],), "LSTMHead", features)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last LSTM layer by a new one for `num_classes` classes, with fresh weights."""

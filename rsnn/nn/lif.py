@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rsnn import kernels
 from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate
-from rsnn.nn.checks import check_state
 
 
 class LIF(nn.Module):
@@ -30,7 +29,7 @@ class LIF(nn.Module):
         learn_tau: learn one tau for the layer, from `tau` on, as 1 / tau = sigmoid(w): PLIF (Fang et al. 2021).
 
     Raises:
-        InputError: `tau` or `v_threshold` is out of range.
+        InputError: `tau`, `v_threshold` or `v_reset` is out of range, or `surrogate` no function.
 
     """
 
@@ -45,10 +44,14 @@ class LIF(nn.Module):
         learn_tau: bool = False,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(tau) and tau > 1):
+        if not isinstance(tau, int | float) or not 1 < tau < math.inf:
             raise InputError(f"tau={tau!r}: expected a number above 1, the time constant in steps")
-        if not v_threshold > (v_reset or 0.0):
+        if not isinstance(v_reset, int | float | None) or not math.isfinite(v_reset or 0.0):
+            raise InputError(f"v_reset={v_reset!r}: expected a number, or None for a soft reset")
+        if not isinstance(v_threshold, int | float) or not (v_reset or 0.0) < v_threshold < math.inf:
             raise InputError(f"v_threshold={v_threshold!r}: expected a number above v_reset={v_reset!r}")
+        if not callable(surrogate):
+            raise InputError(f"surrogate={surrogate!r}: expected a surrogate derivative such as rsnn.kernels.ATan()")
         self.tau = float(tau)
         self.v_threshold = float(v_threshold)
         self.v_reset = None if v_reset is None else float(v_reset)
@@ -58,8 +61,8 @@ class LIF(nn.Module):
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1))) if learn_tau else None
 
     def forward(
-        self, x: Float[Tensor, "T N *neurons"], state: Float[Tensor, N * neurons] | None = None
-    ) -> tuple[Float[Tensor, "T N *neurons"], Float[Tensor, N * neurons]]:
+        self, x: Float[Tensor, "T N ..."], state: Float[Tensor, "N ..."] | None = None
+    ) -> tuple[Float[Tensor, "T N ..."], Float[Tensor, "N ..."]]:
         """Return the spikes (T, N, ...) for the input currents `x` (T, N, ...), and the potential (N, ...) after them.
 
         Args:
@@ -67,12 +70,11 @@ class LIF(nn.Module):
             state: potential that an earlier call returned; None starts at rest.
 
         Raises:
-            InputError: `x` has no time step, or `state` is not of its shape.
+            InputError: `x` is no floating tensor of at least one step, or `state` not of a step's shape and device.
 
         """
-        if x.ndim < 2 or x.shape[0] == 0:
+        if isinstance(x, Tensor) and x.ndim < 2:
             raise InputError(f"LIF got shape {tuple(x.shape)}; expected (T, N, ...) with at least one step")
-        check_state(None if state is None else (state,), tuple(x.shape[1:]), "LIF")
         return kernels.lif(
             x,
             state,

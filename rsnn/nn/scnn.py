@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate
-from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.checks import check_features, check_kind, check_positive, check_sizes
 from rsnn.nn.lif import LIF
 from rsnn.nn.voting import Voting, resized_output
 
@@ -112,11 +112,11 @@ class SCNN(nn.Module):
         check_positive(
             in_channels=in_channels, num_classes=num_classes, channels=channels, votes=votes, in_pool=in_pool
         )
-        for pool in (*in_size, *pools):
-            check_positive(size=pool)
+        check_sizes("in_size", in_size, "(height, width)", length=2)
+        check_sizes("pools", pools, "the pooling of each stage, as in (2, 2, 2)")
         if not pools:
             raise InputError("pools=(): expected the pooling of at least one stage, as in (2, 2, 2)")
-        if not 0 <= dropout < 1:
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout!r}: expected a share from 0 to below 1")
         height, width = (side // in_pool // prod(pools) for side in in_size)
         if not height or not width:
@@ -163,9 +163,10 @@ class SCNN(nn.Module):
             state after the last step. So the last of several calls on chunks returns what one call on all returns.
 
         Raises:
-            InputError: `features` or `state` has another shape.
+            InputError: `features` or `state` has another shape, type or device.
 
         """
+        check_kind(state, SCNNState, type(self).__name__)
         votes, potentials = self.step_votes(features, None if state is None else state.potentials)
         total = votes.sum(0) if state is None else state.votes + votes.sum(0)
         steps = features.shape[0] + (0 if state is None else state.steps)
@@ -178,7 +179,7 @@ class SCNN(nn.Module):
 
         For losses on every step (TET); `forward` averages them over time.
         """
-        check_features(features, self.in_channels, type(self).__name__)
+        check_features(features, self.in_channels, type(self).__name__, self.output.linear.weight)
         if tuple(features.shape[3:]) != self.in_size:
             raise InputError(
                 f"{type(self).__name__} got feature maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rsnn.errors import InputError
 from rsnn.nn.checks import check_positive
 
 
@@ -22,7 +23,15 @@ class Voting(nn.Module):
         self.votes = votes
 
     def forward(self, outputs: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch K"]:
-        """Return the mean of each class's `votes` outputs."""
+        """Return the mean of each class's `votes` outputs.
+
+        Raises:
+            InputError: the outputs cannot be shared out among classes of `votes`.
+
+        """
+        if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[-1] % self.votes:
+            came = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise InputError(f"Voting got {came}; expected a tensor (..., K * {self.votes})")
         return outputs.unflatten(-1, (-1, self.votes)).mean(-1)
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 rsnn-<data>-<encoder>            encoder (cl, cla, cl-nopool) under the spiking CNN
 convlstm-<data>-<encoder>-<head> encoder (cl, cla) under a decision head
 scnn-<data>                      the spiking CNN alone
+slayer-gesture, stbp-gesture, cnnsnn-gesture, stbp-cifar10dvs    the published networks it is compared with
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from torch import nn as torch_nn
 
 from rsnn import nn
-from rsnn.models import RSNN, SCNN, ConvLSTMClassifier, EventClassifier, Preprocessing
+from rsnn.models import RSNN, SCNN, SLAYER, STBP, ConvLSTMClassifier, EventClassifier, Preprocessing
+from rsnn.nn.spiking_network import iterative_lif
 
 # Rates of spiking outputs lie between 0 and 1: added over the ten voters instead of averaged they make usable logits.
 RATE_SCALE = 10.0
@@ -170,6 +172,76 @@ def scnn(data: Data, settings: Settings) -> SCNN:
     return SCNN(bottom, top, class_names=class_names, preprocessing=preprocessing, logit_scale=RATE_SCALE)
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What differs from one published network to the next; its class says where each number is from.
+
+    Attributes:
+        kind: class of the model.
+        data: name of its data set.
+        network: arguments of its [`SpikingNetwork`][rsnn.nn.SpikingNetwork].
+
+    """
+
+    kind: type[EventClassifier]
+    data: str
+    network: dict[str, Any]
+
+
+STBP_NEURON = iterative_lif(decay=0.3, v_threshold=0.3, width=0.5)
+
+BASELINES = {
+    "slayer-gesture": Baseline(
+        SLAYER,
+        "gesture",
+        network={
+            "layers": ("SP4", "16C5", "SP2", "32C3", "SP2", "512FC"),
+            "neuron": nn.SRM(),
+            "bias": False,
+            "conv_gain": 10.0,
+            "linear_gain": 10.0,
+        },
+    ),
+    "stbp-gesture": Baseline(
+        STBP,
+        "gesture",
+        network={"layers": ("MP4", "512FC"), "neuron": STBP_NEURON},
+    ),
+    "cnnsnn-gesture": Baseline(
+        STBP,
+        "gesture",
+        network={
+            "layers": ("MP4", "64C3", "128C3", "AP2", "128C3", "AP2", "256FC"),
+            "neuron": STBP_NEURON,
+            "dropout": 0.5,
+        },
+    ),
+    "stbp-cifar10dvs": Baseline(
+        STBP,
+        "cifar10dvs",
+        network={
+            "layers": ("MP3", "128C3", "128C3", "AP2", "128C3", "AP2", "256C3", "AP2", "1024FC"),
+            "neuron": STBP_NEURON,
+            "votes": 10,
+            "neunorm": 0.9,
+            "conv_gain": 2.0,
+            "linear_gain": 2.0,
+        },
+    ),
+}
+
+
+def baseline(published: Baseline, settings: Settings) -> EventClassifier:
+    """Build a published network."""
+    data = DATA[published.data]
+    preprocessing = settings.preprocessing(data)
+    num_classes, class_names = settings.labels(data)
+    bottom = nn.FramePool(settings.in_channels)
+    in_size = bottom.output_size(preprocessing.frame_size)
+    top = nn.SpikingNetwork(settings.in_channels, num_classes, in_size, **published.network)
+    return published.kind(bottom, top, class_names=class_names, preprocessing=preprocessing, logit_scale=RATE_SCALE)
+
+
 def _builders() -> dict[str, Callable[[Settings], EventClassifier]]:
     builders: dict[str, Callable[[Settings], EventClassifier]] = {}
     for data_name, data in DATA.items():
@@ -179,6 +251,8 @@ def _builders() -> dict[str, Callable[[Settings], EventClassifier]]:
             for head in (*REDUCTIONS, "lstm"):
                 builders[f"convlstm-{data_name}-{encoder}-{head}"] = partial(convlstm, data, encoder, head)
         builders[f"scnn-{data_name}"] = partial(scnn, data)
+    for name, published in BASELINES.items():
+        builders[name] = partial(baseline, published)
     return dict(sorted(builders.items()))
 
 

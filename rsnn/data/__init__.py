@@ -2,6 +2,7 @@
 
 from rsnn.data.archive import EventArchive
 from rsnn.data.chunks import iter_events
+from rsnn.data.datasets import CIFAR10DVS, NMNIST, DVS128Gesture, EventDataset, EventFolder
 from rsnn.data.events import EVENT_DTYPE, Events
 from rsnn.data.frames import to_frames
 from rsnn.data.readers import READERS, read_events
@@ -9,9 +10,14 @@ from rsnn.data.readers import READERS, read_events
 FORMATS = tuple(READERS)
 
 __all__ = [
+    "CIFAR10DVS",
     "EVENT_DTYPE",
     "FORMATS",
+    "NMNIST",
+    "DVS128Gesture",
     "EventArchive",
+    "EventDataset",
+    "EventFolder",
     "Events",
     "iter_events",
     "read_events",

@@ -34,6 +34,7 @@ class EventArchive:
         labels: class index of each recording, shape (recordings,), or `None`.
         ids: name or number of each recording, shape (recordings,), or `None`.
         class_names: name of each class, or `None`.
+        files: the one file that the recordings come from.
 
     Raises:
         RecordingError: the file is missing, is no such archive or is damaged.
@@ -42,6 +43,7 @@ class EventArchive:
     def __init__(self, path: str | os.PathLike[str], *, sensor_size: tuple[int, int] | None = None) -> None:
         source, _ = open_source(path, "numpy", "error")
         self.path = source.path
+        self.files = [source.path]
         arrays = load_arrays(source)
         missing = [name for name in REQUIRED if name not in arrays]
         if missing:
@@ -79,6 +81,10 @@ class EventArchive:
             )
         except (InputError, RecordingError) as error:
             raise RecordingError(f"{self.path}: recording {place}: {error}") from error
+
+    def events(self, index: int) -> Events:
+        """Return recording `index`, as the data sets do; negative indices count from the end."""
+        return self[index]
 
     def __iter__(self) -> Iterator[Events]:
         return (self[index] for index in range(len(self)))

@@ -52,16 +52,19 @@ def iter_events(
         raise InputError(f"duration_us is {duration_us!r}; expected a whole number of microseconds, at least 1")
     source, reader = open_source(path, format, truncated)
     size = None if sensor_size is None else check_sensor_size(sensor_size)
-    size = size or reader.read(source).sensor_size or _largest_coordinates(reader.read(source).blocks)
+    size = (
+        size or reader.read(source).sensor_size or usual_sensor_size(*largest_coordinates(reader.read(source).blocks))
+    )
     return _windows(source, _checked(source, reader.read(source).blocks, size), duration)
 
 
-def _largest_coordinates(blocks: Iterator[Block]) -> tuple[int, int]:
+def largest_coordinates(blocks: Iterator[Block]) -> tuple[int, int]:
+    """Return the (width, height) that just holds all events; (1, 1) if there are none."""
     width = height = 1
     for block in blocks:
         if len(block.t):
             width, height = max(width, 1 + int(block.x.max())), max(height, 1 + int(block.y.max()))
-    return usual_sensor_size(width, height)
+    return width, height
 
 
 def _checked(source: Source, blocks: Iterator[Block], size: tuple[int, int]) -> Iterator[Events]:

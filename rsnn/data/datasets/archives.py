@@ -1,0 +1,196 @@
+"""Archives of the data sets: where they come from, whether they are whole, and how they are unpacked.
+
+Every step leaves either its whole result or nothing under the final name: files and folders are made under another name
+and then renamed, which is one operation of the file system. A lock keeps two processes from doing the same work; it is
+released when a process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from filelock import FileLock
+
+from rsnn.errors import RecordingError
+
+COPY_BYTES = 1 << 20
+TIMEOUT_S = 30
+
+
+class Archive(NamedTuple):
+    """A file of a data set as its authors publish it; `direct` if the address is that of the file itself."""
+
+    name: str
+    url: str
+    md5: str
+    direct: bool = True
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the lock beside `target` while it is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock"):
+        yield
+
+
+def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` make the folder `target`, which appears only when it is complete; nothing happens if it is there."""
+    if target.is_dir():
+        return
+    with locked(target):
+        if target.is_dir():  # another process made it meanwhile
+            return
+        prefix = f".{target.name}.partial-"
+        for left_over in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(left_over, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            fill(partial)
+            partial.chmod(0o755)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def find_archives(root: Path, archives: Sequence[Archive], *, download: bool) -> list[Path]:
+    """Return where the archives are: in `root` or, as SpikingJelly keeps them, in `root/download`.
+
+    Raises:
+        RecordingError: one is missing and could not be downloaded. The message says which files to put where.
+    """
+    paths, missing = [], []
+    for archive in archives:
+        path = next(
+            (folder / archive.name for folder in (root, root / "download") if (folder / archive.name).is_file()), None
+        )
+        if path is None:
+            path = root / archive.name
+            failure = _download(archive, path) if download else "was not asked to download it"
+            if failure is not None:
+                missing.append((archive, failure))
+        paths.append(path)
+    if missing:
+        wanted = "\n".join(
+            f"  {root / archive.name}  (md5 {archive.md5}) from {archive.url}: {failure}"
+            for archive, failure in missing
+        )
+        raise RecordingError(
+            f"{root} lacks {len(missing)} of {len(archives)} files; expected them there: download them with a browser "
+            f"and put them at\n{wanted}"
+        )
+    return paths
+
+
+def check_md5(archive: Archive, path: Path) -> None:
+    """Check that a file is the published one.
+
+    Raises:
+        RecordingError: it is not.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while data := file.read(COPY_BYTES):
+            digest.update(data)
+    if digest.hexdigest() != archive.md5:
+        raise RecordingError(
+            f"{path} has the md5 {digest.hexdigest()}; expected {archive.md5}: the file is incomplete or another one, "
+            "delete "
+            f"it and download it again from {archive.url}"
+        )
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack the regular files of a zip or tar archive below `folder`; links and names that lead out of it are refused.
+
+    Raises:
+        RecordingError: the archive is damaged or has such a name.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.infolist():
+                    if not member.is_dir():
+                        with archive.open(member) as stream:
+                            _write(path, folder, member.filename, stream)
+        else:
+            with tarfile.open(path) as tar:
+                for entry in tar:
+                    content = tar.extractfile(entry) if entry.isfile() else None
+                    if content is not None:
+                        _write(path, folder, entry.name, content)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, RecordingError):
+            raise
+        raise RecordingError(
+            f"{path} cannot be unpacked ({error}); expected a whole archive: download it again"
+        ) from error
+
+
+def unpack_inner(path: Path, inner: str, folder: Path) -> None:
+    """Unpack an archive whose files lie in a folder `inner`, as they usually do, into `folder` itself."""
+    unpack(path, folder)
+    lying = folder / inner
+    if lying.is_dir():
+        for child in lying.iterdir():
+            child.rename(folder / child.name)
+        lying.rmdir()
+
+
+def _write(path: Path, folder: Path, name: str, stream: IO[bytes]) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
+        raise RecordingError(f"{path} has a file named {name!r}; expected names below its own folder: do not use it")
+    target = folder.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(stream, file, COPY_BYTES)
+
+
+def _download(archive: Archive, path: Path) -> str | None:
+    """Fetch an archive, going on where an earlier attempt ended; return why it failed, or `None`."""
+    if not archive.direct:
+        return "its page has to be opened in a browser"
+    with locked(path):
+        if path.is_file():
+            return None
+        part = path.with_name(f"{path.name}.part")
+        try:
+            _fetch(archive.url, part)
+            check_md5(archive, part)
+        except RecordingError as error:
+            part.unlink(missing_ok=True)  # nothing can be built on wrong bytes
+            return f"what came is not the file ({error})"
+        except (OSError, urllib.error.URLError, ValueError) as error:
+            return f"the download failed ({error})"
+        os.replace(part, path)  # noqa: PTH105 - replaces a file that another process put there
+    return None
+
+
+def _fetch(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        shutil.copyfileobj(response, file, COPY_BYTES)
+        expected = response.headers.get("Content-Length")
+        begun = have if response.status == 206 else 0
+    if expected is not None and part.stat().st_size < begun + int(expected):
+        raise OSError(f"the connection ended after {part.stat().st_size} of {begun + int(expected)} bytes")

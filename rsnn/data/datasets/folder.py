@@ -1,0 +1,133 @@
+"""Your own recordings: a folder for each class, or a table that names files and classes."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+from collections import Counter
+from pathlib import Path
+
+from rsnn.data.chunks import largest_coordinates
+from rsnn.data.datasets.base import EventDataset, Sample, check_split
+from rsnn.data.events import check_sensor_size
+from rsnn.data.readers import open_source, read_events
+from rsnn.data.readers.common import usual_sensor_size
+from rsnn.errors import RecordingError
+
+MANIFEST = "manifest.csv"
+PARTS = ("train", "validation", "test")
+
+
+class EventFolder(EventDataset):
+    """Recordings of any known format, below one folder.
+
+    Either `root` has the table `manifest.csv` with the columns `path` (from `root`), `label` (the class's name) and, if
+    there are parts, `split`; or it has a folder for each class with recordings in it; or folders `train`, `validation`,
+    `test` which have those. Files whose names begin with a dot are left out. Classes are numbered in the order of their
+    names, over all parts.
+
+    Args:
+        root: the folder.
+        split: the part to take; "all", the default, takes every recording.
+        sensor_size: (width, height) of the sensor. By default what the files say if they agree; if they do not say it,
+            the first of the usual sensors that holds the events of every recording, for which all are read once.
+
+    Raises:
+        RecordingError: there is no such folder, it holds no recordings, or the files say different sensors.
+        InputError: `split` is not a part that the folder has.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], split: str = "all", *, sensor_size: tuple[int, int] | None = None
+    ) -> None:
+        root = Path(root).expanduser()
+        if not root.is_dir():
+            raise RecordingError(f"{root} is no folder; expected one with a folder of recordings for each class")
+        rows = _from_manifest(root) if (root / MANIFEST).is_file() else _from_folders(root)
+        if not rows:
+            raise RecordingError(f"{root} holds no recordings; expected <class>/<recording>, or the table {MANIFEST}")
+        class_names = sorted({label for _, label, _ in rows})
+        parts = sorted({part for _, _, part in rows if part})
+        check_split(split, ("all", *parts))
+        samples = [
+            Sample(path.relative_to(root).as_posix(), class_names.index(label), path)
+            for path, label, part in rows
+            if split in ("all", part)
+        ]
+        size = (
+            check_sensor_size(sensor_size) if sensor_size else _common_sensor_size(root, [path for path, _, _ in rows])
+        )
+        super().__init__(
+            name=root.name,
+            split=split,
+            split_name="folders" if parts else "none",
+            samples=samples,
+            class_names=class_names,
+            sensor_size=size,
+            read=functools.partial(read_events, sensor_size=size),
+        )
+
+
+Row = tuple[Path, str, str]  # file, class, part or ""
+
+
+def _from_folders(root: Path) -> list[Row]:
+    parts = [part for part in PARTS if (root / part).is_dir()]
+    rows = []
+    for part in parts or [""]:
+        for folder in _visible(root / part):
+            if folder.is_dir():
+                rows += [(path, folder.name, part) for path in _visible(folder) if path.is_file()]
+    return rows
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _from_manifest(root: Path) -> list[Row]:
+    table = root / MANIFEST
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"path", "label"} <= set(reader.fieldnames or ()):
+            raise RecordingError(
+                f"{table} has the columns {reader.fieldnames}; expected path and label, and split if wanted"
+            )
+        rows = []
+        for row in reader:
+            path, label = root / (row["path"] or ""), row["label"]
+            if not path.is_file() or not label:
+                raise RecordingError(
+                    f"{table}: row {reader.line_num} names {str(path)!r} of class {label!r}; expected a file that is "
+                    "there, "
+                    "its path counted from the table's folder, and a class"
+                )
+            rows.append((path, label, row.get("split") or ""))
+    twice = [path for path, count in Counter(path for path, _, _ in rows).items() if count > 1]
+    if twice:
+        raise RecordingError(f"{table} names {str(twice[0])!r} twice; expected each recording once")
+    return rows
+
+
+def _common_sensor_size(root: Path, paths: list[Path]) -> tuple[int, int]:
+    said: dict[tuple[int, int], Path] = {}
+    silent = []
+    for path in paths:
+        source, reader = open_source(path, None, "error")
+        size = reader.read(source).sensor_size
+        if size is None:
+            silent.append((source, reader))
+        else:
+            said.setdefault(size, path)
+    if len(said) > 1:
+        (one, first), (other, second) = list(said.items())[:2]
+        raise RecordingError(
+            f"{first} says a sensor of {one} and {second} of {other}; expected one sensor in {root}: pass "
+            "sensor_size=, or "
+            "keep recordings of different sensors in different folders"
+        )
+    if said:
+        return next(iter(said))
+    largest = [largest_coordinates(reader.read(source).blocks) for source, reader in silent]
+    return usual_sensor_size(max(width for width, _ in largest), max(height for _, height in largest))

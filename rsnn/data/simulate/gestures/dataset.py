@@ -1,0 +1,128 @@
+"""Simulated recordings of the eleven gestures."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from rsnn.data.events import Events
+from rsnn.data.simulate.camera import to_events
+from rsnn.data.simulate.gestures.body import draw_body
+from rsnn.data.simulate.gestures.classes import CLASS_NAMES, perform
+from rsnn.data.simulate.gestures.film import STEP_US, Film
+from rsnn.data.simulate.gestures.motion import Tempo
+from rsnn.data.simulate.gestures.scene import draw_scene
+from rsnn.data.simulate.parameters import PRESETS, DVSParameters
+from rsnn.errors import InputError, UnknownNameError, suggest
+
+# Performers (first, number) of each part: no body occurs in two parts, whatever the seed.
+SUBJECTS = {"train": (0, 100_000), "validation": (100_000, 10_000), "test": (110_000, 10_000)}
+
+WARM_UP_US = 120_000  # simulated and cut off, so that no clip begins with all pixels at rest
+
+
+class SimulatedGestures:
+    """Clips of random performers who carry out the gestures of DVS128 Gesture before a simulated DVS128.
+
+    A sequence of `(Events, label)`; clip i depends on `seed`, `split` and i alone and is computed when asked for.
+    Labels are the indices of `class_names`, balanced: clip i has the label i % 11.
+
+    Args:
+        num_samples: number of clips.
+        seed: of everything random.
+        split: "train", "validation" or "test"; each has performers of its own (`SUBJECTS`).
+        duration_s: shortest and longest clip in seconds; lengths are uniform between them.
+        parameters: of the pixels; by default drawn anew for each clip around the "dvs128" preset.
+
+    Raises:
+        InputError: a number is out of its range.
+        UnknownNameError: there is no such split.
+    """
+
+    class_names = list(CLASS_NAMES)
+    sensor_size = (128, 128)
+
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int = 0,
+        *,
+        split: str = "train",
+        duration_s: tuple[float, float] = (0.5, 6.0),
+        parameters: DVSParameters | None = None,
+    ) -> None:
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 0:
+            raise InputError(f"num_samples is {num_samples!r}; expected a whole number, at least 0")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InputError(f"seed is {seed!r}; expected a whole number, at least 0")
+        if split not in SUBJECTS:
+            raise UnknownNameError(
+                f"there is no split {split!r}; expected one of {', '.join(SUBJECTS)}.{suggest(str(split), SUBJECTS)}"
+            )
+        shortest, longest = duration_s
+        if not 0.1 <= shortest <= longest <= 60:
+            raise InputError(f"duration_s is {duration_s!r}; expected 0.1 <= shortest <= longest <= 60 seconds")
+        self.num_samples = num_samples
+        self.seed = seed
+        self.split = split
+        self.duration_s = (float(shortest), float(longest))
+        self.parameters = parameters
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    @property
+    def labels(self) -> list[int]:
+        """Class index of every clip."""
+        return [index % len(CLASS_NAMES) for index in range(len(self))]
+
+    def subject(self, index: int) -> int:
+        """Return the number of the performer of clip `index`."""
+        first, number = SUBJECTS[self.split]
+        return first + int(self._rng(index, 0).integers(number))
+
+    def __getitem__(self, index: int) -> tuple[Events, int]:
+        """Return clip `index` and its label; times start near 0."""
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"clip {place} of {len(self)} simulated gestures")
+        place %= len(self)
+        label = place % len(CLASS_NAMES)
+        rng = self._rng(place, 1)
+        body = draw_body(self.subject(place))
+        duration_us = int(rng.uniform(*self.duration_s) * 1e6)
+        ticks = (WARM_UP_US + duration_us) // STEP_US + 2
+        tempo = Tempo(np.arange(ticks) * STEP_US * 1e-6, rng)
+        scene = draw_scene(body, rng)
+        film = Film(body, scene, perform(label, body, tempo), tempo, rng)
+        parameters = self.parameters or draw_parameters(rng)
+        events = to_events(film.frames(), parameters, seed=(self.seed, list(SUBJECTS).index(self.split), place))
+        clip = events.between(WARM_UP_US, WARM_UP_US + duration_us)
+        return Events(clip.t - WARM_UP_US, clip.x, clip.y, clip.p, self.sensor_size), label
+
+    def _rng(self, index: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, list(SUBJECTS).index(self.split), index, purpose))
+
+
+def draw_parameters(rng: np.random.Generator) -> DVSParameters:
+    """Return a sensor as the DVS128 may be biased and lit: the "dvs128" preset, spread out."""
+    base = PRESETS["dvs128"]
+    threshold = base.pos_thres * rng.lognormal(0, 0.25)
+    return DVSParameters(
+        pos_thres=threshold * rng.lognormal(0, 0.06),
+        neg_thres=threshold * rng.lognormal(0, 0.06),
+        sigma_thres=threshold * rng.uniform(0.05, 0.3),
+        log_eps=rng.uniform(0.005, 0.04),
+        refractory_period_s=base.refractory_period_s * rng.lognormal(0, 0.5),
+        cutoff_hz=base.cutoff_hz * rng.lognormal(0, 0.6),
+        leak_rate_hz=base.leak_rate_hz * rng.lognormal(0, 0.7),
+        shot_noise_rate_hz=base.shot_noise_rate_hz * rng.lognormal(0, 0.7),
+        noise_rate_cov_decades=rng.uniform(0.1, 0.6),
+        hot_pixel_fraction=rng.choice([0.0, rng.uniform(0, 0.001)]),
+        hot_pixel_rate_hz=rng.uniform(3, 60),
+        readout_rate_hz=base.readout_rate_hz,
+        row_crosstalk=rng.uniform(0.0, 0.08),
+        repeat_probability=rng.uniform(0.05, 0.35),
+        rebound_probability=rng.uniform(0.05, 0.35),
+    )

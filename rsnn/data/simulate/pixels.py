@@ -1,0 +1,207 @@
+"""An array of DVS pixels: log intensity in, events out.
+
+Each pixel compares the logarithm of its intensity with the level at its last event and sends ON or OFF when the
+difference reaches a threshold; between two frames brightness is taken as a straight line, which fixes the time of
+every crossing (ESIM). The pixel's departures from this ideal are those of v2e. Sources: `parameters.py`.
+
+Letters: H height, W width, n events. State arrays are flat, (H * W,), float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data.simulate.parameters import DVSParameters
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int64]
+
+DARKEST_CUTOFF = 0.1  # of cutoff_hz at zero intensity, v2e's lowest pole
+BRIGHT_SHOT_NOISE = 0.25  # of shot_noise_rate_hz at full intensity, v2e's SHOT_NOISE_INTEN_FACTOR
+SMALLEST_THRESHOLD = 0.01  # of log intensity; mismatch cannot take a pixel below it (as in v2e)
+
+
+class PixelEvents(NamedTuple):
+    """Events of one interval in no particular order: times in microseconds, flat pixel index, 1 = brighter."""
+
+    t: npt.NDArray[np.float64]
+    pixel: IndexArray
+    p: npt.NDArray[np.uint8]
+
+
+class DVSPixels:
+    """H x W pixels and what they remember from frame to frame.
+
+    Args:
+        shape: (H, W).
+        parameters: of the pixel model; the readout's are not used here.
+        rng: of the mismatch between pixels and of the noise.
+    """
+
+    def __init__(self, shape: tuple[int, int], parameters: DVSParameters, rng: np.random.Generator) -> None:
+        self.parameters = parameters
+        self.shape = shape
+        self._rng = rng
+        size = shape[0] * shape[1]
+        self._positive = _thresholds(parameters.pos_thres, parameters.sigma_thres, size, rng)
+        self._negative = _thresholds(parameters.neg_thres, parameters.sigma_thres, size, rng)
+        self._minus_negative = -self._negative
+        spread = _spread(parameters.noise_rate_cov_decades, size, rng)
+        # Leak moves the reference down by leak_rate_hz thresholds a second (v2e's subtract_leak_current).
+        self._leak_per_us = (parameters.leak_rate_hz * 1e-6 * spread * self._positive).astype(np.float32)
+        shot = parameters.shot_noise_rate_hz * 1e-6 * _spread(parameters.noise_rate_cov_decades, size, rng)
+        hot = np.where(rng.random(size) < parameters.hot_pixel_fraction, parameters.hot_pixel_rate_hz * 1e-6, 0.0)
+        self._noise_until = np.cumsum(shot + hot)  # events a microsecond of all pixels up to this one
+        self._hot_share = np.divide(hot, shot + hot, out=np.zeros(size), where=hot > 0)
+        self._codes = np.log(np.arange(256, dtype=np.float32) / np.float32(255) + np.float32(parameters.log_eps))
+        self._level: FloatArray | None = None  # filtered log intensity at the last frame
+        self._time_us = 0
+        self._excess = np.zeros(size, dtype=np.float32)  # level minus the level at the last event
+        self._held = np.zeros(0, dtype=np.int64)  # pixels in their refractory period,
+        self._release_us = np.zeros(0)  # and when it ends
+        self._change = np.empty(size, dtype=np.float32)
+        self._scratch = np.empty(size, dtype=np.float32)
+        self._on = np.empty(size, dtype=bool)
+        self._off = np.empty(size, dtype=bool)
+
+    def advance(self, frame: npt.NDArray[Any], time_us: int) -> PixelEvents:
+        """Return the events between the last frame and this one; the first frame only sets the pixels' memory.
+
+        Args:
+            frame: intensity, uint8 (0 to 255) or float (0 to 1), shape (H, W).
+            time_us: its time, later than the last frame's.
+        """
+        flat = frame.reshape(-1)
+        target = self._codes[flat] if flat.dtype == np.uint8 else self._log(flat)
+        if self._level is None:
+            self._level, self._time_us = target.copy(), time_us
+            return _no_events()
+        start_us, span_us = self._time_us, float(time_us - self._time_us)
+        self._time_us = time_us
+        change = self._step_towards(target, flat, span_us)
+        if self.parameters.leak_rate_hz:
+            np.multiply(self._leak_per_us, np.float32(span_us), out=self._scratch)
+            change += self._scratch
+        self._excess += change
+        if self._held.size:
+            self._release(start_us, span_us)
+        np.greater_equal(self._excess, self._positive, out=self._on)
+        np.less_equal(self._excess, self._minus_negative, out=self._off)
+        np.logical_or(self._on, self._off, out=self._off)
+        crossing = np.flatnonzero(self._off)
+        events = self._fire(crossing, start_us, span_us) if crossing.size else _no_events()
+        if self._noise_until[-1] == 0:
+            return events
+        return _join(events, self._make_noise(flat, crossing, start_us, span_us))
+
+    def _log(self, intensity: npt.NDArray[Any]) -> FloatArray:
+        out = self._scratch
+        np.add(intensity, np.float32(self.parameters.log_eps), out=out, casting="same_kind")
+        return np.log(out, out=out)
+
+    def _step_towards(self, target: FloatArray, frame: npt.NDArray[Any], span_us: float) -> FloatArray:
+        """Move the level to the target, through the photoreceptor's low-pass if there is one; return the change.
+
+        One pole at f = cutoff_hz (0.1 + 0.9 I), stepped implicitly (stable at any frame rate):
+        change = a (target - level), a = k / (1 + k), k = 2 pi f span.
+        """
+        change, level = self._change, self._level
+        assert level is not None
+        np.subtract(target, level, out=change)
+        if self.parameters.cutoff_hz:
+            k = np.float32(2 * np.pi * self.parameters.cutoff_hz * span_us * 1e-6)
+            full_scale = 255 if frame.dtype == np.uint8 else 1
+            share = self._scratch
+            np.multiply(frame, np.float32((1 - DARKEST_CUTOFF) / full_scale) * k, out=share, casting="same_kind")
+            share += np.float32(DARKEST_CUTOFF) * k
+            change *= share
+            share += np.float32(1)
+            change /= share
+        level += change
+        return change
+
+    def _release(self, start_us: int, span_us: float) -> None:
+        """Let pixels whose refractory period ended take the brightness at that moment as their reference."""
+        after = (self._release_us - start_us) / span_us
+        self._excess[self._held] = np.where(after < 1, self._change[self._held] * (1 - after), 0)
+        still = after >= 1
+        self._held, self._release_us = self._held[still], self._release_us[still]
+
+    def _fire(self, pixel: IndexArray, start_us: int, span_us: float) -> PixelEvents:
+        """Return the events of the pixels that crossed a threshold, and reset these pixels.
+
+        A pixel whose excess runs from a to a + r (times its sign) over the interval crosses its threshold h at
+        the fraction (h - a) / r of it, and again every h / r + refractory period / span.
+        """
+        excess = self._excess[pixel].astype(np.float64)
+        up = excess > 0
+        sign = np.where(up, 1.0, -1.0)
+        threshold = np.where(up, self._positive[pixel], self._negative[pixel]).astype(np.float64)
+        excess *= sign
+        rate = np.maximum(self._change[pixel] * sign, 1e-9)
+        first = np.clip(1 - (excess - threshold) / rate, 0, 1)
+        pause = self.parameters.refractory_period_s * 1e6 / span_us
+        period = threshold / rate + pause
+        if pause:
+            # The guard keeps a crossing on the very end of the interval in it, whatever the rounding.
+            count = 1 + np.floor((1 - first) / period + 1e-9).astype(np.int64)
+            release = first + (count - 1) * period + pause
+            rest = np.minimum(rate * (1 - release), threshold * 0.999999)
+            held = release >= 1
+            self._excess[pixel] = np.where(held, 0, sign * rest)
+            self._held = np.concatenate((self._held, pixel[held]))
+            self._release_us = np.concatenate((self._release_us, start_us + release[held] * span_us))
+        else:
+            count = np.maximum(np.floor(excess / threshold + 1e-6), 1).astype(np.int64)
+            self._excess[pixel] = sign * np.minimum(excess - count * threshold, threshold * 0.999999)
+        p = up.astype(np.uint8)
+        if count.max() > 1:
+            which = np.repeat(np.arange(pixel.size), count)
+            turn = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
+            pixel, p = pixel[which], p[which]
+            first = np.minimum(first[which] + turn * period[which], 1)
+        return PixelEvents(start_us + first * span_us, pixel, p)
+
+    def _make_noise(self, frame: npt.NDArray[Any], crossing: IndexArray, start_us: int, span_us: float) -> PixelEvents:
+        """Return noise events of pixels that are neither firing nor held, and reset these pixels."""
+        number = self._rng.poisson(self._noise_until[-1] * span_us)
+        if not number:
+            return _no_events()
+        pixel = np.searchsorted(self._noise_until, self._rng.random(number) * self._noise_until[-1], side="right")
+        pixel = np.unique(np.minimum(pixel, self._noise_until.size - 1))
+        chance, side, when = self._rng.random((3, pixel.size))
+        brightness = frame[pixel] / (255.0 if frame.dtype == np.uint8 else 1.0)
+        hot = self._hot_share[pixel]
+        keep = chance < hot + (1 - hot) * (1 - (1 - BRIGHT_SHOT_NOISE) * brightness)
+        self._on[:] = False
+        self._on[crossing] = True
+        self._on[self._held] = True
+        keep &= ~self._on[pixel]
+        pixel, side, when, hot = pixel[keep], side[keep], when[keep], hot[keep]
+        t = start_us + when * span_us
+        self._excess[pixel] = 0
+        if self.parameters.refractory_period_s:
+            self._held = np.concatenate((self._held, pixel))
+            self._release_us = np.concatenate((self._release_us, t + self.parameters.refractory_period_s * 1e6))
+        return PixelEvents(t, pixel, (side < hot + (1 - hot) / 2).astype(np.uint8))
+
+
+def _thresholds(nominal: float, sigma: float, size: int, rng: np.random.Generator) -> FloatArray:
+    return np.maximum(rng.normal(nominal, sigma, size), SMALLEST_THRESHOLD).astype(np.float32)
+
+
+def _spread(decades: float, size: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return log-normal factors of mean 1, so that a rate stays the mean over the pixels."""
+    factors: npt.NDArray[np.float64] = 10 ** rng.normal(0, decades, size)
+    return factors / np.exp((decades * np.log(10)) ** 2 / 2)
+
+
+def _no_events() -> PixelEvents:
+    return PixelEvents(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
+
+
+def _join(one: PixelEvents, other: PixelEvents) -> PixelEvents:
+    return PixelEvents(*(np.concatenate(columns) for columns in zip(one, other, strict=True)))

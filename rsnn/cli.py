@@ -172,12 +172,12 @@ def models(
     if as_json:
         _print_json([_entry_row(name, entry) for name, entry in entries.items()])
         return
-    table = Table(Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy")
+    table = Table(Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy", "energy")
     for name, entry in entries.items():
         if entry is None:
             table.add_row(name, "[dim]untrained[/]")
             continue
-        accuracy = entry.metrics.get("accuracy")
+        accuracy, joules = entry.metrics.get("accuracy"), entry.metrics.get("energy_joules")
         table.add_row(
             f"[bold]{name}[/]",
             entry.tag,
@@ -186,6 +186,7 @@ def models(
             f"{entry.parameters:,}",
             f"{entry.size_bytes / 1e6:.1f} MB",
             "" if accuracy is None else f"{accuracy:.1%}",
+            "" if joules is None else f"{1e6 * joules:.1f} µJ",
         )
     out.print(table)
 

@@ -13,6 +13,7 @@ from importlib.metadata import version as _version
 
 from rsnn import kernels, nn
 from rsnn.data import Events, read_events, to_frames
+from rsnn.energy import energy_report
 from rsnn.errors import RSNNError
 from rsnn.models import RSNN, SCNN, ConvLSTMClassifier, Prediction, Preprocessing
 from rsnn.zoo import create_model, list_models, load
@@ -28,6 +29,7 @@ __all__ = [
     "Preprocessing",
     "RSNNError",
     "create_model",
+    "energy_report",
     "kernels",
     "list_models",
     "load",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 PAPER = """@inproceedings{rsnn2024,
@@ -21,12 +22,17 @@ class Facts:
         data: what it was trained on, in a sentence or two.
         dataset: the data set's short name.
         split: which recordings trained, which validated, which tested.
-        evaluated_on: what the accuracy is of, in a few words, as in `"validation part"`.
-        selected_accuracies: of each training run, with seeds 0, 1, ..., for the epoch that validation selected.
-        last_accuracies: of each training run, for the last epoch.
+        part: of which part the accuracy is, `"validation"` or `"test"`.
+        evaluated_on: the same in a few words, as in `"validation part"`.
         reproduce: the commands that train it and that print its figures.
         limits: what it cannot do, or was not tried on.
         licence: of the weights, as an SPDX identifier.
+        selected_accuracies: of each training run, with seeds 0, 1, ..., for the epoch that validation selected.
+        last_accuracies: of each training run, for the last epoch.
+        measured: further figures by name; shares where they lie between 0 and 1.
+        sections: further sections, Markdown by title.
+        benchmark: the data set's identifier on the Hub and its task's, where it is one of the Hub's benchmarks.
+        citation: BibTeX entries beside the paper's, as those of the data.
 
     """
 
@@ -34,12 +40,17 @@ class Facts:
     data: str
     dataset: str
     split: str
+    part: str
     evaluated_on: str
-    selected_accuracies: tuple[float, ...]
-    last_accuracies: tuple[float, ...]
     reproduce: str
     limits: str
     licence: str
+    selected_accuracies: tuple[float, ...] = ()
+    last_accuracies: tuple[float, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
+    benchmark: tuple[str, str] | None = None
+    citation: str = ""
 
 
 def plain_card(config: dict[str, Any]) -> str:
@@ -55,7 +66,7 @@ def plain_card(config: dict[str, Any]) -> str:
 
 
 def published_card(
-    config: dict[str, Any], facts: Facts, evaluation: dict[str, Any], energy: dict[str, Any] | None = None
+    config: dict[str, Any], facts: Facts, evaluation: dict[str, Any], energy: dict[str, Any], weights: str
 ) -> str:
     """Return the card of a checkpoint with its measured figures.
 
@@ -64,6 +75,7 @@ def published_card(
         facts: what its author says.
         evaluation: `rsnn.evaluation.Evaluation.to_dict()` of the checkpoint.
         energy: `to_dict()` of its `rsnn.energy_report`.
+        weights: how many there are, and how they are stored, in a sentence.
 
     """
     model = config["model"]
@@ -82,31 +94,48 @@ def published_card(
         ),
         f"# {facts.name}",
         _usage(facts.name, model["type"]),
+        weights,
         "## Data",
-        f"{facts.data}\n\n{facts.split}",
+        f"{facts.data.strip()}\n\n{facts.split.strip()}",
         "## Accuracy",
         f"**{evaluation['accuracy']:.1%}** on the {facts.evaluated_on}: {evaluation['samples']} recordings, 95 % "
         f"interval {low:.1%} to {high:.1%} (Wilson).",
-        _table(
-            ("seed", "epoch selected by validation", "last epoch"),
-            [
-                (str(seed), f"{selected:.1%}", f"{last:.1%}")
-                for seed, (selected, last) in enumerate(
-                    zip(facts.selected_accuracies, facts.last_accuracies, strict=True)
-                )
-            ],
-        ),
-        _table(("class", "accuracy"), [(name, f"{share:.1%}") for name, share in evaluation["per_class"].items()]),
-        *(() if energy is None else ("## Energy", _energy(energy))),
+        *_seeds(facts),
+        _table(("class", "accuracy"), [(_cell(name), f"{share:.1%}") for name, share in evaluation["per_class"].items()]),
+        *_measured(facts),
+        "## Energy",
+        _energy(energy),
         "## Input",
         _preprocessing(model),
+        *(block for title, text in facts.sections.items() for block in (f"## {title}", text.strip())),
         "## Limits",
-        facts.limits,
+        facts.limits.strip(),
         "## Reproduce",
         f"```sh\n{facts.reproduce.strip()}\n```",
         "## Citation",
-        f"```bibtex\n{PAPER}\n```",
+        f"```bibtex\n{(PAPER + chr(10) + facts.citation.strip()).strip()}\n```",
     )
+
+
+def evaluation_results(facts: Facts, accuracy: float, date: str) -> str:
+    """Return the file `.eval_results/*.yaml` of a checkpoint that was evaluated on one of the Hub's benchmarks.
+
+    The Hub reads it beside the card: there it joins the benchmark's table of results.
+
+    Args:
+        facts: what its author says, `benchmark` among it.
+        accuracy: what was measured.
+        date: when, as YYYY-MM-DD.
+
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from yaml import safe_dump
+
+    assert facts.benchmark is not None
+    dataset, task = facts.benchmark
+    entry = EvalResultEntry(dataset_id=dataset, task_id=task, value=accuracy, date=date, notes=facts.evaluated_on)
+    text: str = safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _joined(*blocks: str) -> str:
@@ -122,9 +151,12 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
         results = [
             EvalResult(
                 task_type="video-classification",
+                task_name="Classification of event-camera recordings",
                 dataset_type=facts.dataset,
                 dataset_name=f"{facts.dataset} ({facts.evaluated_on})",
+                dataset_split=facts.part,
                 metric_type="accuracy",
+                metric_name="Accuracy",
                 metric_value=accuracy,
             )
         ]
@@ -138,10 +170,33 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
 
 
 def _usage(source: str, kind: str) -> str:
+    loader = f"rsnn.{kind}.from_pretrained" if kind in ("RSNN", "ConvLSTMClassifier", "SCNN") else "rsnn.load"
     return (
-        f'```python\nimport rsnn\n\nmodel = rsnn.{kind}.from_pretrained("{source}")\n'
+        f'```python\nimport rsnn\n\nmodel = {loader}("{source}")\n'
         'result = model.predict("recording.aedat")\nprint(result.label, result.probabilities)\n```'
     )
+
+
+def _seeds(facts: Facts) -> list[str]:
+    """Return the table of the training runs, where there is anything to say of them."""
+    if not facts.selected_accuracies:
+        return []
+    last = facts.last_accuracies or (None,) * len(facts.selected_accuracies)
+    rows = [
+        (str(seed), f"{selected:.1%}", "" if other is None else f"{other:.1%}")
+        for seed, (selected, other) in enumerate(zip(facts.selected_accuracies, last, strict=True))
+    ]
+    return [_table(("seed", "epoch selected by validation", "last epoch"), rows)]
+
+
+def _measured(facts: Facts) -> list[str]:
+    if not facts.measured:
+        return []
+    rows = [
+        (_cell(name.replace("_", " ")), f"{value:.1%}" if 0 <= value <= 1 else f"{value:g}")
+        for name, value in facts.measured.items()
+    ]
+    return ["Measured besides:", _table(("what", "figure"), rows)]
 
 
 def _preprocessing(model: dict[str, Any]) -> str:
@@ -159,9 +214,33 @@ def _preprocessing(model: dict[str, Any]) -> str:
 
 
 def _energy(report: dict[str, Any]) -> str:
-    raise AssertionError(report)
+    """Return the operations and joules of a sample: the whole network, its parts, and each in a row."""
+    total, parts, costs = report["total"], report["parts"], report["energy_model"]
+    rows = [
+        (
+            name,
+            f"{part['mac'] / 1e6:.2f} M",
+            f"{part['ac'] / 1e6:.2f} M",
+            "" if part["firing_rate"] is None else f"{part['spikes'] / 1e3:.1f} k ({part['firing_rate']:.1%})",
+            f"{1e6 * part['joules']:.2f} µJ",
+        )
+        for name, part in [*((name, part) for name, part in parts.items() if name != "other"), ("total", total)]
+    ]
+    missing = report["not_counted"]
+    lower = f" Not counted, so that these are lower bounds: {', '.join(sorted(missing))}." if missing else ""
+    return (
+        f"**{1e6 * total['joules']:.1f} µJ** a recording, mean of {report['samples']}: operations with a non-zero "
+        f"input and weight, {costs['mac_pj']:g} pJ a multiply-accumulate (MAC) and {costs['ac_pj']:g} pJ an "
+        f"accumulate (AC) ({costs['source']}). The paper's definition counts the classifier alone.{lower}\n\n"
+        + _table(("part", "MAC", "AC", "spikes (rate)", "energy"), rows)
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return a text as it stands in a cell of a table."""
+    return text.replace("|", "\\|")

@@ -50,7 +50,7 @@ def convlstm(frames, W_x, W_h, b, hidden=None, cell=None):
 
 def attention(frame, W_q, W_k, W_v, heads=1):
     """Equation 6 over one frame (C, H, W), pixel by pixel; weights (d, C). Returns (d_v, H, W)."""
-    C, H, W = frame.shape
+    _, H, W = frame.shape
     pixels = [frame[:, y, x] for y in range(H) for x in range(W)]
     Q, K, V = ([weight @ pixel for pixel in pixels] for weight in (W_q, W_k, W_v))
     d_k, d_v = len(W_q) // heads, len(W_v) // heads

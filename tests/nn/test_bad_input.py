@@ -9,6 +9,7 @@ import torch
 from rsnn import nn
 from rsnn.errors import InputError
 from rsnn.nn.attention import PixelAttention
+from rsnn.nn.srm import SRMState
 
 C, SIZE = 2, (8, 8)
 FRAMES = {
@@ -19,6 +20,8 @@ FRAMES = {
     "PixelAttention": lambda: PixelAttention(C),
     "FramePool": lambda: nn.FramePool(C, 2),
     "SCNN": lambda: nn.SCNN(C, 3, SIZE),
+    "SpikingNetwork": lambda: nn.SpikingNetwork(C, 3, SIZE, ("4C3", "AP2", "8FC"), nn.SRM()),
+    "NeuNorm": lambda: nn.NeuNorm(C, SIZE),
     "DecisionHead": lambda: nn.DecisionHead(nn.SumFrames(), nn.ConvClassifier(C, 3, SIZE), C),
     "LSTMHead": lambda: nn.LSTMHead(C, 3, SIZE),
     "LastFrame": nn.LastFrame,
@@ -28,7 +31,7 @@ FRAMES = {
 }
 ANY_CHANNELS = {"LastFrame", "SumFrames", "MeanFrames", "ConcatFrames"}
 WITHOUT_WEIGHTS = {"FramePool", *ANY_CHANNELS}
-FIXED_SIZE = {"SCNN", "DecisionHead", "LSTMHead"}
+FIXED_SIZE = {"SCNN", "SpikingNetwork", "NeuNorm", "DecisionHead", "LSTMHead"}
 STATELESS = {"PixelAttention", "FramePool", "LastFrame"}
 
 
@@ -45,9 +48,9 @@ def error_of(block, *inputs):
 
 
 def test_every_public_block_is_here():
-    others = {"LIF", "Voting", "ConvClassifier", "ConvLSTMState"}
+    others = {"LIF", "SRM", "Voting", "ConvClassifier"}
     tested = {name.partition(",")[0] for name in FRAMES} - {"PixelAttention"}
-    assert tested | others == {name for name in nn.__all__ if not name.endswith("State")} | {"ConvLSTMState"}
+    assert tested | others == {name for name in nn.__all__ if not name.endswith("State")}
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -133,13 +136,13 @@ def test_state_of_another_batch_size(name, shape):
 def test_state_of_another_frame_size(name):
     block = FRAMES[name]()
     _, state = block(frames(1, 2, C, 12, 8))
-    assert "belongs to the batch" in error_of(block, frames(1), state)
+    assert "belongs to the batch" in error_of(block, frames(1, 2, C, *SIZE), state)
 
 
 @pytest.mark.parametrize("name", sorted(set(FRAMES) - STATELESS))
-@pytest.mark.parametrize("state", [7, "state", object(), {"hidden": 1}, (1, 2, 3), (None, None)], ids=str)
+@pytest.mark.parametrize("state", [7, "state", {"hidden": 1}, (1, 2, 3), (None,) * 3], ids=str)
 def test_something_else_as_state(name, state):
-    message = error_of(FRAMES[name](), frames(1), state)
+    message = error_of(FRAMES[name](), frames(1, 2, C, *SIZE), state)
     assert "state" in message or "potential" in message
     assert "None" in message
 
@@ -147,9 +150,9 @@ def test_something_else_as_state(name, state):
 @pytest.mark.parametrize("name", ["ConvLSTM", "ConvLSTMAttention", "SumFrames", "ConcatFrames"])
 def test_whole_numbers_as_state(name):
     block = FRAMES[name]()
-    _, state = block(frames(1))
+    _, state = block(frames(1, 2, C, *SIZE))
     wrong = state.long() if isinstance(state, torch.Tensor) else tuple(tensor.long() for tensor in state)
-    assert "state" in error_of(block, frames(1), wrong)
+    assert "state" in error_of(block, frames(1, 2, C, *SIZE), wrong)
 
 
 def test_scnn_state_of_another_network():
@@ -160,6 +163,35 @@ def test_scnn_state_of_another_network():
 def test_encoder_state_of_another_depth():
     _, state = nn.ConvLSTMEncoder(C)(frames())
     assert "each of its 3 layers" in error_of(nn.ConvLSTMEncoder(C, (3, 3, 3)), frames(), state)
+
+
+def test_spiking_network_state_of_another_network():
+    _, state = nn.SpikingNetwork(C, 3, SIZE, ("4C3",), nn.SRM())(frames())
+    other = nn.SpikingNetwork(C, 3, SIZE, ("4C3", "8FC"), nn.SRM())
+    assert "got states of 2 layers; it has 3" in error_of(other, frames(), state)
+    assert "expected the SRMState" in error_of(
+        nn.SpikingNetwork(C, 3, SIZE, ("4C3",), nn.SRM()),
+        frames(),
+        nn.SpikingNetwork(C, 3, SIZE, ("4C3",), nn.LIF())(frames())[1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "state", "message"),
+    [
+        (np.zeros((2, 3), np.float32), None, "ndarray"),
+        (torch.zeros(3), None, r"\(3,\); expected \(T, N, ...\)"),
+        (torch.zeros(0, 3), None, r"\(0, 3\).*at least one step"),
+        (torch.zeros(2, 3, dtype=torch.int32), None, "int32; expected floating"),
+        (torch.zeros(2, 3), torch.zeros(3), "got a Tensor as its state; expected the SRMState"),
+        (torch.zeros(2, 3), SRMState(*torch.zeros(4, 4)), r"a state of shape \(4,\).*needs \(3,\)"),
+        (torch.zeros(2, 3), SRMState(*torch.zeros(4, 3, device="meta")), "on meta"),
+        (torch.zeros(2, 3), SRMState(*torch.zeros(4, 3, dtype=torch.int64)), "state"),
+    ],
+)
+def test_srm(x, state, message):
+    with pytest.raises(InputError, match=message):
+        nn.SRM()(x, state)
 
 
 @pytest.mark.parametrize(

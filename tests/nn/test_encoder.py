@@ -76,9 +76,8 @@ def test_what_does_not_fill_a_window_is_left_out():
 
 
 def test_options_reach_every_layer():
-    encoder = ConvLSTMEncoder(
-        2, (4, 6), 5, attention=True, num_heads=2, key_channels=4, value_channels=8, join="replace", tie_hidden_gates=True
-    )
+    attention = {"attention": True, "num_heads": 2, "key_channels": 4, "value_channels": 8, "join": "replace"}
+    encoder = ConvLSTMEncoder(2, (4, 6), 5, tie_hidden_gates=True, **attention)
     for layer in encoder.layers:
         assert layer.attention.num_heads == 2
         assert layer.attention.key.out_features == 4

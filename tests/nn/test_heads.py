@@ -156,7 +156,7 @@ def test_a_users_own_reduction_and_classifier():
 
 
 def test_parts_that_do_not_fit():
-    with pytest.raises(InputError, match="ConcatFrames makes 12 channels of in_channels=3, .* ConvClassifier takes 3"):
+    with pytest.raises(InputError, match=r"ConcatFrames makes 12 channels of in_channels=3, .* ConvClassifier takes 3"):
         DecisionHead(ConcatFrames(4), ConvClassifier(3, 5, (8, 8)), 3)
     with pytest.raises(InputError, match=r"Linear is no reduction: it has no method out_channels\(in_channels\)"):
         DecisionHead(nn.Linear(2, 2), ConvClassifier(3, 5, (8, 8)), 3)

@@ -6,6 +6,7 @@ from rsnn.data.datasets import CIFAR10DVS, NMNIST, DVS128Gesture, EventDataset, 
 from rsnn.data.events import EVENT_DTYPE, Events
 from rsnn.data.frames import to_frames
 from rsnn.data.readers import READERS, read_events
+from rsnn.data.writers import write_events
 
 FORMATS = tuple(READERS)
 
@@ -22,4 +23,5 @@ __all__ = [
     "iter_events",
     "read_events",
     "to_frames",
+    "write_events",
 ]

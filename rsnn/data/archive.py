@@ -38,6 +38,7 @@ class EventArchive:
 
     Raises:
         RecordingError: the file is missing, is no such archive or is damaged.
+
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sensor_size: tuple[int, int] | None = None) -> None:

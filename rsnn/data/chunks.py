@@ -43,6 +43,7 @@ def iter_events(
     Raises:
         RecordingError: as `read_events`, when the bad place is reached.
         InputError: an argument has a value that it cannot have.
+
     """
     try:
         duration = operator.index(duration_us)

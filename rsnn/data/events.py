@@ -63,6 +63,7 @@ def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:
 
     Raises:
         InputError: it is not a (width, height) of whole numbers between 1 and 65536.
+
     """
     try:
         width, height = (operator.index(side) for side in sensor_size)
@@ -108,6 +109,7 @@ class Events:
         InputError: a column is not a row of integers, or the columns differ in length.
         RecordingError: an event lies outside the sensor, has another polarity, or is earlier than the one
         before it.
+
     """
 
     t: npt.NDArray[np.int64]

@@ -54,6 +54,7 @@ def to_frames(
 
     Raises:
         InputError: an argument is not one of the above, or a pixel's count does not fit in `dtype`.
+
     """
     T = _check_num_frames(num_frames)
     kind = _check_dtype(dtype)

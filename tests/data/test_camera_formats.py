@@ -238,7 +238,7 @@ def test_aedat4_truncated(samples, tmp_path):
     assert np.array_equal(kept, whole[: len(kept)])
     for size in (10, 15, 18, 2000):
         path.write_bytes(data[:size])
-        with pytest.raises(RecordingError, match="within its header|none of the known formats"):
+        with pytest.raises(RecordingError, match=r"within its header|none of the known formats"):
             read_events(path, truncated="keep")
 
 

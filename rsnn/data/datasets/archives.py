@@ -70,6 +70,7 @@ def find_archives(root: Path, archives: Sequence[Archive], *, download: bool) ->
 
     Raises:
         RecordingError: one is missing and could not be downloaded. The message says which files to put where.
+
     """
     paths, missing = [], []
     for archive in archives:
@@ -99,6 +100,7 @@ def check_md5(archive: Archive, path: Path) -> None:
 
     Raises:
         RecordingError: it is not.
+
     """
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
@@ -117,6 +119,7 @@ def unpack(path: Path, folder: Path) -> None:
 
     Raises:
         RecordingError: the archive is damaged or has such a name.
+
     """
     try:
         if zipfile.is_zipfile(path):

@@ -56,6 +56,7 @@ class EventDataset:
         samples: the recordings.
         labels: class index of each recording, shape (recordings,).
         ids: name of each recording.
+
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class EventDataset:
 
         Raises:
             InputError: the data set has no recording of that id.
+
         """
         by_id = {sample.id: sample for sample in self.samples}
         missing = [wanted for wanted in ids if wanted not in by_id]
@@ -137,6 +139,7 @@ def check_split(split: str, known: Sequence[str]) -> str:
 
     Raises:
         InputError: it is not.
+
     """
     if split not in known:
         raise InputError(f"split is {split!r}; expected one of {', '.join(known)}.{suggest(str(split), known)}")
@@ -148,6 +151,7 @@ def check_complete(name: str, where: Path, wanted: Sequence[str], samples: Seque
 
     Raises:
         RecordingError: some are missing.
+
     """
     found = {sample.id for sample in samples}
     missing = [sample for sample in wanted if sample not in found]

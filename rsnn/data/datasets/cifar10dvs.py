@@ -59,6 +59,7 @@ class CIFAR10DVS(EventDataset):
     Raises:
         RecordingError: the data are not there, or are damaged or incomplete.
         InputError: `split` is another word.
+
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:

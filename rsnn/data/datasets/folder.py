@@ -36,6 +36,7 @@ class EventFolder(EventDataset):
     Raises:
         RecordingError: there is no such folder, it holds no recordings, or the files say different sensors.
         InputError: `split` is not a part that the folder has.
+
     """
 
     def __init__(

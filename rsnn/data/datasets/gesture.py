@@ -63,6 +63,7 @@ class DVS128Gesture(EventDataset):
     Raises:
         RecordingError: the data are not there, or are damaged.
         InputError: `split` is another word.
+
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:
@@ -124,6 +125,7 @@ def cut_recording(path: Path, folder: Path) -> None:
 
     Raises:
         RecordingError: the recording or its label file is missing or damaged.
+
     """
     labels = path.with_name(f"{path.stem}_labels.csv")
     try:
@@ -163,6 +165,7 @@ def read_tonic(path: Path) -> Events:
 
     Raises:
         RecordingError: the file is damaged.
+
     """
     try:
         x, y, p, t = np.load(path, allow_pickle=False).astype(np.int64).T

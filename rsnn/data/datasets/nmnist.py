@@ -45,6 +45,7 @@ class NMNIST(EventDataset):
     Raises:
         RecordingError: the data are not there, or are damaged.
         InputError: `split` is another word.
+
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:

@@ -85,6 +85,7 @@ def read_events(
             lie outside the sensor or run backwards in time. The message names the file and the byte or row.
         InputError: an argument has a value that it cannot have.
         MissingDependencyError: the format needs an optional package that is not installed.
+
     """
     source, reader = open_source(path, format, truncated)
     if sensor_size is not None:
@@ -111,6 +112,7 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
     Raises:
         RecordingError: there is no such file, or it is in none of the known formats.
         InputError: `format` or `truncated` is not a value that it can have.
+
     """
     if truncated not in TRUNCATED:
         raise InputError(f"truncated is {truncated!r}; expected 'error' or 'keep'")

@@ -114,6 +114,7 @@ def _walk(source: Source, words: npt.NDArray[np.uint32], size: int, offset: int)
 
     Returns:
         The polarity packets and the number of bytes that the packets took.
+
     """
     heads, ends = _polarity_packets(words)
     run_ends = [*np.flatnonzero(ends[:-1] != heads[1:]).tolist(), len(heads) - 1]

@@ -64,6 +64,7 @@ def block_of(
 
     Raises:
         RecordingError: the lengths differ or a value is none that its column can have.
+
     """
     lengths = {field: columns[field].shape for field in DEFAULT_ORDER}
     if len(set(lengths.values())) > 1 or columns["t"].ndim != 1:

@@ -109,6 +109,7 @@ def read_comment_lines(source: Source, head: bytes, mark: bytes) -> tuple[int, l
 
     Raises:
         RecordingError: a line does not end in `head`.
+
     """
     lines: list[str] = []
     end = 0

@@ -1,0 +1,44 @@
+"""HDF5 with `events/t`, `x`, `y`, `p`, as DSEC has it, and the sensor's size as Prophesee writes it; needs `h5py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rsnn.data.events import EVENT_DTYPE, Events
+from rsnn.errors import MissingDependencyError
+
+NAME = "HDF5"
+CHUNK_EVENTS = 1 << 16
+
+
+def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:
+    """Write the events, compressed with the filters that every HDF5 library has."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError(
+            "HDF5 needs the package 'h5py', which is not installed; run: pip install 'rsnn[formats]'"
+        ) from error
+    width, height = sensor_size
+    with h5py.File(path, "w") as file:
+        file.attrs["geometry"] = f"{width}x{height}"
+        columns = {
+            name: file.create_dataset(
+                f"events/{name}",
+                shape=(0,),
+                maxshape=(None,),
+                dtype=EVENT_DTYPE[name],
+                chunks=(CHUNK_EVENTS,),
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+            )
+            for name in "txyp"
+        }
+        length = 0
+        for piece in pieces:
+            for name, column in columns.items():
+                column.resize((length + len(piece),))
+                column[length:] = getattr(piece, name)
+            length += len(piece)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -172,7 +173,9 @@ def models(
     if as_json:
         _print_json([_entry_row(name, entry) for name, entry in entries.items()])
         return
-    table = Table(Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy", "energy")
+    table = Table(
+        Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy", "energy"
+    )
     for name, entry in entries.items():
         if entry is None:
             table.add_row(name, "[dim]untrained[/]")
@@ -270,6 +273,108 @@ def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@app.command()
+def energy(
+    model: ModelName,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Recordings: archive (.npz), folder, single file, or gestures:N for simulated ones."),
+    ] = None,
+    samples: Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")] = ":",
+    costs: Annotated[str, typer.Option(help="horowitz, horowitz-int8, horowitz-memory or lemaire.")] = "horowitz",
+    untrained: Annotated[bool, typer.Option("--untrained", help="Random weights, for names without any.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count the operations of a model on recordings, layer by layer, and say what they cost; see docs/energy.md."""
+    import rsnn
+    from rsnn.data import samples as shipped
+
+    with _user_errors():
+        loaded = rsnn.create_model(model) if untrained else _load(model)
+        if data is None:
+            sensor_size = rsnn.read_events(shipped.path()).sensor_size
+            fits = loaded.preprocessing is None or max(loaded.preprocessing.frame_size) <= min(sensor_size)
+            data = str(shipped.path()) if fits else "gestures:1"
+        recordings, chosen = _recordings(data, samples)
+        with _progress("counting", len(chosen)) as advance:
+            report = rsnn.energy_report(loaded, _counted(recordings, chosen, advance), energy=costs)
+    if as_json:
+        _print_json({"model": model, "data": data, "first": chosen.start, "end": chosen.stop, **report.to_dict()})
+        return
+    out.print(f"[bold]{escape(model)}[/], one recording, the mean of {report.samples} of {escape(data)}")
+    for (first, *others), *rows in report.tables():
+        numbers = (Column(name, justify="right", no_wrap=True) for name in others)
+        table = Table(Column(first, overflow="fold"), *numbers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for row in rows:
+            table.add_row(*map(escape, row), style="bold" if row[0] == "total" else "")
+        out.print(table)
+    out.print(f"Energy: {escape(report.model.source)}.", highlight=False)
+    for what, times in report.not_counted.items():
+        err.print(f"[yellow]not counted:[/] {escape(what)} ({times} x)", highlight=False)
+
+
+def _recordings(data: str, samples: str) -> tuple[Any, range]:
+    """Open recordings by what the user calls them; return a list of `Events` or of pairs with labels, and a part."""
+    from rsnn.data import EventArchive, EventFolder, read_events
+
+    kind, _, number = data.partition(":")
+    recordings: Any
+    if kind == "gestures":
+        from rsnn.data.simulate import SimulatedGestures
+
+        if not number.isdigit():
+            raise InputError(f"--data {data!r}: expected gestures:NUMBER, as in gestures:22")
+        recordings = SimulatedGestures(int(number), split="test")
+    elif Path(data).is_dir():
+        recordings = EventFolder(data)
+    else:
+        try:
+            recordings = EventArchive(data)
+        except RSNNError:
+            recordings = [read_events(data)]  # whose error, if there is one, is of more use
+    return recordings, _sample_range(samples, len(recordings))
+
+
+def _counted(recordings: Any, chosen: range, advance: Callable[[int], None]) -> Iterator[Any]:
+    for done, index in enumerate(chosen):
+        advance(done)
+        yield recordings[index]
+
+
+@app.command()
+def watch(
+    source: Annotated[
+        str,
+        typer.Argument(help="Recording, - for standard input, aestream:PORT, jaer:PORT, or camera."),
+    ],
+    model: Annotated[str, typer.Option(help="Zoo name, ./folder, or org/name on the Hub.")] = "rsnn-nmnist-cl",
+    window: Annotated[float | None, typer.Option(help="Seconds of evidence; by default the model's own.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds between predictions; by default one step.")] = None,
+    overlap: Annotated[int, typer.Option(help="Windows that run at once.")] = 1,
+    decay: Annotated[float, typer.Option(help="Weight of earlier predictions, from 0 to below 1.")] = 0.0,
+    sensor_size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the sensor, where the source does not say it.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Of a file's replay; inf for as fast as it goes.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each prediction.")] = False,
+) -> None:
+    """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md."""
+    from rsnn.streaming import watching
+
+    with _user_errors():
+        watching.watch(
+            _load(model),
+            source,
+            as_json=as_json,
+            window=window,
+            hop=hop,
+            overlap=overlap,
+            decay=decay,
+            sensor_size=watching.parse_sensor_size(sensor_size),
+            speed=speed,
+        )
 
 
 @app.command()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsnn.data import Events
 from rsnn.energy.costs import EnergyModel, energy_model
 from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
@@ -25,8 +26,9 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
 
     Args:
         model: any module from frames (T, N, C, H, W) to logits; it runs in eval mode and is left as it was.
-        frames: frames (T, N, C, H, W), or (T, C, H, W) of one sample, as a tensor or array; or an iterable (a
-            `DataLoader`) of batches of frames, alone or as `(frames, labels)`.
+        frames: frames (T, N, C, H, W), or (T, C, H, W) of one sample, as a tensor or array; or `Events`, for a model
+            with a preprocessing; or an iterable (a `DataLoader`, a data set) of these, alone or with labels as
+            `(frames, labels)`.
         energy: an energy model or its name, as in `rsnn.energy.energy_models()`.
 
     Raises:
@@ -43,7 +45,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     samples = 0
     try:
         model.eval()
-        for batch in _batches(frames):
+        for batch in _batches(frames, getattr(model, "preprocessing", None)):
             recorder.start()
             batch = batch.to(weight)
             with torch.no_grad(), recorder:
@@ -84,24 +86,28 @@ def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:
             (exact or named)[0].parameters += parameter.numel()
 
 
-def _batches(frames: Any) -> Iterator[Tensor]:
-    if isinstance(frames, Tensor | np.ndarray):
-        yield _batch(frames)
+def _batches(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
+    if isinstance(frames, Tensor | np.ndarray | Events):
+        yield _batch(frames, preprocessing)
         return
     if not isinstance(frames, Iterable) or isinstance(frames, str | bytes | dict):
         raise InputError(
-            f"got {type(frames).__name__} as the frames; expected frames (T, N, C, H, W) or an iterable of such batches"
+            f"got {type(frames).__name__} as the frames; expected frames (T, N, C, H, W), Events, or many of either"
         )
     for item in frames:
-        yield _batch(item[0] if isinstance(item, tuple | list) and item else item)
+        yield _batch(item[0] if isinstance(item, tuple | list) and item else item, preprocessing)
 
 
-def _batch(frames: Any) -> Tensor:
+def _batch(frames: Any, preprocessing: Any) -> Tensor:
+    if isinstance(frames, Events):
+        if preprocessing is None:
+            raise InputError("got Events for a model without preprocessing; expected frames (T, N, C, H, W)")
+        frames = preprocessing.frames(frames)
     if isinstance(frames, np.ndarray):
         frames = torch.from_numpy(frames)
     if not isinstance(frames, Tensor):
         raise InputError(
-            f"got a batch of {type(frames).__name__}; expected frames (T, N, C, H, W), or (frames, labels)"
+            f"got a batch of {type(frames).__name__}; expected frames (T, N, C, H, W), Events, or such with labels"
         )
     if frames.ndim == 4:
         frames = frames[:, None]

@@ -54,6 +54,14 @@ class LayerEnergy:
     joules: float = 0.0
 
     @property
+    def label(self) -> str:
+        """Name and, where it is not clear from that, kind."""
+        if self.kind == "total":
+            return {"classifier": "classifier (decision part)"}.get(self.name, self.name)
+        plain = self.kind in ("convolution", "linear")
+        return self.name if plain else f"{self.name} {self.kind}"
+
+    @property
     def firing_rate(self) -> float | None:
         """Spikes per neuron and step; None where nothing can fire."""
         return self.spikes / self.neuron_steps if self.neuron_steps else None
@@ -142,34 +150,41 @@ class EnergyReport:
             "not_counted": self.not_counted,
         }
 
-    def table(self) -> list[tuple[str, ...]]:
-        """Return rows of text, the first the header: a row per layer, per part and for the total.
-
-        The last column is the paper's definition: the decision part only.
-        """
-        rows: list[tuple[str, ...]] = [
-            ("layer", "kind", "dense MAC", "MAC", "dense AC", "AC", "spikes", "rate", "zeros", "J", "J decision")
-        ]
-        parts = [part for name, part in self.parts.items() if name != "other"]
-        decision = sum(layer.joules for layer in self.layers if layer.part == "classifier")
-        for layer in (*self.layers, *parts, self.total):
-            counted = decision if layer.kind == "total" and layer.part == "total" else layer.joules
-            rows.append(
-                (
-                    layer.name,
-                    layer.kind,
-                    *(f"{n:.4g}" for n in (layer.dense_mac, layer.mac, layer.dense_ac, layer.ac, layer.spikes)),
-                    *("" if s is None else f"{s:.1%}" for s in (layer.firing_rate, layer.activation_sparsity)),
-                    f"{layer.joules:.3g}",
-                    f"{counted:.3g}" if layer.part in ("classifier", "total") else "",
-                )
-            )
-        return rows
+    def tables(self) -> tuple[list[tuple[str, ...]], ...]:
+        """Return three tables of text, the first row of each its header: operations, activity, memory."""
+        layers = (*self.layers, *(p for p in self.parts.values() if p.name != "other"), self.total)
+        operations = [("operations", "MAC", "dense MAC", "AC", "dense AC", "µJ")]
+        activity = [("activity", "spikes", "firing rate", "zero inputs", "zero weights")]
+        memory = [("memory", "parameters", "state bytes", "activation bytes")]
+        for layer in layers:
+            if layer.dense_mac or layer.dense_ac:
+                counts = (layer.mac, layer.dense_mac, layer.ac, layer.dense_ac)
+                operations.append((layer.label, *map(_amount, counts), f"{1e6 * layer.joules:.4g}"))
+            if layer.neuron_steps or layer.inputs or layer.weights:
+                shares = (layer.firing_rate, layer.activation_sparsity, layer.weight_sparsity)
+                spikes = _amount(layer.spikes) if layer.neuron_steps else ""
+                activity.append((layer.label, spikes, *("" if s is None else f"{s:.1%}" for s in shares)))
+            if layer.parameters or layer.state_bytes or layer.activation_bytes:
+                kept = (layer.parameters, layer.state_bytes, layer.activation_bytes)
+                memory.append((layer.label, *map(_amount, kept)))
+        return operations, activity, memory
 
     def __str__(self) -> str:
-        rows = self.table()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = []
+        for rows in self.tables():
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for label, *cells in rows:
+                aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+                lines.append("  ".join((label.ljust(widths[0]), *aligned)).rstrip())
+            lines.append("")
         lines.append(f"per sample, mean of {self.samples}; {self.model.source}")
         lines += [f"not counted: {what} ({times} x)" for what, times in self.not_counted.items()]
         return "\n".join(lines)
+
+
+def _amount(number: float) -> str:
+    """Return a number with three digits: 32.7 M, 5.1 k, 10."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

@@ -29,6 +29,7 @@ from rsnn.errors import CheckpointError, ConfigError, InputError, RSNNError, Unk
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+RESULTS_FOLDER = ".eval_results"  # of the Hub's benchmarks, where a checkpoint was evaluated on one
 FORMAT_VERSION = 1
 
 _FILES = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
@@ -592,7 +593,7 @@ def push(
         api.upload_folder(
             repo_id=repo_url.repo_id,
             folder_path=os.fspath(folder),
-            allow_patterns=_FILES,
+            allow_patterns=[*_FILES, f"{RESULTS_FOLDER}/*.yaml"],
             revision=revision,
             commit_message=commit_message,
         )

@@ -1,123 +1,339 @@
 """Put a trained model into the package: evaluate it, write its files and card, its weights entry and its replay test.
 
-    python scripts/publish_checkpoint.py scripts/cards/rsnn-nmnist-cl.toml FOLDER... --data nmnist_1000.npz
+    python scripts/publish_checkpoint.py RUN NAME TAG --data nmnist_1000.npz --samples 800:1000
 
-FOLDER... are the runs of `examples/train_nmnist.py` with different seeds; the first one's model is published. The card's
-facts come from the TOML file, every figure from the runs' metrics.json or from the evaluation done here.
+RUN is a folder that `save_pretrained` wrote, or one that holds it (under NAME, `best`, `selected`, `checkpoint` or
+`model`); `--runs` names the runs of further seeds. What no program can measure is in `scripts/cards/NAME.TAG.toml`
+(see the others there). Every figure is measured here, on the weights as they are published, or read from the runs'
+`metrics.json`, or from the JSON file of `--metrics`. `--data` is what evaluates: an archive (.npz) with labels, a
+folder of recordings (`FOLDER:PART` for one part of it), or `gestures:NUMBER[:SEED]` for simulated test recordings.
+
+    python scripts/publish_checkpoint.py --readme
+
+only writes the table of checkpoints in the README anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import re
+import shutil
+import sys
+import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
+from rich.progress import track
+from torch import Tensor
 
 import rsnn
 from rsnn import hub
-from rsnn.data import EventArchive, samples
+from rsnn.data import EventArchive, EventFolder
+from rsnn.data.simulate.gestures.dataset import SimulatedGestures
+from rsnn.energy import energy_report
+from rsnn.errors import InputError
 from rsnn.evaluation import evaluate
-from rsnn.models import cards
+from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "rsnn" / "zoo" / "weights.json"
-REPLAYS = ROOT / "tests" / "zoo" / "replays"
+BEGIN, END = "<!-- checkpoints: begin -->\n", "<!-- checkpoints: end -->"
+CHECKPOINT_FOLDERS = ("best", "selected", "checkpoint", "model")
+BATCH_SIZE = 8
+REPLAY_FEATURES = 4096  # at most, of the features' elements
+REPLAY_CANDIDATES = 32
 
 
-def card_facts(path: Path, runs: list[dict]) -> tuple[str, str, cards.Facts]:
-    """Return name, tag and the card's facts, the accuracies of the runs filled in."""
+# What comes in
+
+
+def find_checkpoint(run: Path, name: str) -> Path:
+    """Return the checkpoint's folder in the folder of a run."""
+    for folder in (run, *(run / part for part in (name, *CHECKPOINT_FOLDERS))):
+        if (folder / hub.CONFIG_FILE).is_file():
+            return folder.resolve()
+    places = ", ".join((name, *CHECKPOINT_FOLDERS))
+    raise InputError(f"{run} has no checkpoint; expected {hub.CONFIG_FILE} in it, or in one of {places} there")
+
+
+def read_metrics(run: Path, name: str) -> dict[str, Any]:
+    """Return the accuracies that a run left in its `metrics.json`, of the model `name` where there are several."""
+    path = next((folder / "metrics.json" for folder in (run, run.parent) if (folder / "metrics.json").is_file()), None)
+    metrics = {} if path is None else json.loads(path.read_text("utf-8"))
+    return {**metrics, **metrics[name]} if isinstance(metrics.get(name), dict) else metrics
+
+
+def accuracies(runs: list[dict[str, Any]], key: str) -> tuple[float, ...]:
+    """Return one accuracy of each run, none at all where a run does not tell."""
+    values = [run.get(key) for run in runs]
+    return () if None in values else tuple(float(value) for value in values)
+
+
+class Recordings:
+    """Some recordings of a data set, each with its label as an index of the model's classes.
+
+    Raises:
+        InputError: there are none, or the classes are not the model's.
+
+    """
+
+    def __init__(self, text: str, samples: str, class_names: tuple[str, ...] | None) -> None:
+        kind, _, rest = text.partition(":")
+        data: Any
+        if kind == "gestures":
+            number, _, seed = rest.partition(":")
+            data = SimulatedGestures(int(number), int(seed or 0), split="test")
+        elif Path(text).is_file():
+            data = EventArchive(text)
+        else:
+            data = EventFolder(kind, rest or "all")
+        if data.labels is None:
+            raise InputError(f"{text} has no labels; expected an archive with an array 'label'")
+        first, _, end = samples.partition(":")
+        chosen = np.arange(len(data))[slice(int(first) if first else None, int(end) if end else None)]
+        if not len(chosen):
+            raise InputError(f"--samples {samples!r} chooses none of the {len(data)} recordings of {text}")
+        # In an order in which the first of them, which energy is measured on, are of all classes.
+        self.chosen = np.random.default_rng(0).permutation(chosen).tolist()
+        names = None if data.class_names is None else tuple(data.class_names)
+        if names is not None and class_names is not None and not set(names) <= set(class_names):
+            raise InputError(f"{text} has the classes {names}; the model has {class_names}")
+        by_name = names is not None and class_names is not None
+        self.labels = [class_names.index(names[i]) if by_name else int(i) for i in data.labels]  # type: ignore
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[tuple[rsnn.Events, int]]:
+        for index in self.chosen:
+            item = self.data[index]
+            yield (item[0] if isinstance(item, tuple) else item), self.labels[index]
+
+
+def card_facts(path: Path, full_name: str, runs: list[dict[str, Any]], measured: dict[str, float]) -> cards.Facts:
+    """Return the card's facts from its TOML file and the runs."""
     facts = tomllib.loads(path.read_text("utf-8"))
-    name, tag = facts.pop("name"), facts.pop("tag")
-    results = [run[name] for run in runs]
-    return (
-        name,
-        tag,
-        cards.Facts(
-            name=f"{name}.{tag}",
-            selected_accuracies=tuple(result["selected_accuracy"] for result in results),
-            last_accuracies=tuple(result["last_accuracy"] for result in results),
+    return cards.Facts(
+        name=full_name,
+        **{
+            "selected_accuracies": accuracies(runs, "selected_accuracy"),
+            "last_accuracies": accuracies(runs, "last_accuracy"),
             **facts,
-        ),
+            "measured": {**facts.get("measured", {}), **measured},
+        },
     )
 
 
-def write_replay(model: rsnn.models.EventClassifier, path: Path) -> None:
-    """Store an input with the features and logits that the model gives for it."""
-    frames = model.preprocessing.frames(rsnn.read_events(samples.path()))[:, None]
-    with torch.no_grad():
-        features, logits = model.forward_features(frames), model(frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"frames": frames.to(torch.uint8), "features": features, "logits": logits}, path)
+# What is measured
+
+
+def measure(
+    model: EventClassifier, recordings: Recordings, energy_samples: int
+) -> tuple[dict[str, Any], dict[str, Any], list[tuple[Tensor, int]]]:
+    """Return the evaluation, the energy report, and some of the frames with their labels."""
+    assert model.preprocessing is not None
+    kept: list[tuple[Tensor, int]] = []
+
+    def samples() -> Iterator[tuple[Tensor, int]]:
+        for events, label in track(recordings, "evaluating", total=len(recordings)):
+            frames = model.preprocessing.frames(events)  # type: ignore[union-attr]
+            if len(kept) < max(energy_samples, REPLAY_CANDIDATES):
+                kept.append((frames, label))
+            yield frames, label
+
+    evaluation = evaluate(model, samples(), batch_size=BATCH_SIZE).to_dict()
+    batches = (torch.stack([frames], 1) for frames, _ in track(kept[:energy_samples], "counting operations"))
+    return evaluation, energy_report(model, batches).to_dict(), kept
+
+
+@torch.no_grad()
+def replay(model: EventClassifier, candidates: list[tuple[Tensor, int]]) -> dict[str, np.ndarray]:
+    """Return an input with the features and logits that the model gives for it, small enough to be stored.
+
+    It is the first that is classified right and whose logits stay the same in double precision and under noise ten
+    times as large as rounding: no potential lies so near its threshold that another order of summation could change
+    what comes of a spike. Features are stored at every `stride`th element, and as means of each step and channel.
+    """
+    noise = torch.Generator().manual_seed(0)
+    double = deepcopy(model).double()
+    for frames, label in candidates:
+        frames = frames[:, None]
+        logits, features = model(frames), model.forward_features(frames)
+        noisy = [model(frames * (1 + 1e-6 * torch.randn(frames.shape, generator=noise))) for _ in range(3)]
+        others = [double(frames.double()).float(), *noisy]
+        stable = all(torch.allclose(other, logits, rtol=1e-5, atol=1e-4) for other in others)
+        if stable and logits.argmax() == label and logits.unique().numel() > 1:
+            break
+    else:
+        raise InputError(f"none of {len(candidates)} recordings is classified right and the same whatever the rounding")
+    stride = -(-features.numel() // REPLAY_FEATURES) | 1
+    return {
+        "frames": frames.to(torch.uint8 if frames.max() < 256 else torch.int32).numpy(),
+        "logits": logits.numpy(),
+        "stride": np.array(stride),
+        "features": features.flatten()[::stride].numpy(),
+        "feature_means": features.double().mean((1, 3, 4)).numpy(),
+    }
+
+
+# What comes out
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Let one process at a time change what all checkpoints share."""
+    folder = os.open(root / "rsnn" / "zoo", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file anew, in one step."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def write_entry(root: Path, entry: dict[str, Any], default: bool) -> None:
+    """Put an entry into the table, in the place of its former version; first of its name where it is the default."""
+    table = root / "rsnn" / "zoo" / "weights.json"
+    rows = json.loads(table.read_text("utf-8"))
+    place = next(
+        (i for i, row in enumerate(rows) if (row["name"], row["tag"]) == (entry["name"], entry["tag"])), len(rows)
+    )
+    rows[place : place + 1] = [entry]
+    rows.sort(key=lambda row: (row["name"], default and row is not entry))
+    replace_text(table, json.dumps(rows, indent=2) + "\n")
+
+
+def readme_table(rows: list[dict[str, Any]]) -> str:
+    """Return the weights entries as the table of the README."""
+    lines = [
+        "| name | data | classes | parameters | size | accuracy (ours) | energy a sample |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| `{row['name']}` (`.{row['tag']}`) | {row['data']} | {row['classes']} | {row['parameters']:,} | "
+            f"{row['size_bytes'] / 1e6:.1f} MB | {row['metrics']['accuracy']:.1%}, {row['split']} | "
+            f"{row['metrics']['energy_joules'] * 1e6:.1f} µJ |"
+            for row in rows
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def update_readme(root: Path) -> None:
+    """Write the table of checkpoints between its two marks in the README."""
+    readme = root / "README.md"
+    table = readme_table(json.loads((root / "rsnn" / "zoo" / "weights.json").read_text("utf-8")))
+    text = readme.read_text("utf-8")
+    replace_text(readme, re.sub(f"{BEGIN}.*?{END}", lambda _: BEGIN + table + END, text, flags=re.S))
+
+
+def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
+    """Do all of it and return a line that says what came of it."""
+    full_name = f"{options.name}.{options.tag}"
+    if options.name not in rsnn.list_models():
+        raise InputError(f"{options.name!r} is not a name of the zoo; rsnn.list_models() lists them")
+    card = options.card or root / "scripts" / "cards" / f"{full_name}.toml"
+    runs = [read_metrics(run, options.name) for run in (options.run, *options.runs)]
+    measured = json.loads(options.metrics.read_text("utf-8")) if options.metrics else {}
+    facts = card_facts(card, full_name, runs, measured)
+    dtype = torch.float16 if options.half else None
+    trained = rsnn.load(find_checkpoint(options.run, options.name))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / full_name
+        trained.save_pretrained(folder, dtype=dtype)
+        model = rsnn.load(folder)
+        evaluation, energy, kept = measure(
+            model, Recordings(options.data, options.samples, model.class_names), options.energy_samples
+        )
+        stored = replay(model, kept)
+        parameters = sum(p.numel() for p in model.parameters())
+        size = (folder / hub.WEIGHTS_FILE).stat().st_size
+        weights = (
+            f"{parameters:,} parameters, {size / 1e6:.1f} MB, stored in {'half' if dtype else 'single'} precision."
+        )
+        save_model(
+            trained,
+            folder,
+            lambda config: cards.published_card(config, facts, evaluation, energy, weights),
+            dtype=dtype,
+        )
+        if facts.benchmark is not None:
+            (folder / hub.RESULTS_FOLDER).mkdir()
+            results = cards.evaluation_results(facts, evaluation["accuracy"], f"{datetime.now(UTC):%Y-%m-%d}")
+            (folder / hub.RESULTS_FOLDER / f"{options.name}.yaml").write_text(results, "utf-8")
+        entry = {
+            "name": options.name,
+            "tag": options.tag,
+            "sha256": hub.sha256_of(folder / hub.WEIGHTS_FILE),
+            "size_bytes": size,
+            "parameters": parameters,
+            "classes": model.num_classes,
+            "data": facts.dataset,
+            "split": facts.evaluated_on,
+            "metrics": {
+                "accuracy": evaluation["accuracy"],
+                "samples": evaluation["samples"],
+                **({"last_epoch_accuracy": facts.last_accuracies[0]} if facts.last_accuracies else {}),
+                "seeds": len(runs),
+                "energy_joules": energy["total"]["joules"],
+                **facts.measured,
+            },
+            "licence": facts.licence,
+        }
+        with locked(root):
+            replays = root / "tests" / "zoo" / "replays"
+            replays.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(replays / f"{full_name}.npz", **stored)
+            target = root / "rsnn" / "zoo" / "checkpoints" / full_name
+            incoming = target.with_name(f"{full_name}.tmp")
+            shutil.rmtree(incoming, ignore_errors=True)
+            shutil.copytree(folder, incoming)
+            shutil.rmtree(target, ignore_errors=True)
+            incoming.rename(target)
+            write_entry(root, entry, options.default)
+            update_readme(root)
+    return (
+        f"{full_name}: {evaluation['accuracy']:.1%} of {evaluation['samples']}, "
+        f"{1e6 * entry['metrics']['energy_joules']:.1f} µJ, {size / 1e6:.1f} MB, in {target}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("facts", type=Path)
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, required=True, help="archive of labelled recordings")
-    parser.add_argument("--samples", default="800:1000", help="which of them evaluate")
-    arguments = parser.parse_args()
-
-    runs = [json.loads((run / "metrics.json").read_text("utf-8")) for run in arguments.runs]
-    name, tag, facts = card_facts(arguments.facts, runs)
-    model = rsnn.load(arguments.runs[0].resolve() / name)
-    archive = EventArchive(arguments.data, sensor_size=model.preprocessing.frame_size[::-1])
-    first, end = (int(part) for part in arguments.samples.split(":"))
-    labelled = [(archive[i], int(archive.labels[i])) for i in range(first, end)]
-    evaluation = evaluate(model, labelled).to_dict()
-    frames = torch.stack([model.preprocessing.frames(events) for events, _ in labelled], dim=1)
-    energy = rsnn.energy_report(model, frames).to_dict()
-
-    folder = TABLE.parent / "checkpoints" / facts.name
-    save_model(model, folder, lambda config: cards.published_card(config, facts, evaluation, energy))
-    weights = folder / hub.WEIGHTS_FILE
-    entry = {
-        "name": name,
-        "tag": tag,
-        "sha256": hub.sha256_of(weights),
-        "size_bytes": weights.stat().st_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "classes": model.num_classes,
-        "data": facts.dataset,
-        "split": facts.evaluated_on,
-        "metrics": {
-            "accuracy": evaluation["accuracy"],
-            "last_epoch_accuracy": facts.last_accuracies[0],
-            "seeds": len(runs),
-            "energy_joules": energy["total"]["joules"],
-        },
-        "licence": facts.licence,
-    }
-    rows = [row for row in json.loads(TABLE.read_text("utf-8")) if (row["name"], row["tag"]) != (name, tag)]
-    TABLE.write_text(json.dumps([*rows, entry], indent=2) + "\n", "utf-8")
-    write_replay(model, REPLAYS / f"{facts.name}.safetensors")
-    update_readme()
-    print(f"{facts.name}: {evaluation['accuracy']:.1%} of {evaluation['samples']}, {folder}")
-
-
-def update_readme() -> None:
-    """Write the table of checkpoints between its two marks in the README."""
-    readme = ROOT / "README.md"
-    lines = [
-        "| name | data | classes | parameters | size | accuracy (ours) | energy a sample |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in json.loads(TABLE.read_text("utf-8")):
-        metrics = row["metrics"]
-        lines.append(
-            f"| `{row['name']}` (`.{row['tag']}`) | {row['data']} | {row['classes']} | {row['parameters']:,} | "
-            f"{row['size_bytes'] / 1e6:.1f} MB | {metrics['accuracy']:.1%}, {row['split']} | "
-            f"{metrics['energy_joules'] * 1e6:.1f} µJ |"
-        )
-    begin, end = "<!-- checkpoints: begin -->\n", "<!-- checkpoints: end -->"
-    text = readme.read_text("utf-8")
-    table = "\n".join(lines) + "\n"
-    readme.write_text(re.sub(f"{begin}.*?{end}", lambda _: begin + table + end, text, flags=re.S), "utf-8")
+    parser.add_argument("run", type=Path, help="folder of the run whose model is published")
+    parser.add_argument("name", help="a name of the zoo")
+    parser.add_argument("tag", help="what tells these weights from others of the name")
+    parser.add_argument("--data", required=True, help="recordings that evaluate")
+    parser.add_argument("--samples", default=":", help="which of them, as FIRST:END")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="runs of the same with further seeds")
+    parser.add_argument("--card", type=Path, help="facts of the card; scripts/cards/NAME.TAG.toml by default")
+    parser.add_argument("--metrics", type=Path, help="JSON of further figures by name, for the entry and the card")
+    parser.add_argument("--half", action="store_true", help="store weights in half precision")
+    parser.add_argument("--default", action="store_true", help="make these the default weights of the name")
+    parser.add_argument("--energy-samples", type=int, default=64, help="recordings that energy is the mean of")
+    if sys.argv[1:] == ["--readme"]:
+        update_readme(ROOT)
+        return
+    try:
+        print(publish(parser.parse_args()))
+    except rsnn.RSNNError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -407,16 +407,22 @@ class EventClassifier(nn.Module):
             model.reset_classifier(num_classes)
         return model
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write config, weights and model card into `folder`; `from_pretrained` on it gives the same model.
 
+        Args:
+            folder: where to; made where it is missing.
+            dtype: `torch.float16` or `torch.bfloat16` halves the file: all but biases and norms are rounded, and load
+                in float32 again. None keeps the weights as they are.
+
         Raises:
+            InputError: `dtype` is another type.
             ConfigError: a part of the model is the user's own, or was changed after it was built, which a config cannot
                 describe; nothing is written.
-            CheckpointError: the folder cannot be written, or the weights are not finite.
+            CheckpointError: the folder cannot be written, or the weights are not finite, or too large for `dtype`.
 
         """
-        pretrained.save_model(self, folder, cards.plain_card)
+        pretrained.save_model(self, folder, cards.plain_card, dtype=dtype)
 
     def push_to_hub(
         self,

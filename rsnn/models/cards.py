@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,9 @@ def published_card(
         f"**{evaluation['accuracy']:.1%}** on the {facts.evaluated_on}: {evaluation['samples']} recordings, 95 % "
         f"interval {low:.1%} to {high:.1%} (Wilson).",
         *_seeds(facts),
-        _table(("class", "accuracy"), [(_cell(name), f"{share:.1%}") for name, share in evaluation["per_class"].items()]),
+        _table(
+            ("class", "accuracy"), [(_cell(name), f"{share:.1%}") for name, share in evaluation["per_class"].items()]
+        ),
         *_measured(facts),
         "## Energy",
         _energy(energy),
@@ -129,13 +131,12 @@ def evaluation_results(facts: Facts, accuracy: float, date: str) -> str:
 
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    from yaml import safe_dump
+    from huggingface_hub.utils import yaml_dump
 
     assert facts.benchmark is not None
     dataset, task = facts.benchmark
     entry = EvalResultEntry(dataset_id=dataset, task_id=task, value=accuracy, date=date, notes=facts.evaluated_on)
-    text: str = safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_dump(eval_result_entries_to_yaml([entry]))
 
 
 def _joined(*blocks: str) -> str:
@@ -206,10 +207,11 @@ def _preprocessing(model: dict[str, Any]) -> str:
         return f"{classes} It takes frames; how recordings became frames was not stored."
     height, width = steps["frame_size"]
     cut = "equal duration" if steps["split_by"] == "time" else "equal numbers of events"
+    usual = f" Those it was trained on last about {steps['window_ms'] / 1000:g} s." if steps.get("window_ms") else ""
     return (
         f"{classes} A recording is cut into {steps['num_frames']} frames of {cut}, {width} x {height} pixels; the "
         f"network sees {steps['normalize']} per pixel and polarity. Larger sensors are cropped to the frames' shape "
-        "and scaled by adding events into the coarser grid."
+        f"and scaled by adding events into the coarser grid.{usual}"
     )
 
 
@@ -236,7 +238,7 @@ def _energy(report: dict[str, Any]) -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from rsnn import hub
-from rsnn.errors import CheckpointError, ConfigError
+from rsnn.errors import CheckpointError, ConfigError, InputError
 from rsnn.models import config as configs
+
+# What weights can be rounded to for storage; whatever they are stored in, they load as float32.
+STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def load_model(source: str | os.PathLike[str], *, expected: str | None = None, **hub_options: Any) -> nn.Module:
@@ -60,19 +63,29 @@ def _build_empty(description: object) -> nn.Module:
         raise ConfigError(f"its sizes are too large ({first_line})") from error
 
 
-def save_model(model: nn.Module, folder: str | os.PathLike[str], card: Callable[[dict[str, Any]], str]) -> None:
+def save_model(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    card: Callable[[dict[str, Any]], str],
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write `model` as a checkpoint into `folder`.
 
     Args:
         model: a model made of the library's own parts.
         folder: where to; made where it is missing.
         card: makes the model card's text from the config.
+        dtype: one of `STORED_TYPES` to round the weights to; None keeps them as they are.
 
     Raises:
+        InputError: `dtype` is another type.
         ConfigError: a part of the model is not the library's own, or was changed after it was built.
-        CheckpointError: the folder cannot be written, or the weights are not finite.
+        CheckpointError: the folder cannot be written, or the weights are not finite, or too large for `dtype`.
 
     """
+    if dtype not in (None, *STORED_TYPES):
+        raise InputError(f"dtype={dtype!r}: expected one of {', '.join(map(str, STORED_TYPES))}, or None")
     description = configs.describe(model)
     _check_rebuilds(model, description)
     config = {
@@ -80,7 +93,24 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], card: Callable[
         "library_version": version("rsnn"),
         "model": description,
     }
-    hub.write(folder, config, model.state_dict(), card(config))
+    hub.write(folder, config, _rounded(model.state_dict(), dtype), card(config))
+
+
+def _rounded(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Return the tensors in `dtype`; biases and the statistics of norms, small but sensitive, stay as they are."""
+    if dtype is None:
+        return tensors
+    rounded = {
+        name: tensor.to(dtype) if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.isfinite().all() and not rounded[name].isfinite().all():
+            raise CheckpointError(
+                f"the weights {name!r} reach {tensor.abs().max().item():.3g}, beyond the largest number of {dtype}; "
+                "expected dtype=torch.bfloat16 or None"
+            )
+    return rounded
 
 
 def _check_rebuilds(model: nn.Module, description: dict[str, Any]) -> None:

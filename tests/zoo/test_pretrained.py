@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
 
 import rsnn
 from rsnn import hub
@@ -47,22 +47,46 @@ def test_it_loads_without_a_network_by_name_and_by_tag(entry, no_network):
         assert torch.equal(tensor, by_name.state_dict()[name])
 
 
+def replay_of(entry):
+    """Return the stored input and what the checkpoint made of it (see scripts/publish_checkpoint.py)."""
+    with np.load(REPLAYS / f"{entry.full_name}.npz", allow_pickle=False) as file:
+        stored = {name: torch.from_numpy(file[name]) for name in file.files}
+    return stored | {"frames": stored["frames"].float()}
+
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kernel", rsnn.kernels.available())
-def test_replay(entry, kernel):
-    stored = load_file(REPLAYS / f"{entry.full_name}.safetensors")
-    model = rsnn.load(entry.full_name)
+def test_replay(entry, kernel, device):
+    stored = replay_of(entry)
+    model = rsnn.load(entry.full_name).to(device)
+    frames = stored["frames"].to(device)
     with rsnn.kernels.use(kernel), torch.no_grad():
-        features, logits = model.forward_features(stored["frames"]), model(stored["frames"])
-    torch.testing.assert_close(features, stored["features"], atol=1e-5, rtol=1e-5)
+        features, logits = model.forward_features(frames).cpu(), model(frames).cpu()
+    sampled = features.flatten()[:: int(stored["stride"])]
+    torch.testing.assert_close(sampled, stored["features"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features.double().mean((1, 3, 4)), stored["feature_means"], atol=1e-6, rtol=1e-5)
     # Votes are counts of spikes over steps and voters: the smallest possible difference is well above this.
     torch.testing.assert_close(logits, stored["logits"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_replay_is_small_and_its_prediction_right(entry):
+    """A few kilobytes of every feature's place; changed weights, or another order of classes, would be seen."""
+    stored = replay_of(entry)
+    assert (REPLAYS / f"{entry.full_name}.npz").stat().st_size < 400_000
+    assert stored["features"].numel() >= 500
+    assert stored["features"].unique().numel() > 1
+    logits = stored["logits"][0]
+    assert logits.max() - logits.median() > 0.1
 
 
 def test_saving_and_loading_is_bit_equal(entry, tmp_path):
     model = rsnn.load(entry.full_name)
     model.save_pretrained(tmp_path / "copy")
     again = type(model).from_pretrained(tmp_path / "copy")
-    frames = load_file(REPLAYS / f"{entry.full_name}.safetensors")["frames"]
+    frames = replay_of(entry)["frames"]
     with torch.no_grad():
         assert torch.equal(model(frames), again(frames))
     assert (again.class_names, again.preprocessing) == (model.class_names, model.preprocessing)

@@ -62,3 +62,67 @@ def attention(frame, W_q, W_k, W_v, heads=1):
             weights = np.exp(scores) / np.exp(scores).sum()
             result[own_v, n] = sum(w * v[own_v] for w, v in zip(weights, V, strict=True))
     return result.reshape(-1, H, W)
+
+
+def spike_response(x, tau_s, tau_r, theta, refractory, delay=1):
+    """SLAYER's neuron over weighted input (T, N): both kernels summed anew over the whole past at every step.
+
+    `delay` steps after its own step an input has run that far into its kernel: 1 here, 0 where a kernel is sampled
+    from its own start, as SLAYER does. Returns potentials and spikes.
+    """
+
+    def eps(t):
+        return t / tau_s * np.exp(1 - t / tau_s)
+
+    def nu(t):
+        return -refractory * theta * t / tau_r * np.exp(1 - t / tau_r)
+
+    potentials, spikes = np.zeros_like(x), np.zeros_like(x)
+    for n in range(x.shape[1]):
+        for t in range(len(x)):
+            for past in range(t + 1):
+                potentials[t, n] += eps(t - past + delay) * x[past, n]
+            for past in range(t):
+                potentials[t, n] += nu(t - past) * spikes[past, n]
+            spikes[t, n] = potentials[t, n] >= theta
+    return potentials, spikes
+
+
+def spike_response_gradient(potentials, gradient, tau_s, theta):
+    """SLAYER's backward pass: errors at the spikes (T, N) to errors at the weighted input, for unit tau_rho and scale.
+
+    delta(t) = rho(u(t)) e(t), rho(u) = exp(-|u - theta| / theta) / theta; the input's error is eps correlated with it.
+    """
+    delta = np.exp(-np.abs(potentials - theta) / theta) / theta * gradient
+    result = np.zeros_like(gradient)
+    for t in range(len(gradient)):
+        for later in range(t, len(gradient)):
+            age = later - t + 1
+            result[t] += age / tau_s * np.exp(1 - age / tau_s) * delta[later]
+    return result
+
+
+def neuron_norm(spikes, U, decay):
+    """NeuNorm over spikes (T, C, H, W) with weights U (C, H, W); v from the source's condition k + v F = 1."""
+    F = spikes.shape[1]
+    v = (1 - decay) / F
+    x = np.zeros(spikes.shape[2:])
+    result = np.zeros_like(spikes)
+    for t, o in enumerate(spikes):
+        for i, j in np.ndindex(x.shape):
+            x[i, j] = decay * x[i, j] + v / F * sum(o[f, i, j] for f in range(F))
+            for f in range(F):
+                result[t, f, i, j] = o[f, i, j] - U[f, i, j] * x[i, j]
+    return result, x
+
+
+def iterative_lif(x, decay, threshold):
+    """STBP's neuron over input (T, ...): u(t) = decay u(t-1) (1 - s(t-1)) + x(t). Returns potentials and spikes."""
+    u, s = np.zeros_like(x[0]), np.zeros_like(x[0])
+    potentials, spikes = [], []
+    for x_t in x:
+        u = decay * u * (1 - s) + x_t
+        s = (u >= threshold).astype(x.dtype)
+        potentials.append(u)
+        spikes.append(s)
+    return np.stack(potentials), np.stack(spikes)

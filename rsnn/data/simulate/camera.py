@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rsnn.data.events import Events
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
-from rsnn.data.simulate.pixels import DVSPixels, PixelEvents
+from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
 from rsnn.data.simulate.readout import read_out
 from rsnn.errors import InputError
 
@@ -39,6 +39,7 @@ def to_events(
     Raises:
         InputError: a frame or a time is not as above.
         UnknownNameError: there is no such preset.
+
     """
     chosen = resolve_parameters(parameters)
     pixel_seed, readout_seed = np.random.SeedSequence(seed).spawn(2)
@@ -56,16 +57,13 @@ def to_events(
                 f"frame {number} is at {time_us} us and the one before at {last_us} us; expected times that increase"
             )
         last_us = time_us
-        part = pixels.advance(frame, time_us)
-        if part.t.size:
-            parts.append(part)
+        parts += pixels.advance(frame, time_us)
     if pixels is None:
         raise InputError("there are no frames; expected pairs of an image and its time in microseconds")
     H, W = pixels.shape
     if not parts:
         return Events.empty((W, H))
-    joined = PixelEvents(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    sent = read_out(joined, (H, W), chosen, np.random.default_rng(readout_seed))
+    sent = read_out(join(parts), (H, W), chosen, np.random.default_rng(readout_seed))
     # What is still on its way when the last frame ends is not in the recording.
     number = int(np.searchsorted(sent.t, last_us, side="right"))
     t = np.clip(np.rint(sent.t[:number]), first_us, last_us).astype(np.int64)

@@ -49,6 +49,7 @@ class DVSParameters:
 
     Raises:
         ConfigError: a value is not a number in its range.
+
     """
 
     pos_thres: float = 0.2
@@ -116,6 +117,7 @@ def resolve_parameters(parameters: DVSParameters | str) -> DVSParameters:
     Raises:
         UnknownNameError: no set has this name.
         ConfigError: it is neither parameters nor a name.
+
     """
     if isinstance(parameters, DVSParameters):
         return parameters

@@ -9,6 +9,7 @@ Letters: H height, W width, n events. State arrays are flat, (H * W,), float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class DVSPixels:
         shape: (H, W).
         parameters: of the pixel model; the readout's are not used here.
         rng: of the mismatch between pixels and of the noise.
+
     """
 
     def __init__(self, shape: tuple[int, int], parameters: DVSParameters, rng: np.random.Generator) -> None:
@@ -55,6 +57,7 @@ class DVSPixels:
         shot = parameters.shot_noise_rate_hz * 1e-6 * _spread(parameters.noise_rate_cov_decades, size, rng)
         hot = np.where(rng.random(size) < parameters.hot_pixel_fraction, parameters.hot_pixel_rate_hz * 1e-6, 0.0)
         self._noise_until = np.cumsum(shot + hot)  # events a microsecond of all pixels up to this one
+        self._noisy = bool(self._noise_until[-1] > 0)
         self._hot_share = np.divide(hot, shot + hot, out=np.zeros(size), where=hot > 0)
         self._codes = np.log(np.arange(256, dtype=np.float32) / np.float32(255) + np.float32(parameters.log_eps))
         self._level: FloatArray | None = None  # filtered log intensity at the last frame
@@ -65,20 +68,21 @@ class DVSPixels:
         self._change = np.empty(size, dtype=np.float32)
         self._scratch = np.empty(size, dtype=np.float32)
         self._on = np.empty(size, dtype=bool)
-        self._off = np.empty(size, dtype=bool)
+        self._busy = np.empty(size, dtype=bool)  # beyond a threshold, or held
 
-    def advance(self, frame: npt.NDArray[Any], time_us: int) -> PixelEvents:
+    def advance(self, frame: npt.NDArray[Any], time_us: int) -> list[PixelEvents]:
         """Return the events between the last frame and this one; the first frame only sets the pixels' memory.
 
         Args:
             frame: intensity, uint8 (0 to 255) or float (0 to 1), shape (H, W).
             time_us: its time, later than the last frame's.
+
         """
         flat = frame.reshape(-1)
-        target = self._codes[flat] if flat.dtype == np.uint8 else self._log(flat)
+        target = self._look_up(flat) if flat.dtype == np.uint8 else self._log(flat)
         if self._level is None:
             self._level, self._time_us = target.copy(), time_us
-            return _no_events()
+            return []
         start_us, span_us = self._time_us, float(time_us - self._time_us)
         self._time_us = time_us
         change = self._step_towards(target, flat, span_us)
@@ -89,13 +93,18 @@ class DVSPixels:
         if self._held.size:
             self._release(start_us, span_us)
         np.greater_equal(self._excess, self._positive, out=self._on)
-        np.less_equal(self._excess, self._minus_negative, out=self._off)
-        np.logical_or(self._on, self._off, out=self._off)
-        crossing = np.flatnonzero(self._off)
-        events = self._fire(crossing, start_us, span_us) if crossing.size else _no_events()
-        if self._noise_until[-1] == 0:
-            return events
-        return _join(events, self._make_noise(flat, crossing, start_us, span_us))
+        np.less_equal(self._excess, self._minus_negative, out=self._busy)
+        np.logical_or(self._on, self._busy, out=self._busy)
+        crossing = self._busy.nonzero()[0]
+        parts = [self._fire(crossing, start_us, span_us)] if crossing.size else []
+        number = self._rng.poisson(self._noise_until[-1] * span_us) if self._noisy else 0
+        if number:
+            parts.append(self._make_noise(number, flat, start_us, span_us))
+        return parts
+
+    def _look_up(self, codes: npt.NDArray[np.uint8]) -> FloatArray:
+        # The mode spares a check: a byte cannot lie outside the table.
+        return np.take(self._codes, codes, out=self._scratch, mode="clip")
 
     def _log(self, intensity: npt.NDArray[Any]) -> FloatArray:
         out = self._scratch
@@ -136,57 +145,71 @@ class DVSPixels:
         A pixel whose excess runs from a to a + r (times its sign) over the interval crosses its threshold h at
         the fraction (h - a) / r of it, and again every h / r + refractory period / span.
         """
-        excess = self._excess[pixel].astype(np.float64)
-        up = excess > 0
-        sign = np.where(up, 1.0, -1.0)
-        threshold = np.where(up, self._positive[pixel], self._negative[pixel]).astype(np.float64)
-        excess *= sign
-        rate = np.maximum(self._change[pixel] * sign, 1e-9)
-        first = np.clip(1 - (excess - threshold) / rate, 0, 1)
+        up = self._on.take(pixel)
+        down = ~up
+        excess = self._excess.take(pixel).astype(np.float64)
+        np.negative(excess, out=excess, where=down)
+        rate = self._change.take(pixel).astype(np.float64)
+        np.negative(rate, out=rate, where=down)
+        np.maximum(rate, 1e-9, out=rate)
+        threshold = self._positive.take(pixel).astype(np.float64)
+        np.copyto(threshold, self._negative.take(pixel), where=down)
+        first = excess - threshold
+        first /= rate
+        np.subtract(1, first, out=first)
+        np.maximum(first, 0, out=first)
+        np.minimum(first, 1, out=first)
         pause = self.parameters.refractory_period_s * 1e6 / span_us
-        period = threshold / rate + pause
+        period = threshold / rate
+        highest = threshold * 0.999999
         if pause:
+            period += pause
             # The guard keeps a crossing on the very end of the interval in it, whatever the rounding.
             count = 1 + np.floor((1 - first) / period + 1e-9).astype(np.int64)
             release = first + (count - 1) * period + pause
-            rest = np.minimum(rate * (1 - release), threshold * 0.999999)
+            rest = np.minimum(rate * (1 - release), highest)
             held = release >= 1
-            self._excess[pixel] = np.where(held, 0, sign * rest)
+            rest[held] = 0
             self._held = np.concatenate((self._held, pixel[held]))
             self._release_us = np.concatenate((self._release_us, start_us + release[held] * span_us))
         else:
             count = np.maximum(np.floor(excess / threshold + 1e-6), 1).astype(np.int64)
-            self._excess[pixel] = sign * np.minimum(excess - count * threshold, threshold * 0.999999)
-        p = up.astype(np.uint8)
+            rest = np.minimum(excess - count * threshold, highest)
+        np.negative(rest, out=rest, where=down)
+        self._excess[pixel] = rest
+        p = up.view(np.uint8)
         if count.max() > 1:
             which = np.repeat(np.arange(pixel.size), count)
-            turn = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
-            pixel, p = pixel[which], p[which]
-            first = np.minimum(first[which] + turn * period[which], 1)
-        return PixelEvents(start_us + first * span_us, pixel, p)
+            turn = np.arange(which.size) - (np.cumsum(count) - count).take(which)
+            pixel, p = pixel.take(which), p.take(which)
+            first = np.minimum(first.take(which) + turn * period.take(which), 1)
+        first *= span_us
+        first += start_us
+        return PixelEvents(first, pixel, p)
 
-    def _make_noise(self, frame: npt.NDArray[Any], crossing: IndexArray, start_us: int, span_us: float) -> PixelEvents:
+    def _make_noise(self, number: int, frame: npt.NDArray[Any], start_us: int, span_us: float) -> PixelEvents:
         """Return noise events of pixels that are neither firing nor held, and reset these pixels."""
-        number = self._rng.poisson(self._noise_until[-1] * span_us)
-        if not number:
-            return _no_events()
-        pixel = np.searchsorted(self._noise_until, self._rng.random(number) * self._noise_until[-1], side="right")
-        pixel = np.unique(np.minimum(pixel, self._noise_until.size - 1))
+        place = self._rng.random(number)
+        place *= self._noise_until[-1]
+        place.sort()
+        pixel = self._noise_until.searchsorted(place, side="right")
+        np.minimum(pixel, self._noise_until.size - 1, out=pixel)
+        pixel = pixel[np.concatenate(([True], pixel[1:] != pixel[:-1]))]  # a pixel fires once
         chance, side, when = self._rng.random((3, pixel.size))
-        brightness = frame[pixel] / (255.0 if frame.dtype == np.uint8 else 1.0)
-        hot = self._hot_share[pixel]
-        keep = chance < hot + (1 - hot) * (1 - (1 - BRIGHT_SHOT_NOISE) * brightness)
-        self._on[:] = False
-        self._on[crossing] = True
-        self._on[self._held] = True
-        keep &= ~self._on[pixel]
-        pixel, side, when, hot = pixel[keep], side[keep], when[keep], hot[keep]
-        t = start_us + when * span_us
+        hot = self._hot_share.take(pixel)
+        cold = 1 - hot
+        brightness = frame.take(pixel) / (255.0 if frame.dtype == np.uint8 else 1.0)
+        keep = chance < hot + cold * (1 - (1 - BRIGHT_SHOT_NOISE) * brightness)
+        self._busy[self._held] = True
+        keep &= ~self._busy.take(pixel)
+        t = start_us + when[keep] * span_us
+        p = (side < hot + cold / 2)[keep].view(np.uint8)
+        pixel = pixel[keep]
         self._excess[pixel] = 0
         if self.parameters.refractory_period_s:
             self._held = np.concatenate((self._held, pixel))
             self._release_us = np.concatenate((self._release_us, t + self.parameters.refractory_period_s * 1e6))
-        return PixelEvents(t, pixel, (side < hot + (1 - hot) / 2).astype(np.uint8))
+        return PixelEvents(t, pixel, p)
 
 
 def _thresholds(nominal: float, sigma: float, size: int, rng: np.random.Generator) -> FloatArray:
@@ -199,9 +222,6 @@ def _spread(decades: float, size: int, rng: np.random.Generator) -> npt.NDArray[
     return factors / np.exp((decades * np.log(10)) ** 2 / 2)
 
 
-def _no_events() -> PixelEvents:
-    return PixelEvents(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
-
-
-def _join(one: PixelEvents, other: PixelEvents) -> PixelEvents:
-    return PixelEvents(*(np.concatenate(columns) for columns in zip(one, other, strict=True)))
+def join(parts: Sequence[PixelEvents]) -> PixelEvents:
+    """Return the events of all parts (at least one), in their order."""
+    return PixelEvents(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.simulate.parameters import DVSParameters
-from rsnn.data.simulate.pixels import PixelEvents, _join
+from rsnn.data.simulate.pixels import PixelEvents, join
 
 # Measured on the four DVS128 Gesture clips (docs/simulate.md).
 REPEAT_GAP_US = 0.65  # between repeats of one ON event
@@ -27,9 +27,10 @@ def read_out(
         shape: (H, W).
         parameters: of the readout.
         rng: of its chances.
+
     """
     if parameters.row_crosstalk and events.t.size:
-        events = _join(events, _crosstalk(events, shape[1], parameters.row_crosstalk, rng))
+        events = join([events, _crosstalk(events, shape[1], parameters.row_crosstalk, rng)])
     extra = []
     on = np.flatnonzero(events.p == 1)
     if parameters.rebound_probability:
@@ -42,8 +43,8 @@ def read_out(
         which = np.repeat(chosen, again)
         turn = 1 + np.arange(which.size) - np.repeat(np.cumsum(again) - again, again)
         extra.append(PixelEvents(events.t[which] + turn * REPEAT_GAP_US, events.pixel[which], events.p[which]))
-    for more in extra:
-        events = _join(events, more)
+    if extra:
+        events = join([events, *extra])
     t = events.t
     if parameters.row_jitter_s:
         t = _grant_rows(t, events.pixel // shape[1], shape[0], parameters.row_jitter_s * 1e6, rng)

@@ -209,8 +209,12 @@ def _air_drums(body: Body, tempo: Tempo) -> Performance:
         roam = tempo.wobble(0.03, 0.2, 1.2)  # from drum to drum
         out = -half + u(0.09, 0.26) + roam
         height = size * tempo.factor(0.25)
-        wrist = path(out + 0.1 * height * np.cos(beat), down - height * stroke + tempo.wobble(0.015),
-                     near + 0.3 * height * np.cos(beat) + tempo.wobble(0.02), F)
+        wrist = path(
+            out + 0.1 * height * np.cos(beat),
+            down - height * stroke + tempo.wobble(0.015),
+            near + 0.3 * height * np.cos(beat) + tempo.wobble(0.02),
+            F,
+        )
         bend = u(-0.9, -0.1) + u(0.0, 0.5) * np.sin(beat - u(0.2, 0.9))
         pole = np.array([u(0.7, 1.2), 1.0, u(-0.4, 0.0)])
         arms.append(Arm(wrist, pole, _pose(tempo, 1, 0, 8, 2, 1), bend, u(-1.2, 1.2)))
@@ -224,7 +228,7 @@ def _air_guitar(body: Body, tempo: Tempo) -> Performance:
     phase = tempo.phase(body.tempo * u(1.8, 4.5))
     half = body.shoulder_width / 2
     size = body.reach * u(0.05, 0.14) * tempo.factor(0.25)
-    lean, down = u(-0.35, 0.6), u(0.3, 0.46)
+    lean, down = u(-0.35, 0.6), u(0.27, 0.43)
     wrist = path(
         -half + u(0.02, 0.22) + size * np.sin(lean) * np.sin(phase) + tempo.wobble(0.01),
         down + size * np.cos(lean) * np.sin(phase) + tempo.wobble(0.012),
@@ -264,51 +268,86 @@ def _other(body: Body, tempo: Tempo) -> Performance:
     if kind == "both_wave":  # both hands overhead or at the sides
         for arm in both:
             swing = u(0.3, 0.7) * size * np.sin(phase + (0 if arm == RIGHT else rng.choice([0, np.pi])))
-            arms[arm] = Arm(path(u(0.15, 0.25) + body.forearm * np.sin(swing), u(-0.15, 0.1) - body.forearm * np.cos(swing),
-                                 u(0.05, 0.25), F), pose=_pose(tempo, 5, 5), bend=0.2 * sine)
+            arms[arm] = Arm(
+                path(
+                    u(0.15, 0.25) + body.forearm * np.sin(swing),
+                    u(-0.15, 0.1) - body.forearm * np.cos(swing),
+                    u(0.05, 0.25),
+                    F,
+                ),
+                pose=_pose(tempo, 5, 5),
+                bend=0.2 * sine,
+            )
     elif kind == "flap":  # straight arms rise and fall at the sides
         for arm in both:
             angle = u(0.9, 1.4) + u(0.3, 0.8) * size * sine
-            arms[arm] = Arm(path(length * np.sin(angle), length * np.cos(angle), u(0, 0.15), F), pose=_pose(tempo, 5, 2))
+            arms[arm] = Arm(
+                path(length * np.sin(angle), length * np.cos(angle), u(0, 0.15), F), pose=_pose(tempo, 5, 2)
+            )
     elif kind == "punch":  # towards the camera, one after the other
         for arm in both:
             out = (0.5 + 0.5 * np.sin(phase + arm * np.pi)) ** 2
-            arms[arm] = Arm(path(-half * 0.5 + u(0, 0.08), u(0.0, 0.15) - 0.05 * out, 0.12 + 0.36 * size * out, F), pose="fist")
+            arms[arm] = Arm(
+                path(-half * 0.5 + u(0, 0.08), u(0.0, 0.15) - 0.05 * out, 0.12 + 0.36 * size * out, F), pose="fist"
+            )
     elif kind == "push":  # both palms away and back
         for arm in both:
             arms[arm] = Arm(path(u(-0.05, 0.05), u(0.0, 0.15), 0.25 + 0.18 * size * sine, F), pose="spread")
     elif kind == "swim":  # breast stroke
         for arm in both:
-            arms[arm] = Arm(path(-half * 0.6 + 0.22 * size * (1 + np.cos(phase)), 0.1 + 0.08 * sine, 0.3 + 0.12 * sine, F))
+            arms[arm] = Arm(
+                path(-half * 0.6 + 0.22 * size * (1 + np.cos(phase)), 0.1 + 0.08 * sine, 0.3 + 0.12 * sine, F)
+            )
     elif kind == "both_circles":  # two arms turn at once
         spin = float(rng.choice([-1, 1]))
         for arm in both:
             angle = phase if arm == RIGHT else spin * phase + u(-0.4, 0.4)
-            arms[arm] = Arm(path(0.05 + 0.8 * length * np.sin(angle), -0.8 * length * np.cos(angle),
-                                 0.25 + 0.1 * np.cos(angle), F), pose=_pose(tempo, 4, 2, 3))
+            arms[arm] = Arm(
+                path(0.05 + 0.8 * length * np.sin(angle), -0.8 * length * np.cos(angle), 0.25 + 0.1 * np.cos(angle), F),
+                pose=_pose(tempo, 4, 2, 3),
+            )
     elif kind == "salute":
         lift = 0.5 + 0.5 * np.tanh(3 * sine)
-        arms[side] = Arm(path(0.1 - 0.12 * lift, 0.4 - 0.62 * lift, 0.1 + 0.12 * lift, F), np.array([1, 0.2, -0.2]), "open")
+        arms[side] = Arm(
+            path(0.1 - 0.12 * lift, 0.4 - 0.62 * lift, 0.1 + 0.12 * lift, F), np.array([1, 0.2, -0.2]), "open"
+        )
     elif kind == "lift":  # raise one straight arm sideways or forward and lower it
         angle = u(0.6, 1.2) + u(0.5, 1.0) * size * np.sin(phase * 0.6)
         front = u(0, 1.2)
-        arms[side] = Arm(path(length * np.sin(angle) * np.cos(front), length * np.cos(angle),
-                              length * np.sin(angle) * np.sin(front), F), pose=_pose(tempo, 4, 1, 2, 2))
+        arms[side] = Arm(
+            path(
+                length * np.sin(angle) * np.cos(front),
+                length * np.cos(angle),
+                length * np.sin(angle) * np.sin(front),
+                F,
+            ),
+            pose=_pose(tempo, 4, 1, 2, 2),
+        )
     elif kind == "beckon":
         arms[side] = Arm(path(u(0, 0.2), u(-0.1, 0.15), 0.3 + 0.07 * size * sine, F), bend=0.8 * sine, pose="spread")
     elif kind == "swipe":  # across the body and back
-        arms[side] = Arm(path(0.02 + 0.27 * size * np.tanh(2 * sine), u(-0.05, 0.25) + 0.03 * np.cos(phase), 0.35, F),
-                         pose=_pose(tempo, 5, 2, 1, 2), bend=0.3 * np.cos(phase))
+        arms[side] = Arm(
+            path(0.02 + 0.27 * size * np.tanh(2 * sine), u(-0.05, 0.25) + 0.03 * np.cos(phase), 0.35, F),
+            pose=_pose(tempo, 5, 2, 1, 2),
+            bend=0.3 * np.cos(phase),
+        )
     elif kind == "chop":
-        arms[side] = Arm(path(u(-0.1, 0.15), u(0.0, 0.2) + 0.17 * size * sine, 0.3, F), pose="edge", bend=0.3 * np.cos(phase))
+        arms[side] = Arm(
+            path(u(-0.1, 0.15), u(0.0, 0.2) + 0.17 * size * sine, 0.3, F), pose="edge", bend=0.3 * np.cos(phase)
+        )
     elif kind == "eight":  # a lying or standing eight
         a, b = (1, 2) if rng.random() < 0.5 else (2, 1)
-        arms[side] = Arm(path(u(0, 0.2) + 0.2 * size * np.sin(a * phase), u(-0.1, 0.2) + 0.2 * size * np.sin(b * phase), 0.3, F),
-                         pose=_pose(tempo, 3, 1, 2, 3))
+        arms[side] = Arm(
+            path(u(0, 0.2) + 0.2 * size * np.sin(a * phase), u(-0.1, 0.2) + 0.2 * size * np.sin(b * phase), 0.3, F),
+            pose=_pose(tempo, 3, 1, 2, 3),
+        )
     elif kind == "pull":  # hand over hand on a rope
         for arm in both:
             beat = phase + arm * np.pi
-            arms[arm] = Arm(path(-half + u(0.0, 0.06), 0.05 + 0.22 * size * np.sin(beat), 0.28 + 0.05 * np.cos(beat), F), pose="fist")
+            arms[arm] = Arm(
+                path(-half + u(0.0, 0.06), 0.05 + 0.22 * size * np.sin(beat), 0.28 + 0.05 * np.cos(beat), F),
+                pose="fist",
+            )
     elif kind == "march":  # arms swing forward and back
         for arm in both:
             angle = 0.8 * size * np.sin(phase + arm * np.pi)
@@ -316,16 +355,27 @@ def _other(body: Body, tempo: Tempo) -> Performance:
     elif kind == "shrug":
         for arm in both:
             up = 0.5 + 0.5 * sine
-            arms[arm] = Arm(path(0.1 + 0.08 * up, 0.25 - 0.08 * size * up, 0.2, F), np.array([0.2, 1.0, -0.2]), "open", 0.6)
+            arms[arm] = Arm(
+                path(0.1 + 0.08 * up, 0.25 - 0.08 * size * up, 0.2, F), np.array([0.2, 1.0, -0.2]), "open", 0.6
+            )
     elif kind == "nod":
         head = np.stack([0.03 * size * sine * u(0, 1), 0.03 * size * np.sin(phase * u(0.8, 1.2)) * u(0.3, 1)], axis=1)
     elif kind == "scratch":
-        arms[side] = Arm(path(-0.05 + 0.03 * sine, -0.2 + 0.03 * np.sin(2 * phase), 0.15, F), np.array([1, 0.2, 0]), "fist")
+        arms[side] = Arm(
+            path(-0.05 + 0.03 * sine, -0.2 + 0.03 * np.sin(2 * phase), 0.15, F), np.array([1, 0.2, 0]), "fist"
+        )
     else:  # "wander": hands go where they like
         for arm in both if rng.random() < 0.5 else (side,):
-            arms[arm] = Arm(path(0.05 + tempo.wobble(0.16, 0.3, 1.8), 0.15 + tempo.wobble(0.18, 0.3, 1.8),
-                                 0.28 + tempo.wobble(0.07, 0.3, 1.5), F), pose=_pose(tempo, 3, 2, 3, 2, 1),
-                            bend=tempo.wobble(0.4, 0.5, 2))
+            arms[arm] = Arm(
+                path(
+                    0.05 + tempo.wobble(0.16, 0.3, 1.8),
+                    0.15 + tempo.wobble(0.18, 0.3, 1.8),
+                    0.28 + tempo.wobble(0.07, 0.3, 1.5),
+                    F,
+                ),
+                pose=_pose(tempo, 3, 2, 3, 2, 1),
+                bend=tempo.wobble(0.4, 0.5, 2),
+            )
     return Performance(arms, head)
 
 

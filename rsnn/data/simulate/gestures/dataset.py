@@ -32,7 +32,7 @@ class SimulatedGestures:
         num_samples: number of clips.
         seed: of everything random.
         split: "train", "validation" or "test"; each has performers of its own (`SUBJECTS`).
-        duration_s: shortest and longest clip in seconds; lengths are uniform between them.
+        duration_s: shortest and longest clip in seconds; the logarithms of the lengths are uniform between them.
         parameters: of the pixels; by default drawn anew for each clip around the "dvs128" preset.
 
     Raises:
@@ -91,7 +91,7 @@ class SimulatedGestures:
         label = place % len(CLASS_NAMES)
         rng = self._rng(place, 1)
         body = draw_body(self.subject(place))
-        duration_us = int(rng.uniform(*self.duration_s) * 1e6)
+        duration_us = int(np.exp(rng.uniform(*np.log(self.duration_s))) * 1e6)
         ticks = (WARM_UP_US + duration_us) // STEP_US + 2
         tempo = Tempo(np.arange(ticks) * STEP_US * 1e-6, rng)
         scene = draw_scene(body, rng)
@@ -108,7 +108,7 @@ class SimulatedGestures:
 def draw_parameters(rng: np.random.Generator) -> DVSParameters:
     """Return a sensor as the DVS128 may be biased and lit: the "dvs128" preset, spread out."""
     base = PRESETS["dvs128"]
-    threshold = base.pos_thres * rng.lognormal(0, 0.25)
+    threshold = base.pos_thres * rng.lognormal(-0.25, 0.3)
     return DVSParameters(
         pos_thres=threshold * rng.lognormal(0, 0.06),
         neg_thres=threshold * rng.lognormal(0, 0.06),
@@ -122,7 +122,7 @@ def draw_parameters(rng: np.random.Generator) -> DVSParameters:
         hot_pixel_fraction=rng.choice([0.0, rng.uniform(0, 0.001)]),
         hot_pixel_rate_hz=rng.uniform(3, 60),
         readout_rate_hz=base.readout_rate_hz,
-        row_crosstalk=rng.uniform(0.0, 0.08),
+        row_crosstalk=rng.uniform(0.0, 0.12),
         repeat_probability=rng.uniform(0.05, 0.35),
         rebound_probability=rng.uniform(0.05, 0.35),
     )

@@ -19,9 +19,9 @@ from rsnn.data.simulate.gestures.scene import Layer, Scene, head_layer, shifted,
 
 FloatArray = npt.NDArray[np.float64]
 
-STEP_US = 3000  # of the clock that movements are computed on; frames fall on its ticks
+STEP_US = 2000  # of the clock that movements are computed on; frames fall on its ticks
 MOST_PIXELS = 2.0  # that a joint moves from one frame to the next
-LONGEST_US = 9_000  # from one frame to the next,
+LONGEST_US = 10_000  # from one frame to the next,
 LONGEST_FLICKER_US = 3_000  # and where the light flickers
 SLOW_PIXELS = 0.35  # an arm whose joints move less from frame to frame belongs to the still picture
 STILL_EVERY = 4  # frames between two drawings of torso, head and background; between them they are blended
@@ -46,9 +46,7 @@ class ArmTrack:
     direction: FloatArray
 
 
-def track_arms(
-    performance: Performance, body: Body, scene: Scene, torso: FloatArray
-) -> list[ArmTrack]:
+def track_arms(performance: Performance, body: Body, scene: Scene, torso: FloatArray) -> list[ArmTrack]:
     """Return both arms in the image.
 
     Args:
@@ -130,13 +128,15 @@ class Film:
         rng: of the textures of this clip.
     """
 
-    def __init__(self, body: Body, scene: Scene, performance: Performance, tempo: Tempo, rng: np.random.Generator) -> None:
+    def __init__(
+        self, body: Body, scene: Scene, performance: Performance, tempo: Tempo, rng: np.random.Generator
+    ) -> None:
         self.scene = scene
         F = tempo.t.size
-        sway = 0.006 * body.sway
+        sway = 0.004 * body.sway
         drift = np.stack([tempo.wobble(1.4 * sway, 0.1, 1.2), tempo.wobble(0.7 * sway, 0.1, 1.5)], axis=1)
         # The torso answers the arms: it moves against them a little.
-        pull = rng.uniform(0.01, 0.05)
+        pull = rng.uniform(0.0, 0.035)
         for side, outwards in ((RIGHT, -1.0), (LEFT, 1.0)):
             wrist = performance.arms[side].wrist
             drift[:, 0] -= pull * outwards * (wrist[:, 0] - wrist[:, 0].mean())
@@ -148,7 +148,13 @@ class Film:
         longest = LONGEST_FLICKER_US if scene.flicker[0] else LONGEST_US
         self.ticks = choose_ticks(tracks, longest)
         self._tracks = [
-            ArmTrack(t.joints[self.ticks], t.radii[self.ticks], t.near[self.ticks], t.hand[self.ticks], t.direction[self.ticks])
+            ArmTrack(
+                t.joints[self.ticks],
+                t.radii[self.ticks],
+                t.near[self.ticks],
+                t.hand[self.ticks],
+                t.direction[self.ticks],
+            )
             for t in tracks
         ]
         moved = [np.abs(np.diff(t.joints, axis=0, prepend=t.joints[:1])).max() for t in self._tracks]

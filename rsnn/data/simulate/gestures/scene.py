@@ -62,14 +62,18 @@ def draw_scene(body: Body, rng: np.random.Generator) -> Scene:
     slope = rng.normal(0, 0.18, 2)
     light = np.exp(slope[0] * side[:, None] + slope[1] * side[None] - 0.15 * (side[:, None] ** 2 + side[None] ** 2))
     lamp = rng.choice(3, p=[0.6, 0.25, 0.15])
-    flicker = (0.0 if lamp == 0 else float(u(0.01, 0.08) if lamp == 1 else u(0.08, 0.2)), float(rng.choice([100, 120])), u(0, 6.3))
+    flicker = (
+        0.0 if lamp == 0 else float(u(0.01, 0.08) if lamp == 1 else u(0.08, 0.2)),
+        float(rng.choice([100, 120])),
+        u(0, 6.3),
+    )
     return Scene(
         scale=scale,
-        neck=(u(44, 86), u(54, 84) + 0.12 * (scale - 112)),
+        neck=(u(44, 86), u(46, 74) - 0.1 * (scale - 112)),
         distance=u(1.3, 2.4),
         pitch=u(-0.25, 0.25),
         blur=u(0.9, 2.0),
-        light=(light * u(0.6, 1.0)).astype(np.float32),
+        light=(light * u(0.6, 1.0) / light.max()).astype(np.float32),
         flicker=flicker,
         shake=float(rng.lognormal(np.log(0.25), 0.7)) if rng.random() < 0.25 else 0.0,
         background=_background(rng),
@@ -113,7 +117,9 @@ def torso_layer(body: Body, scene: Scene, rng: np.random.Generator) -> Layer:
     right = (x - scene.neck[0]) / s
     neck, shoulder = 0.35 * body.head_width, body.shoulder_width / 2 + 0.035
     slope = np.clip((down + 0.02) / 0.11, 0, 1)
-    width = neck + (shoulder - neck) * np.sqrt(slope) + (body.hip_width / 2 - shoulder) * np.clip(down - 0.1, 0, 0.5) / 0.5
+    width = (
+        neck + (shoulder - neck) * np.sqrt(slope) + (body.hip_width / 2 - shoulder) * np.clip(down - 0.1, 0, 0.5) / 0.5
+    )
     opacity = _ramp((width - np.abs(right)) * s, scene.blur) * _ramp((down + 0.12) * s, scene.blur)
     folds = rng.uniform(0.08, 0.35)
     cloth = body.shirt * np.exp(folds * smooth_noise(rng, opacity.shape, rng.uniform(4, 10)))

@@ -63,6 +63,9 @@ class DVSPixels:
         self._level: FloatArray | None = None  # filtered log intensity at the last frame
         self._time_us = 0
         self._excess = np.zeros(size, dtype=np.float32)  # level minus the level at the last event
+        if parameters.leak_rate_hz:
+            # As if the sensor had been on for long: else no pixel would leak an event before 1 / leak_rate_hz (as in v2e).
+            self._excess += self._positive * rng.spawn(1)[0].random(size, dtype=np.float32)
         self._held = np.zeros(0, dtype=np.int64)  # pixels in their refractory period,
         self._release_us = np.zeros(0)  # and when it ends
         self._change = np.empty(size, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class Facts:
         licence: of the weights, as an SPDX identifier.
         selected_accuracies: of each training run, with seeds 0, 1, ..., for the epoch that validation selected.
         last_accuracies: of each training run, for the last epoch.
-        measured: further figures by name; shares where they lie between 0 and 1.
+        measured: further figures by name; those that end in "accuracy" or "share" are shown in percent.
         sections: further sections, Markdown by title.
         benchmark: the data set's identifier on the Hub and its task's, where it is one of the Hub's benchmarks.
         citation: BibTeX entries beside the paper's, as those of the data.
@@ -130,13 +131,13 @@ def evaluation_results(facts: Facts, accuracy: float, date: str) -> str:
         date: when, as YYYY-MM-DD.
 
     """
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    from huggingface_hub.utils import yaml_dump
-
     assert facts.benchmark is not None
     dataset, task = facts.benchmark
-    entry = EvalResultEntry(dataset_id=dataset, task_id=task, value=accuracy, date=date, notes=facts.evaluated_on)
-    return yaml_dump(eval_result_entries_to_yaml([entry]))
+    # Texts of JSON are texts of YAML.
+    return (
+        f"- dataset:\n    id: {json.dumps(dataset)}\n    task_id: {json.dumps(task)}\n"
+        f"  value: {accuracy}\n  date: {json.dumps(date)}\n  notes: {json.dumps(facts.evaluated_on)}\n"
+    )
 
 
 def _joined(*blocks: str) -> str:
@@ -194,7 +195,7 @@ def _measured(facts: Facts) -> list[str]:
     if not facts.measured:
         return []
     rows = [
-        (_cell(name.replace("_", " ")), f"{value:.1%}" if 0 <= value <= 1 else f"{value:g}")
+        (_cell(name.replace("_", " ")), f"{value:.1%}" if name.endswith(("accuracy", "share")) else f"{value:g}")
         for name, value in facts.measured.items()
     ]
     return ["Measured besides:", _table(("what", "figure"), rows)]

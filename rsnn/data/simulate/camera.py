@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
+from rsnn.data.simulate.footage import LUMA, check_fps, read_frames
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
-from rsnn.data.simulate.readout import read_out
+from rsnn.data.simulate.readout import Readout
 from rsnn.errors import InputError
+
+Frames = str | os.PathLike[str] | Iterable[tuple[npt.NDArray[Any], int]] | Iterable[npt.NDArray[Any]]
 
 
 def to_events(
-    frames: Iterable[tuple[npt.NDArray[Any], int]],
+    frames: Frames,
     parameters: DVSParameters | str = "dvs128",
     *,
+    fps: float | None = None,
     seed: int | tuple[int, ...] = 0,
 ) -> Events:
     """Return the events that a DVS sees in a sequence of frames.
@@ -28,9 +34,12 @@ def to_events(
     move about a pixel from one to the next: 200 to 1,000 frames a second for moving hands. Only one frame is kept.
 
     Args:
-        frames: pairs of an image (H, W), uint8 (0 to 255) or float (0 to 1), and its time in whole microseconds;
-            times increase. At least one pair.
+        frames: a video, an animated picture or a folder of images (see `read_frames`, which can also rescale them);
+            or pairs of an image and its time in whole microseconds, which increase; or images alone, if `fps` says
+            their rate. An image is (H, W) or (H, W, 3) in RGB, uint8 (0 to 255) or float (0 to 1), and proportional
+            to the light. At least one.
         parameters: of the pixels, or the name of a preset: "clean", "noisy" or "dvs128".
+        fps: frames a second; for a file in place of its own.
         seed: of mismatch and noise: the same seed and frames give the same events.
 
     Returns:
@@ -41,34 +50,76 @@ def to_events(
         UnknownNameError: there is no such preset.
 
     """
+    (events,) = _simulate(frames, parameters, fps, seed, math.inf)
+    return events
+
+
+def iter_events(
+    frames: Frames,
+    parameters: DVSParameters | str = "dvs128",
+    *,
+    fps: float | None = None,
+    seed: int | tuple[int, ...] = 0,
+    piece_us: float = 100_000,
+) -> Iterator[Events]:
+    """Yield the events of a long or endless sequence of frames in pieces, as they come.
+
+    Arguments and errors are those of `to_events`. Pieces end at the first frame `piece_us` or more after the last
+    one's end; they may hold no events. The pixels see the same as in one piece; the readout's chances fall differently.
+    """
+    if not piece_us > 0:
+        raise InputError(f"piece_us is {piece_us!r}; expected a positive number of microseconds")
+    return _simulate(frames, parameters, fps, seed, piece_us)
+
+
+def _simulate(
+    frames: Frames, parameters: DVSParameters | str, fps: float | None, seed: int | tuple[int, ...], piece_us: float
+) -> Iterator[Events]:
     chosen = resolve_parameters(parameters)
     pixel_seed, readout_seed = np.random.SeedSequence(seed).spawn(2)
     pixels: DVSPixels | None = None
+    readout: Readout | None = None
     parts: list[PixelEvents] = []
-    first_us = last_us = 0
-    for number, (image, time) in enumerate(frames):
+    start_us = last_us = 0
+    for number, (image, time) in enumerate(_timed(frames, fps)):
         time_us = _check_time(time, number)
         frame = _check_frame(image, number, pixels.shape if pixels else None)
-        if pixels is None:
-            pixels = DVSPixels((frame.shape[0], frame.shape[1]), chosen, np.random.default_rng(pixel_seed))
-            first_us = time_us
+        if pixels is None or readout is None:
+            shape = (frame.shape[0], frame.shape[1])
+            pixels = DVSPixels(shape, chosen, np.random.default_rng(pixel_seed))
+            readout = Readout(shape, chosen, np.random.default_rng(readout_seed))
+            start_us = time_us
         elif time_us <= last_us:
             raise InputError(
                 f"frame {number} is at {time_us} us and the one before at {last_us} us; expected times that increase"
             )
         last_us = time_us
         parts += pixels.advance(frame, time_us)
-    if pixels is None:
+        if last_us - start_us >= piece_us:
+            yield _deliver(readout, parts, start_us, last_us)
+            start_us, parts = last_us, []
+    if readout is None:
         raise InputError("there are no frames; expected pairs of an image and its time in microseconds")
-    H, W = pixels.shape
-    if not parts:
-        return Events.empty((W, H))
-    sent = read_out(join(parts), (H, W), chosen, np.random.default_rng(readout_seed))
     # What is still on its way when the last frame ends is not in the recording.
-    number = int(np.searchsorted(sent.t, last_us, side="right"))
-    t = np.clip(np.rint(sent.t[:number]), first_us, last_us).astype(np.int64)
-    y, x = np.divmod(sent.pixel[:number], W)
-    return Events(t=t, x=x, y=y, p=sent.p[:number], sensor_size=(W, H))
+    if last_us > start_us or math.isinf(piece_us):
+        yield _deliver(readout, parts, start_us, last_us)
+
+
+def _deliver(readout: Readout, parts: list[PixelEvents], start_us: int, end_us: int) -> Events:
+    H, W = readout.shape
+    sent = readout.deliver(join(parts), end_us)
+    t = np.clip(np.rint(sent.t), start_us, end_us).astype(np.int64)
+    y, x = np.divmod(sent.pixel, W)
+    return Events(t=t, x=x, y=y, p=sent.p, sensor_size=(W, H))
+
+
+def _timed(frames: Frames, fps: float | None) -> Iterable[tuple[npt.NDArray[Any], int]]:
+    if isinstance(frames, str | os.PathLike):
+        return read_frames(frames, fps=fps)
+    if fps is None:
+        return frames  # type: ignore[return-value]
+    step_us = 1e6 / check_fps(fps)
+    return ((image, round(number * step_us)) for number, image in enumerate(frames))  # type: ignore[misc]
 
 
 def _check_time(time: object, number: int) -> int:
@@ -82,14 +133,14 @@ def _check_time(time: object, number: int) -> int:
 
 def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | None) -> npt.NDArray[Any]:
     frame = np.asarray(image)
-    if frame.ndim != 2 or 0 in frame.shape:
+    if frame.ndim not in (2, 3) or 0 in frame.shape or (frame.ndim == 3 and frame.shape[2] != 3):
         raise InputError(
-            f"frame {number} has shape {frame.shape}; expected (H, W): average the colours of an image first"
+            f"frame {number} has shape {frame.shape}; expected (H, W), or (H, W, 3) for red, green and blue"
         )
-    if shape is not None and frame.shape != shape:
-        raise InputError(f"frame {number} has shape {frame.shape} and the first one {shape}; expected one size")
+    if shape is not None and frame.shape[:2] != shape:
+        raise InputError(f"frame {number} has shape {frame.shape[:2]} and the first one {shape}; expected one size")
     if frame.dtype == np.uint8:
-        return frame
+        return frame if frame.ndim == 2 else (frame @ LUMA) / np.float32(255)
     if frame.dtype.kind != "f":
         raise InputError(f"frame {number} holds {frame.dtype} values; expected uint8 (0 to 255) or float (0 to 1)")
     # One pass finds bad values: NaN fails the comparison as well.
@@ -98,4 +149,5 @@ def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | 
             f"frame {number} holds values from {frame.min()} to {frame.max()}; expected floats between 0 and 1: "
             "divide by the largest intensity"
         )
-    return frame.astype(np.float32, copy=False)
+    frame = frame.astype(np.float32, copy=False)
+    return frame if frame.ndim == 2 else frame @ LUMA

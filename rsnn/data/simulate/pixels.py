@@ -32,6 +32,10 @@ class PixelEvents(NamedTuple):
     pixel: IndexArray
     p: npt.NDArray[np.uint8]
 
+    def take(self, which: slice | IndexArray) -> PixelEvents:
+        """Return the events at these places."""
+        return PixelEvents(self.t[which], self.pixel[which], self.p[which])
+
 
 class DVSPixels:
     """H x W pixels and what they remember from frame to frame.
@@ -64,7 +68,7 @@ class DVSPixels:
         self._time_us = 0
         self._excess = np.zeros(size, dtype=np.float32)  # level minus the level at the last event
         if parameters.leak_rate_hz:
-            # As if the sensor had been on for long: else no pixel would leak an event before 1 / leak_rate_hz (as in v2e).
+            # As if the sensor had been on for long (as in v2e): else none would leak an event before 1 / leak_rate_hz.
             self._excess += self._positive * rng.spawn(1)[0].random(size, dtype=np.float32)
         self._held = np.zeros(0, dtype=np.int64)  # pixels in their refractory period,
         self._release_us = np.zeros(0)  # and when it ends
@@ -226,5 +230,7 @@ def _spread(decades: float, size: int, rng: np.random.Generator) -> npt.NDArray[
 
 
 def join(parts: Sequence[PixelEvents]) -> PixelEvents:
-    """Return the events of all parts (at least one), in their order."""
+    """Return the events of all parts, in their order."""
+    if not parts:
+        return PixelEvents(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
     return PixelEvents(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -1,0 +1,277 @@
+"""Frames from files: videos, animated pictures and folders of images, as intensities with times."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data.events import check_sensor_size
+from rsnn.errors import InputError, MissingDependencyError
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue, ITU-R BT.601, as Pillow and FFmpeg
+SMALLEST_FPS, LARGEST_FPS = 0.001, 1e6
+DEFAULT_DURATION_MS = 100  # of a frame of an animated picture that does not say, as browsers show it
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames of a file or folder, read anew each time it is gone through.
+
+    Args:
+        path: the file or folder.
+        kind: "video", "animation" or "folder".
+        fps: frames a second, in place of the file's own times.
+        size: (width, height) of the frames, or None to leave them as they are.
+        gamma: intensity is (pixel value / 255) ** gamma.
+
+    """
+
+    path: Path
+    kind: str
+    fps: float | None
+    size: tuple[int, int] | None
+    gamma: float
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[Any], int]]:
+        pictures = {"video": _video, "animation": _animation, "folder": _folder}[self.kind](self.path)
+        last_us = -1
+        for number, (picture, seconds) in enumerate(pictures):
+            time_us = round(
+                seconds * 1_000_000 if self.fps is None else number * Fraction(1_000_000) / Fraction(self.fps)
+            )
+            if time_us <= last_us:
+                raise InputError(
+                    f"{self.path}: frame {number} is at {time_us} us and the one before at {last_us} us; expected "
+                    "times that increase: pass fps"
+                )
+            last_us = time_us
+            yield self._intensity(picture), time_us
+
+    def _intensity(self, picture: Any) -> npt.NDArray[Any]:
+        if self.size is not None and picture.size != self.size:
+            picture = fitted(picture, self.size)
+        return as_intensity(picture, self.gamma)
+
+    def count(self) -> int | None:
+        """Return the number of frames as far as it is known without decoding them."""
+        if self.kind == "folder":
+            return len(list_images(self.path))
+        if self.kind == "animation":
+            with _pillow().open(self.path) as picture:
+                return int(getattr(picture, "n_frames", 1))
+        with _open_video(self.path) as container:
+            return container.streams.video[0].frames or None
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    gamma: float = 1.0,
+) -> Footage:
+    """Return the frames of a video, an animated picture or a folder of images, for `to_events`.
+
+    Args:
+        path: a video of any kind that FFmpeg reads (needs the extra `rsnn[video]`), an animated GIF, PNG, WebP or TIFF,
+            or a folder of images, which are taken in the order of their names (`2.png` before `10.png`).
+        fps: frames a second. A folder needs it; for a file it replaces the times that the file says, as for a slow
+            motion video that was filmed faster than it plays.
+        size: (width, height) to rescale to, after the frames were cut centrally to this shape.
+        gamma: exponent from pixel values to intensity. 1.0 takes the values as they are, as ESIM and v2e do; 2.2 undoes
+            the gamma curve of usual videos and gives the contrast of the scene itself, about twice as large.
+
+    Returns:
+        What yields pairs of an intensity (H, W), uint8 or, with a gamma, float32 from 0 to 1, and a time in
+        microseconds.
+
+    Raises:
+        InputError: there is no such file, it is a single image, or an argument is out of its range.
+        MissingDependencyError: it is a video and PyAV is not installed.
+
+    """
+    source = Path(path).expanduser()
+    if fps is not None:
+        check_fps(fps)
+    if size is not None:
+        size = check_sensor_size(size)
+    check_gamma(gamma)
+    if source.is_dir():
+        if not list_images(source):
+            raise InputError(
+                f"{source} holds no images; expected a folder of the frames of one scene, such as 0001.png"
+            )
+        if fps is None:
+            raise InputError(f"{source} does not say when its images were taken; expected fps, frames a second")
+        return Footage(source, "folder", fps, size, gamma)
+    if not source.is_file():
+        raise InputError(f"{source} does not exist; expected a video, an animated picture or a folder of images")
+    if is_image(source):
+        with open_image(source) as picture:
+            if getattr(picture, "n_frames", 1) == 1:
+                raise InputError(
+                    f"{source} is a single image, in which nothing changes; expected a video or a folder of images: "
+                    "moving_image moves a still (rsnn simulate --moving)"
+                )
+        return Footage(source, "animation", fps, size, gamma)
+    with _open_video(source):
+        return Footage(source, "video", fps, size, gamma)
+
+
+def check_fps(fps: float) -> Fraction:
+    """Return a frame rate as an exact number.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not SMALLEST_FPS <= fps <= LARGEST_FPS:
+        raise InputError(f"fps is {fps!r}; expected frames a second, between {SMALLEST_FPS} and {LARGEST_FPS:.0f}")
+    return Fraction(fps)
+
+
+def check_gamma(gamma: float) -> float:
+    """Return an exponent if it is one.
+
+    Raises:
+        InputError: it is not.
+
+    """
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0.1 <= gamma <= 10 or math.isnan(gamma):
+        raise InputError(f"gamma is {gamma!r}; expected a number between 0.1 and 10")
+    return gamma
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file's name is that of an image."""
+    image = _pillow()
+    image.init()
+    return image.registered_extensions().get(path.suffix.lower()) in image.OPEN and path.suffix.lower() not in _VIDEOS
+
+
+_VIDEOS = {".mpg", ".mpeg"}  # which Pillow knows by name and cannot decode
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images in a folder, in the order that people count in; names that begin with a dot are left out."""
+    images = (path for path in folder.iterdir() if not path.name.startswith(".") and is_image(path))
+    return sorted(images, key=lambda path: [int(part) if part.isdigit() else part for part in _DIGITS.split(path.name)])
+
+
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+def open_image(source: Any) -> Any:
+    """Return an image opened by Pillow; `source` is a path or a file.
+
+    Raises:
+        InputError: it is damaged, or no image.
+
+    """
+    try:
+        return _pillow().open(source)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{getattr(source, 'name', source)} is not an image that can be read ({error})") from error
+
+
+def fitted(picture: Any, size: tuple[int, int]) -> Any:
+    """Return a picture cut centrally to the shape of (width, height) and rescaled to it."""
+    scale = min(picture.width / size[0], picture.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    colour = "RGB" if picture.mode in ("P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA") else picture.mode
+    return picture.convert(colour).resize(
+        size, _pillow().Resampling.BICUBIC, box=(left, top, left + width, top + height)
+    )
+
+
+def as_intensity(picture: Any, gamma: float) -> npt.NDArray[Any]:
+    """Return the luma of a Pillow image, (H, W): uint8, or float32 from 0 to 1 if it has more bits or a gamma."""
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float32)
+        if picture.mode == "F" and not 0 <= values.min() <= values.max() <= 1:
+            raise InputError(f"an image holds values from {values.min()} to {values.max()}; expected 0 to 1 in floats")
+        intensity = values if picture.mode == "F" else np.clip(values / np.float32(65535), 0, 1)
+        return intensity**gamma
+    codes = np.asarray(picture.convert("L"))
+    return codes if gamma == 1 else _GAMMA_STEPS[codes] ** np.float32(gamma)
+
+
+_GAMMA_STEPS = (np.arange(256) / 255).astype(np.float32)
+
+
+def _folder(path: Path) -> Iterator[tuple[Any, Fraction]]:
+    for file in list_images(path):
+        with open_image(file) as picture:
+            yield _loaded(picture, file), Fraction(0)
+
+
+def _animation(path: Path) -> Iterator[tuple[Any, Fraction]]:
+    seconds = Fraction(0)
+    with open_image(path) as picture:
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            yield _loaded(picture, path), seconds
+            seconds += Fraction(picture.info.get("duration") or DEFAULT_DURATION_MS) / 1000
+
+
+def _loaded(picture: Any, path: Path) -> Any:
+    try:
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); expected a whole image") from error
+    return picture
+
+
+def _video(path: Path) -> Iterator[tuple[Any, Fraction]]:
+    import av
+
+    with _open_video(path) as container:
+        first: Fraction | None = None
+        try:
+            for number, frame in enumerate(container.decode(video=0)):
+                seconds = Fraction(0) if frame.pts is None else frame.pts * frame.time_base
+                if frame.pts is None and number:
+                    raise InputError(f"{path} does not say when its frames are shown; expected fps, frames a second")
+                first = seconds if first is None else first
+                picture = _pillow().fromarray(frame.to_ndarray(format="gray"))
+                turn = round(getattr(frame, "rotation", 0)) % 360
+                yield picture.rotate(turn, expand=True) if turn else picture, seconds - first
+        except av.FFmpegError as error:
+            raise InputError(f"{path} cannot be decoded ({error}); expected a whole video") from error
+
+
+def _open_video(path: Path) -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading the video {path.name} needs PyAV, which is not installed: pip install 'rsnn[video]'; folders of "
+            "images and animated pictures need nothing more"
+        ) from error
+    try:
+        container = av.open(os.fspath(path))
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{path} is not a video that FFmpeg reads ({error}); expected a video, an animated picture or a folder of "
+            "images"
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} has no pictures in it; expected a video")
+    return container
+
+
+def _pillow() -> Any:
+    import PIL.Image
+
+    return PIL.Image

@@ -224,35 +224,159 @@ def info(name: ModelName) -> None:
 @app.command()
 def evaluate(
     model: ModelName,
-    data: Annotated[Path, typer.Option(help="Archive (.npz) of labelled recordings.")],
+    data: Annotated[
+        str, typer.Option(help="Labelled recordings: archive (.npz), folder, or gestures:N for simulated ones.")
+    ],
     samples: Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")] = ":",
+    split: Annotated[str, typer.Option(help="Which part, where the data have parts.")] = "test",
+    kind: Annotated[str, typer.Option(help="Data set of a folder: gesture, cifar10dvs, nmnist or sign.")] = "auto",
+    windows: Annotated[int, typer.Option(min=1, help="Windows of each recording whose answers are averaged.")] = 1,
+    window_ms: Annotated[
+        int | None, typer.Option(min=1, help="Duration of a window; by default the model's own.")
+    ] = None,
+    robustness: Annotated[
+        bool,
+        typer.Option("--robustness", help="Also with events lost, noise, another tempo, and the first steps alone."),
+    ] = False,
+    confusion: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Draw the confusion matrix.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the accuracy of a model on labelled recordings, with its 95 % interval, and per class."""
-    from rsnn.data import EventArchive
-    from rsnn.evaluation import evaluate as run
+    """Print the accuracy of a model on labelled recordings, with its 95 % interval, and what it takes for what.
+
+    Under `accelerate launch` the processes share the recordings out; each recording counts once.
+    """
+    from accelerate import Accelerator
+
+    from rsnn import evaluation
+    from rsnn.training.report import confusion as draw_confusion
+    from rsnn.training.sources import open_part
 
     with _user_errors():
+        accelerator = Accelerator(cpu=cpu)
         loaded = _load(model)
-        archive = EventArchive(data)
-        chosen = _sample_range(samples, len(archive))
-        if archive.labels is None:
-            raise InputError(f"{data} has no labels; expected an archive with an array 'label'")
-        labelled = ((archive[i], int(archive.labels[i])) for i in chosen)
-        with _progress("evaluating", len(chosen)) as advance:
-            result = run(loaded, labelled, on_progress=advance)
+        loaded.to(accelerator.device)
+        part = open_part(data, split=split, kind=kind, samples=samples)
+        share = range(accelerator.process_index, len(part), accelerator.num_processes)
+        with _progress("evaluating", len(share), shown=accelerator.is_main_process) as advance:
+            result = evaluation.evaluate(
+                loaded,
+                part.pairs(share),
+                windows=windows,
+                window_ms=window_ms,
+                accelerator=accelerator,
+                on_progress=advance,
+            )
+        worse = {}
+        if robustness:
+            levels = 1 + sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values())
+            with _progress("disturbing", levels, shown=accelerator.is_main_process) as advance:
+                worse = evaluation.robustness(
+                    loaded, lambda: part.pairs(share), accelerator=accelerator, on_progress=advance
+                )
+        if not accelerator.is_main_process:
+            return
+        if confusion is not None:
+            draw_confusion(result.to_dict(), confusion, f"{model} on {part.text}")
     if as_json:
-        _print_json({"model": model, "data": str(data), "first": chosen.start, "end": chosen.stop, **result.to_dict()})
+        disturbed = {name: {f"{level:g}": r.accuracy for level, r in levels.items()} for name, levels in worse.items()}
+        row = {"model": model, "data": data, "part": part.text, **result.to_dict()}
+        _print_json({**row, "robustness": disturbed} if worse else row)
         return
+    _print_evaluation(model, part.text, result, worse)
+
+
+def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any]) -> None:
+    from rsnn.evaluation import DISTURBANCES
+
     low, high = result.interval
     out.print(
-        f"[bold]{model}[/] on {escape(data.name)} [{chosen.start}:{chosen.stop}]: accuracy "
+        f"[bold]{escape(model)}[/] on {escape(text)}: accuracy "
         f"[bold green]{result.accuracy:.1%}[/] ({result.samples} recordings, 95 % interval {low:.1%} to {high:.1%})"
     )
-    table = Table("class", "accuracy", "recordings")
-    for (name, share), count in zip(result.per_class.items(), result.confusion.sum(1), strict=False):
-        table.add_row(escape(name), f"{share:.1%}", str(count))
+    table = Table("class", "accuracy", "recordings", "most often taken for")
+    for index, name in enumerate(result.class_names):
+        row = result.confusion[index].copy()
+        if not (count := int(row.sum())):
+            continue
+        row[index] = 0
+        wrong = f"{result.class_names[row.argmax()]} ({row.max()})" if row.any() else ""
+        table.add_row(escape(name), f"{result.per_class[name]:.1%}", str(count), escape(wrong))
     out.print(table)
+    for name, levels in worse.items():
+        text = DISTURBANCES[name].text if name in DISTURBANCES else "time steps seen"
+        table = Table(text, *(f"{level:g}" for level in levels), title=name, title_justify="left")
+        table.add_row("accuracy", *(f"{r.accuracy:.1%}" for r in levels.values()))
+        out.print(table)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list), or a .toml file.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Recordings to train on: archive (.npz), folder, or gestures:N for simulated ones."),
+    ] = None,
+    samples: Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")] = ":",
+    test: Annotated[
+        str | None, typer.Option(help="Recordings to test on, once, at the end; by default the test part of --data.")
+    ] = None,
+    test_samples: Annotated[str, typer.Option(help="Which of them, as FIRST:END.")] = ":",
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="NAME", help="Go on from a model: zoo name, ./folder or org/name.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe>-seed<seed> by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random; the recipe's own by default.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: optimizer.lr=1e-3.")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard too.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe with every field, and stop.")] = False,
+) -> None:
+    """Train a model as a recipe says, or go on where the same command was interrupted; see docs/training.md."""
+    from rsnn import training
+    from rsnn.training.display import ConsoleDisplay, TensorBoardDisplay
+    from rsnn.training.loop import Stopped
+
+    if listed:
+        for name in training.list_recipes():
+            out.print(name, highlight=False)
+        return
+    with _user_errors():
+        if recipe is None and start is None:
+            raise InputError("expected a recipe (rsnn train --list), or --from NAME to fine-tune a model")
+        overrides = list(changes or ())
+        if start is not None:
+            overrides.insert(0, f"start={json.dumps(start)}")
+        if seed is not None:
+            overrides.append(f"seed={seed}")
+        chosen = training.load_recipe(recipe or "fine-tune", overrides)
+        if show:
+            _print_json(chosen.to_dict())
+            return
+        if data is None and chosen.data.kind != "simulated":
+            raise InputError("expected recordings to train on: --data PATH")
+        folder = output or Path("runs") / f"{chosen.name}-seed{chosen.seed}"
+        display: Any = ConsoleDisplay(err)
+        if tensorboard:
+            display = TensorBoardDisplay(display, folder / "tensorboard")
+        try:
+            training.train(
+                chosen,
+                data or "simulated",
+                folder,
+                test=test,
+                samples=samples,
+                test_samples=test_samples,
+                display=display,
+            )
+        except Stopped as stopped:
+            display.close()
+            err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+        finally:
+            display.close()
 
 
 def _sample_range(text: str, length: int) -> range:
@@ -267,10 +391,10 @@ def _sample_range(text: str, length: int) -> range:
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal while the block runs; yields what sets how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not shown) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.update(task, completed=done)
 
@@ -375,6 +499,54 @@ def watch(
             sensor_size=watching.parse_sensor_size(sensor_size),
             speed=speed,
         )
+
+
+@app.command()
+def simulate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VIDEO_OR_FOLDER",
+            help="A video, an animated picture or a folder of frames; with --moving a picture, or a folder or zip of them.",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The recording, or of many stills the folder for them.")],
+    preset: Annotated[str, typer.Option(help="Of the pixels: dvs128, clean or noisy.")] = "dvs128",
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one parameter of the preset.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second; a folder needs it.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the sensor; cut and rescaled to.")] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Exponent from pixel values to light; by default 1, and 2.2 with --moving.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of mismatch and noise.")] = 0,
+    moving: Annotated[bool, typer.Option("--moving", help="Move still pictures as CIFAR10-DVS did.")] = False,
+    cifar10dvs: Annotated[bool, typer.Option("--cifar10dvs", help="Make CIFAR-10 a stand-in for CIFAR10-DVS.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes for many stills; one a core by default.")] = None,
+    format: Annotated[  # noqa: A002
+        str | None, typer.Option(help="Of the recording, whatever its suffix; of many their suffix, such as .npz.")
+    ] = None,
+) -> None:
+    """Record a video, images or stills with a simulated event camera; see docs/simulate.md."""
+    from rsnn.data.simulate import command
+    from rsnn.streaming.watching import parse_sensor_size
+
+    with _user_errors():
+        said = command.simulate(
+            source,
+            output,
+            parameters=command.with_settings(preset, change or []),
+            seed=seed,
+            fps=fps,
+            size=parse_sensor_size(size),
+            gamma=gamma,
+            moving=moving,
+            cifar10dvs=cifar10dvs,
+            jobs=jobs,
+            format=format,
+        )
+        out.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -30,6 +30,10 @@ class CheckpointError(RSNNError):
     """A checkpoint is missing, damaged, or does not fit the model it is loaded into."""
 
 
+class TrainingError(RSNNError):
+    """A training cannot go on: its loss is no number, its folder cannot be written, or it belongs to another recipe."""
+
+
 class UnknownNameError(RSNNError):
     """A name (of a model, a kernel, a recipe, ...) is not one the library has."""
 

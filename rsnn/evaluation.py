@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from rsnn.data import Events, read_events
 from rsnn.errors import InputError
 from rsnn.models import EventClassifier
 from rsnn.models.base import Recording
@@ -78,34 +81,225 @@ def evaluate(
     samples: Iterable[tuple[Recording, int]],
     *,
     batch_size: int = 16,
+    windows: int = 1,
+    window_ms: int | None = None,
+    accelerator: Any = None,
     on_progress: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
     """Classify labelled recordings and count.
 
     Args:
         model: any model of the library.
-        samples: pairs of a recording (as `model.predict` takes it) and its class index.
+        samples: pairs of a recording (as `model.predict` takes it) and its class index. Of several processes each takes
+            its own: `[rank::processes]` of all.
         batch_size: recordings that run through the network together.
+        windows: windows of each recording, evenly spaced, whose probabilities are averaged.
+        window_ms: duration of a window; by default that of the recordings the model was trained on. A recording that is
+            no longer than that is one window.
+        accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
         on_progress: called with the number of recordings done after each batch.
 
     Raises:
         InputError: there are no samples, or a label is none of the model's classes.
 
     """
-    num_classes = model.num_classes
-    if num_classes is None:
-        raise InputError(f"the classifier {type(model.classifier).__name__} does not tell its num_classes")
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    confusion = _nothing(model)
     for batch in _batches(samples, batch_size):
-        predictions = model.predict([recording for recording, _ in batch], batch_size=batch_size)
-        for prediction, (_, label) in zip(predictions, batch, strict=True):
-            if not 0 <= label < num_classes:
-                raise InputError(f"label {label}: expected a class index from 0 to {num_classes - 1}")
-            confusion[label, prediction.index] += 1
+        if windows > 1:
+            answers = [_voted(model, recording, windows, window_ms, batch_size) for recording, _ in batch]
+        else:
+            predictions = model.predict([recording for recording, _ in batch], batch_size=batch_size)
+            answers = [prediction.index for prediction in predictions]
+        for answer, (_, label) in zip(answers, batch, strict=True):
+            _count(confusion, label, answer)
         on_progress(int(confusion.sum()))
+    return _evaluation(model, confusion, accelerator)
+
+
+def windows_of(events: Events, number: int, duration_us: int) -> list[Events]:
+    """Return `number` pieces of `duration_us`, evenly spaced over the recording; those without events are left out.
+
+    A recording that is no longer than a piece is returned whole.
+    """
+    if events.duration_us <= duration_us or number < 2:
+        return [events]
+    first, spare = int(events.t[0]), events.duration_us - duration_us
+    starts = [first + spare * k // (number - 1) for k in range(number)]
+    return [piece for start in starts if len(piece := events.between(start, start + duration_us + 1))]
+
+
+def evaluate_steps(
+    model: EventClassifier,
+    samples: Iterable[tuple[Recording, int]],
+    steps: Sequence[int],
+    *,
+    batch_size: int = 16,
+    accelerator: Any = None,
+) -> dict[int, Evaluation]:
+    """Return the evaluation after only the first k time steps of each recording, for each k of `steps`, in one pass.
+
+    Raises:
+        InputError: there are no samples, a label is none of the model's classes, or a k is not among the steps.
+
+    """
+    frames_in_all = 20 if model.preprocessing is None else model.preprocessing.num_frames
+    wanted = sorted(set(steps))
+    if not wanted or wanted[0] < 1 or wanted[-1] > frames_in_all:
+        raise InputError(f"steps {list(steps)}: expected numbers of time steps from 1 to {frames_in_all}")
+    confusions = {k: _nothing(model) for k in wanted}
+    device = next(model.parameters()).device
+    for batch in _batches(samples, batch_size):
+        frames = torch.stack([model._frames(recording) for recording, _ in batch], dim=1)
+        state, done = None, 0
+        for k in wanted:
+            with torch.no_grad():
+                logits, state = model.eval().advance(frames[done:k].to(device), state)
+            done = k
+            for answer, (_, label) in zip(logits.argmax(1).tolist(), batch, strict=True):
+                _count(confusions[k], label, answer)
+    return {k: _evaluation(model, confusion, accelerator) for k, confusion in confusions.items()}
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A way in which recordings get worse, with the levels at which it is tried.
+
+    Attributes:
+        text: what a level means.
+        levels: from mild to harsh.
+        apply: returns the events as a level disturbs them.
+
+    """
+
+    text: str
+    levels: tuple[float, ...]
+    apply: Callable[[Events, float, np.random.Generator], Events]
+
+
+def dropped(events: Events, share: float, rng: np.random.Generator) -> Events:
+    """Leave each event out with probability `share`, but not all of them."""
+    kept = rng.random(len(events)) >= share
+    return _chosen(events, kept) if kept.any() else events[:1]
+
+
+def with_noise(events: Events, share: float, rng: np.random.Generator) -> Events:
+    """Add `share` as many events again, anywhere, at any time between the first and the last, of either polarity."""
+    number = round(share * len(events))
+    width, height = events.sensor_size
+    t = np.concatenate((events.t, rng.integers(events.t[0], events.t[-1] + 1, number)))
+    columns: dict[str, Any] = {
+        "x": np.concatenate((events.x, rng.integers(width, size=number))),
+        "y": np.concatenate((events.y, rng.integers(height, size=number))),
+        "p": np.concatenate((events.p, rng.integers(2, size=number))),
+    }
+    order = np.argsort(t, kind="stable")
+    return Events(t=t[order], **{name: c[order] for name, c in columns.items()}, sensor_size=events.sensor_size)
+
+
+def hurried(events: Events, factor: float, _rng: np.random.Generator) -> Events:
+    """Let the first half of the time pass `factor` times as fast; the second half stays."""
+    first, half = int(events.t[0]), events.duration_us // 2
+    since = events.t - first
+    t = np.where(since <= half, (since / factor).astype(np.int64), since - half + int(half / factor))
+    return Events(t=first + t, x=events.x, y=events.y, p=events.p, sensor_size=events.sensor_size)
+
+
+DISTURBANCES = {
+    "drop": Disturbance("share of the events lost", (0.1, 0.25, 0.5, 0.75, 0.9), dropped),
+    "noise": Disturbance("noise events for each event", (0.1, 0.25, 0.5, 1.0), with_noise),
+    "tempo": Disturbance("speed of the first half", (0.5, 0.75, 1.5, 2.0), hurried),
+}
+
+
+def robustness(
+    model: EventClassifier,
+    samples: Callable[[], Iterable[tuple[Events, int]]],
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    accelerator: Any = None,
+    on_progress: Callable[[int], object] = lambda _done: None,
+) -> dict[str, dict[float, Evaluation]]:
+    """Evaluate a model on disturbed recordings: events lost, noise added, tempo changed, clips cut short.
+
+    Args:
+        model: any model of the library.
+        samples: returns the labelled recordings afresh; it is called once for each level.
+        batch_size: recordings that run through the network together.
+        seed: of what is random; the same disturbance for every model.
+        accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
+        on_progress: called with the number of evaluations done.
+
+    Returns:
+        for each kind of disturbance, and for `"steps"` (the first k time steps alone), the evaluation at each level.
+
+    Raises:
+        InputError: there are no samples, or a label is none of the model's classes.
+
+    """
+    results: dict[str, dict[float, Evaluation]] = {}
+    done = 0
+    for name, disturbance in DISTURBANCES.items():
+        for level in disturbance.levels:
+            rng = np.random.default_rng((seed, len(results), round(1000 * level)))
+            disturbed = (
+                (disturbance.apply(events, level, rng) if len(events) else events, label) for events, label in samples()
+            )
+            results.setdefault(name, {})[level] = evaluate(
+                model, disturbed, batch_size=batch_size, accelerator=accelerator
+            )
+            done += 1
+            on_progress(done)
+    steps = 20 if model.preprocessing is None else model.preprocessing.num_frames
+    by_steps = evaluate_steps(model, samples(), range(1, steps + 1), batch_size=batch_size, accelerator=accelerator)
+    results["steps"] = {float(k): result for k, result in by_steps.items()}
+    on_progress(done + 1)
+    return results
+
+
+def _voted(model: EventClassifier, recording: Recording, number: int, window_ms: int | None, batch_size: int) -> int:
+    """Return the class with the highest mean probability over the windows of a recording."""
+    events = read_events(recording) if isinstance(recording, str | os.PathLike) else recording
+    if not isinstance(events, Events):
+        raise InputError(
+            f"windows={number} cuts events in time and got a {type(events).__name__}; expected Events or a path"
+        )
+    known = None if model.preprocessing is None else model.preprocessing.window_ms
+    duration_ms = window_ms or known
+    if duration_ms is None:
+        raise InputError("this model does not say how long its recordings were; expected window_ms=, in milliseconds")
+    pieces: list[Recording] = list(windows_of(events, number, 1000 * duration_ms))
+    predictions = model.predict(pieces, batch_size=batch_size)
+    return int(torch.stack([prediction.probabilities for prediction in predictions]).mean(0).argmax())
+
+
+def _chosen(events: Events, kept: npt.NDArray[np.bool_]) -> Events:
+    return Events(
+        t=events.t[kept], x=events.x[kept], y=events.y[kept], p=events.p[kept], sensor_size=events.sensor_size
+    )
+
+
+def _nothing(model: EventClassifier) -> npt.NDArray[np.int64]:
+    """Return the empty confusion matrix of a model."""
+    if model.num_classes is None:
+        raise InputError(f"the classifier {type(model.classifier).__name__} does not tell its num_classes")
+    return np.zeros((model.num_classes, model.num_classes), dtype=np.int64)
+
+
+def _count(confusion: npt.NDArray[np.int64], label: int, answer: int) -> None:
+    if not 0 <= label < len(confusion):
+        raise InputError(f"label {label}: expected a class index from 0 to {len(confusion) - 1}")
+    confusion[label, answer] += 1
+
+
+def _evaluation(model: EventClassifier, confusion: npt.NDArray[np.int64], accelerator: Any) -> Evaluation:
+    """Return the evaluation that a confusion matrix, added up over all processes, gives."""
+    if accelerator is not None and accelerator.num_processes > 1:
+        counts = torch.from_numpy(confusion).to(accelerator.device)
+        confusion = accelerator.reduce(counts, "sum").cpu().numpy()
     if not confusion.any():
         raise InputError("there are no recordings to evaluate; expected at least one")
-    return Evaluation(confusion, model.class_names or tuple(map(str, range(num_classes))))
+    return Evaluation(confusion, model.class_names or tuple(map(str, range(len(confusion)))))
 
 
 def _batches(samples: Iterable[tuple[Recording, int]], batch_size: int) -> Iterator[list[tuple[Recording, int]]]:

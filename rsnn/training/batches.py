@@ -1,0 +1,136 @@
+"""Batches in an order that is a function of the place alone, whenever and on however many processes it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rsnn.errors import ConfigError
+from rsnn.models import Preprocessing
+from rsnn.training.augment import Augment
+from rsnn.training.sources import Part
+
+PHASES = {"encoder": 0, "classifier": 1, "joint": 2}
+
+
+class FramesOf(Dataset[tuple[Tensor, int]]):
+    """Frames of counts and labels of a part's recordings; an index is (epoch, recording).
+
+    With `augment`, each epoch shows each recording as another draw changes it, which epoch, recording and seed decide.
+    """
+
+    def __init__(
+        self, part: Part, preprocessing: Preprocessing, augment: Augment | None = None, seed: tuple[int, ...] = ()
+    ) -> None:
+        self.part = part
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, recording = index
+        events = self.part.read(recording)
+        if self.augment is not None:
+            changed = self.augment(events, np.random.default_rng((*self.seed, epoch, recording)))
+            events = changed if len(changed) else events
+        return self.preprocessing.frames(events), int(self.part.labels[recording])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the recordings of an epoch are shared out.
+
+    Attributes:
+        recordings: number of them.
+        batch_size: of one process in one pass.
+        accumulate: passes before each update.
+        processes: that train together.
+
+    """
+
+    recordings: int
+    batch_size: int
+    accumulate: int = 1
+    processes: int = 1
+
+    @classmethod
+    def of(cls, recordings: int, batch_size: int, accumulate: int, processes: int) -> Plan:
+        """Return the plan, with smaller batches where there are not enough recordings for one update.
+
+        Raises:
+            ConfigError: there are fewer recordings than processes.
+
+        """
+        if recordings < accumulate * processes:
+            raise ConfigError(
+                f"{recordings} recordings to train on for {processes} processes x loop.accumulate = {accumulate}; "
+                "expected at least one each"
+            )
+        return cls(recordings, min(batch_size, recordings // (accumulate * processes)), accumulate, processes)
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch; the recordings left over are others every epoch."""
+        return self.recordings // (self.batch_size * self.accumulate * self.processes)
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """One process's batches of one epoch, from an update on: pass k takes what follows the recordings of pass k - 1."""
+
+    def __init__(self, plan: Plan, seed: tuple[int, ...], epoch: int, rank: int = 0, first_update: int = 0) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.epoch = epoch
+        self.rank = rank
+        self.first = first_update * plan.accumulate
+
+    def __len__(self) -> int:
+        return self.plan.updates * self.plan.accumulate - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((*self.seed, self.epoch)).permutation(self.plan.recordings)
+        size = self.plan.batch_size
+        for number in range(self.first, self.first + len(self)):
+            start = (number * self.plan.processes + self.rank) * size
+            yield [(self.epoch, int(recording)) for recording in order[start : start + size]]
+
+
+class Share(Sampler[list[tuple[int, int]]]):
+    """One process's batches of a part that is measured: every recording once, over all processes."""
+
+    def __init__(self, recordings: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.mine = range(rank, recordings, processes)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, len(self.mine), self.batch_size):
+            yield [(0, i) for i in self.mine[start : start + self.batch_size]]
+
+
+def loader(frames: FramesOf, order: Sampler[Any], workers: int = 0, *, pin: bool = False) -> DataLoader[Any]:
+    """Return a loader of batches: frames (T, N, C, H, W) and labels (N,)."""
+    return DataLoader(
+        frames,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=together,
+        pin_memory=pin,
+    )
+
+
+def together(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Stack the frames and labels of some recordings to a batch."""
+    frames, labels = zip(*samples, strict=True)
+    return torch.stack(frames, dim=1), torch.tensor(labels)

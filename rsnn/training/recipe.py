@@ -1,0 +1,403 @@
+"""Recipes: everything that decides how a model is trained, as plain data with every default visible.
+
+A recipe is a TOML file in `rsnn/training/recipes`, or one of the user's, on top of the defaults here. `base = "name"`
+takes another recipe first and changes it. `--set part.field=value` changes single fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tomllib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from rsnn.errors import ConfigError, UnknownNameError, suggest
+from rsnn.training.augment import Augment
+
+RECIPES = Path(__file__).parent / "recipes"
+
+DataKind = Literal["auto", "gesture", "cifar10dvs", "nmnist", "sign", "folder", "archive", "simulated"]
+LossKind = Literal["cross_entropy", "rate_mse", "tet"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which recordings, and how they become frames.
+
+    Attributes:
+        kind: the data set's class; `"auto"` goes by what `--data` is.
+        samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.
+        size: (height, width) of the frames, or () for the model's own.
+        num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 frames for the model's own 20.
+
+    """
+
+    kind: DataKind = "auto"
+    samples: int = 5_500
+    size: tuple[int, ...] = ()
+    num_frames: int = 0
+    split_by: Literal["time", "number"] = "time"
+    normalize: Literal["counts", "log1p", "binary"] = "counts"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The part of the training recordings that selects the epoch.
+
+    Attributes:
+        fraction: its share.
+        by: what is never in both parts: a recording (`"id"`), or a person (`"subject"`).
+        seed: of the choice; the same for every seed of the training, so that runs can be compared.
+        patience: epochs without a better one after which a phase ends early; 0 for never.
+
+    """
+
+    fraction: float = 0.1
+    by: Literal["id", "subject"] = "id"
+    seed: int = 0
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the training.
+
+    Attributes:
+        model: the zoo's name of what is trained; empty for the model of the phase before.
+        epochs: 0 leaves the phase out.
+        lr: learning rate of the classifier; 0 for `optimizer.lr`.
+        encoder_lr: of the encoder; 0 for the same.
+        freeze_encoder: leave the encoder as the phase before made it.
+        loss: `"cross_entropy"` of the voted mean, `"rate_mse"` (mean squared error of the rates, Fang et al. 2021),
+            `"tet"` (cross-entropy at every step, Deng et al. 2022). The last two are of spiking classifiers.
+
+    """
+
+    model: str = ""
+    epochs: int = 0
+    lr: float = 0.0
+    encoder_lr: float = 0.0
+    freeze_encoder: bool = False
+    loss: LossKind = "cross_entropy"
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The paper's order: the encoder under a decision head, the classifier over that encoder, both together."""
+
+    encoder: Phase = field(default_factory=Phase)
+    classifier: Phase = field(default_factory=Phase)
+    joint: Phase = field(default_factory=Phase)
+
+    def __iter__(self) -> Iterator[tuple[str, Phase]]:
+        """Go through the phases that are to be run."""
+        return ((f.name, phase) for f in dataclasses.fields(self) if (phase := getattr(self, f.name)).epochs)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What all losses share.
+
+    Attributes:
+        label_smoothing: share of the target that is spread over all classes.
+        mixup: alpha of the Beta distribution that recordings and labels of a batch are mixed with; 0 for none.
+        tet_weight: share of TET's second term, which holds every output near `tet_level`.
+        tet_level: that level, as a rate.
+
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    tet_weight: float = 0.05
+    tet_level: float = 1.0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimiser (torch's own).
+
+    Attributes:
+        kind: `"adamw"`, `"adam"` or `"sgd"`.
+        lr: learning rate where a phase does not give one.
+        weight_decay: of weights; biases and norms have none.
+        momentum: of SGD.
+
+    """
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes (torch's own schedules).
+
+    Attributes:
+        kind: `"cosine"` to zero, `"onecycle"` up and down, `"step"` by `factor` every `step_epochs`, or `"constant"`.
+        warmup: share of the phase in which the rate rises (`"cosine"`, `"onecycle"`).
+        step_epochs, factor: of `"step"`.
+
+    """
+
+    kind: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    warmup: float = 0.0
+    step_epochs: int = 64
+    factor: float = 0.1
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How the loop runs.
+
+    Attributes:
+        batch_size: recordings of one process in one pass.
+        accumulate: passes whose gradients are added before each update.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        ema: decay of the exponential moving average of the weights that is then evaluated and kept; 0 for none.
+        precision: `"float32"`, or `"bfloat16"` autocast (membrane potentials and cells stay float32).
+        compile: run the model through `torch.compile`.
+        checkpoint_steps: time steps of the encoder whose activations are kept at once, the others being computed again
+            in backward; 0 keeps all.
+        workers: processes that prepare recordings; 0 prepares them in the training process.
+        save_minutes: time between checkpoints within an epoch; one follows every epoch in any case.
+        cpu: stay on the CPU even where there is a GPU.
+
+    """
+
+    batch_size: int = 16
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    checkpoint_steps: int = 0
+    workers: int = 0
+    save_minutes: float = 10.0
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a model is trained.
+
+    Attributes:
+        name: of the recipe.
+        start: what the first phase starts from: a zoo name, a folder or a Hub repository; empty for fresh weights.
+        seed: of weights, order, augmentation and dropout.
+        source: where its numbers are from, in a sentence.
+
+    """
+
+    name: str = "custom"
+    start: str = ""
+    seed: int = 0
+    source: str = ""
+    data: Data = field(default_factory=Data)
+    validation: Validation = field(default_factory=Validation)
+    augment: Augment = field(default_factory=Augment)
+    phases: Phases = field(default_factory=Phases)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    loop: Loop = field(default_factory=Loop)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, which `recipe_from` takes back."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def list_recipes() -> list[str]:
+    """Return the sorted names of the recipes in the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name, or a `.toml` file, and change the fields that `overrides` names.
+
+    Args:
+        source: one of `list_recipes()`, or the path of a file.
+        overrides: as on the command line: `"optimizer.lr=1e-3"`.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+        ConfigError: a field is unknown, or its value of another type or out of range.
+
+    """
+    plain = _read(source, ())
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: expected a field and its value, as in optimizer.lr=1e-3")
+        _put(plain, name.strip().split("."), _parsed(value.strip()))
+    return recipe_from(plain)
+
+
+def recipe_from(plain: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that plain data (of TOML or JSON) describe.
+
+    Raises:
+        ConfigError: a field is unknown, or its value of another type or out of range.
+
+    """
+    recipe: Recipe = _built(plain, Recipe, "")
+    _check(recipe)
+    return recipe
+
+
+def field_names(kind: Any = Recipe, prefix: str = "") -> list[str]:
+    """Return the dotted names of all fields, as `--set` takes them."""
+    hints = get_type_hints(kind)
+    names = []
+    for each in dataclasses.fields(kind):
+        inner = hints[each.name]
+        name = f"{prefix}{each.name}"
+        names += field_names(inner, f"{name}.") if dataclasses.is_dataclass(inner) else [name]
+    return names
+
+
+def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, Any]:
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if not (isinstance(source, Path) or text.endswith(".toml") or os.sep in text):
+        path = next((p for p in (RECIPES / f"{text}.toml", RECIPES / "bases" / f"{text}.toml") if p.is_file()), path)
+        if not path.is_file():
+            hint = suggest(text, list_recipes())
+            raise UnknownNameError(f"there is no recipe {text!r}; rsnn train --list lists those there are.{hint}")
+    if text in users:
+        raise ConfigError(f"the recipe {text!r} is its own base: {' -> '.join((*users, text))}")
+    try:
+        own = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is not valid TOML: {error}") from error
+    base = own.pop("base", None)
+    plain = {} if base is None else _read(_beside(str(base), path), (*users, text))
+    own.setdefault("name", path.stem)
+    return _merged(plain, own)
+
+
+def _beside(base: str, path: Path) -> str | Path:
+    """Return the base of a recipe: a file is looked for in the folder of the recipe that names it."""
+    return path.parent / base if base.endswith(".toml") else base
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for name, value in above.items():
+        former = result.get(name)
+        result[name] = _merged(former, value) if isinstance(former, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def _put(plain: dict[str, Any], name: Sequence[str], value: object) -> None:
+    inner = plain
+    for part in name[:-1]:
+        inner = inner.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise _unknown(".".join(name))
+    inner[name[-1]] = value
+
+
+def _parsed(text: str) -> object:
+    """Return a command line's value as TOML reads it; what is no TOML is text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _unknown(name: str) -> ConfigError:
+    known = field_names()
+    hint = suggest(name, known) or suggest(name, [*known, *(k.rpartition(".")[2] for k in known)])
+    return ConfigError(f"a recipe has no field {name!r}.{hint} rsnn train RECIPE --show lists them all")
+
+
+def _built(plain: object, kind: Any, where: str) -> Any:
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{where}: got {plain!r}; expected a table of fields, as in {where}.{_first(kind)} = ...")
+    hints = get_type_hints(kind)
+    values = {}
+    for name, value in plain.items():
+        dotted = f"{where}.{name}" if where else str(name)
+        if name not in hints:
+            raise _unknown(dotted)
+        inner = hints[name]
+        values[name] = (
+            _built(value, inner, dotted) if dataclasses.is_dataclass(inner) else _checked(value, inner, dotted)
+        )
+    return kind(**values)
+
+
+def _first(kind: Any) -> str:
+    return dataclasses.fields(kind)[0].name
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):  # pragma: no cover - no field has one today
+        return _checked(value, options[0], where)
+    if origin is Literal:
+        if value not in options:
+            hint = suggest(str(value), map(str, options))
+            raise ConfigError(f"{where} = {value!r}: expected one of {', '.join(map(repr, options))}.{hint}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} = {value!r}: expected a list, as in [128, 128]")
+        return tuple(_checked(item, options[0], where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ConfigError(f"{where} = {value!r}: expected {_WORDS[kind]}")
+    return value
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise ConfigError where a field is out of range or two contradict each other."""
+    loop, loss, data, phases = recipe.loop, recipe.loss, recipe.data, list(recipe.phases)
+    rules = (
+        ("loop.batch_size", loop.batch_size, loop.batch_size >= 1, "at least 1"),
+        ("loop.accumulate", loop.accumulate, loop.accumulate >= 1, "at least 1"),
+        ("loop.clip_norm", loop.clip_norm, loop.clip_norm >= 0, "at least 0"),
+        ("loop.ema", loop.ema, 0 <= loop.ema < 1, "from 0 to below 1"),
+        ("loop.checkpoint_steps", loop.checkpoint_steps, loop.checkpoint_steps >= 0, "at least 0"),
+        ("loop.workers", loop.workers, loop.workers >= 0, "at least 0"),
+        ("loop.save_minutes", loop.save_minutes, loop.save_minutes > 0, "above 0"),
+        ("validation.fraction", recipe.validation.fraction, 0 < recipe.validation.fraction < 1, "between 0 and 1"),
+        ("validation.patience", recipe.validation.patience, recipe.validation.patience >= 0, "at least 0"),
+        ("loss.label_smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "from 0 to below 1"),
+        ("loss.mixup", loss.mixup, loss.mixup >= 0, "at least 0"),
+        ("loss.tet_weight", loss.tet_weight, 0 <= loss.tet_weight <= 1, "from 0 to 1"),
+        ("optimizer.lr", recipe.optimizer.lr, recipe.optimizer.lr > 0, "above 0"),
+        ("optimizer.weight_decay", recipe.optimizer.weight_decay, recipe.optimizer.weight_decay >= 0, "at least 0"),
+        ("schedule.warmup", recipe.schedule.warmup, 0 <= recipe.schedule.warmup < 1, "from 0 to below 1"),
+        ("schedule.step_epochs", recipe.schedule.step_epochs, recipe.schedule.step_epochs >= 1, "at least 1"),
+        ("data.size", list(data.size), len(data.size) in (0, 2), "[height, width], or [] for the model's"),
+        ("data.num_frames", data.num_frames, data.num_frames >= 0, "at least 0"),
+        ("seed", recipe.seed, 0 <= recipe.seed < 2**31, "from 0 to 2147483647"),
+        *((f"phases.{name}.{key}", getattr(phase, key), getattr(phase, key) >= 0, "at least 0")
+          for name, phase in phases for key in ("epochs", "lr", "encoder_lr")),
+    )  # fmt: skip
+    for name, value, holds, expected in rules:
+        if not holds:
+            raise ConfigError(f"{name} = {value}: expected {expected}")
+    if not phases:
+        raise ConfigError("the recipe has no phase to run; expected epochs, as in phases.encoder.epochs = 300")
+    first, phase = phases[0]
+    if not phase.model and not recipe.start:
+        raise ConfigError(
+            f"phases.{first}.model is empty; expected a name of the zoo, or `start` to go on from a model"
+        )

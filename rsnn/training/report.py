@@ -1,0 +1,161 @@
+"""The report of a finished run: curves, confusion matrix, firing rates, and the model with a card ready for the zoo."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rsnn
+from rsnn.errors import TrainingError
+from rsnn.models import EventClassifier, cards
+from rsnn.models.pretrained import save_model
+from rsnn.training.sources import Part
+
+ENERGY_RECORDINGS = 8
+
+
+def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: Part) -> None:
+    """Write the pictures and the model into the run's folder.
+
+    Args:
+        folder: of the run.
+        model: with the selected weights.
+        metrics: of the run; what the report adds is put in.
+        shown: recordings whose energy is measured.
+
+    Raises:
+        RSNNError: the folder cannot be written.
+
+    """
+    metrics["versions"] = {name: version(name) for name in ("rsnn", "torch", "spikingjelly", "accelerate")}
+    metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    final = "test_selected" if "test_selected" in metrics else "validation_selected"
+    energy = _energy(model, shown)
+    metrics["energy_joules"] = energy["total"]["joules"]
+    try:
+        curves(metrics["phases"], folder / "curves.png")
+        confusion(metrics[final], folder / "confusion.png", final.replace("_", " part, "))
+        rates = {name: phase["history"][-1]["rates"] for name, phase in metrics["phases"].items()}
+        if any(rates.values()):
+            firing(rates, folder / "firing_rates.png")
+    except OSError as error:
+        raise TrainingError(
+            f"the report in {folder} cannot be written ({error.strerror or error}); the trained models are intact: "
+            "free some space and give the same command again"
+        ) from error
+    weights = f"{metrics['parameters']:,} weights, stored as float32."
+    target = folder / "model"
+    if target.is_dir():
+        shutil.rmtree(target)  # of a report that was not finished
+    save_model(
+        model,
+        target,
+        lambda config: cards.published_card(config, _facts(metrics, final), metrics[final], energy, weights),
+    )
+
+
+def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:
+    import torch
+
+    assert model.preprocessing is not None
+    chosen = np.unique(np.linspace(0, len(shown) - 1, ENERGY_RECORDINGS).astype(int))
+    frames = torch.stack([model.preprocessing.frames(shown.read(int(i))) for i in chosen], dim=1)
+    return rsnn.energy_report(model, frames).to_dict()
+
+
+def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:
+    """Return what a card says, as far as a program can know it; the author adds the data's licence and the limits."""
+    recipe, parts = metrics["recipe"], metrics["parts"]
+    tested = parts["test"]
+    phases = ", then ".join(
+        f"{name} ({phase['model']}, {len(phase['history'])} epochs, epoch {phase['selected_epoch']} selected)"
+        for name, phase in metrics["phases"].items()
+    )
+    return cards.Facts(
+        name=recipe["name"],
+        data=f"Trained on: {parts['training']['text']} ({parts['training']['recordings']} recordings).",
+        dataset=recipe["data"]["kind"],
+        split=f"Validated on the {parts['validation']['text']} ({parts['validation']['recordings']} recordings), which "
+        f"selected the epoch and nothing else. "
+        + (f"Tested once, at the end, on {tested['text']}. " if tested else "No part was held out to test on. ")
+        + f"Phases: {phases}.",
+        part=final.partition("_")[0],
+        evaluated_on=f"{final.partition('_')[0]} part",
+        selected_accuracies=(metrics["selected_accuracy"],),
+        last_accuracies=(metrics["last_accuracy"],),
+        reproduce=f"rsnn train recipe.toml --data ... --seed {recipe['seed']}  # the recipe is in recipe.json",
+        limits="Say here what the model cannot do, or was not tried on, before you share it.",
+        licence="other",
+    )
+
+
+def curves(phases: dict[str, Any], path: Path) -> None:
+    """Draw loss and accuracy of every epoch, one column of panels a phase; a dot marks the selected epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(phases), 6), layout="constrained")
+    for (name, phase), (above, below) in zip(
+        phases.items(), np.array(figure.subplots(2, len(phases), squeeze=False)).T, strict=True
+    ):
+        epochs = [epoch["epoch"] for epoch in phase["history"]]
+        for key, label in (("train_accuracy", "training (augmented)"), ("accuracy", "validation")):
+            above.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
+        above.plot(phase["selected_epoch"], phase["selected_accuracy"], "o", color="C1")
+        above.set(title=f"{name}: {phase['model']}", ylabel="accuracy", ylim=(0, 1.02))
+        above.legend()
+        for key, label in (("loss", "training loss"), ("cross_entropy", "validation cross-entropy")):
+            below.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
+        below.set(xlabel="epoch", ylim=(0, None))
+        below.legend()
+    figure.savefig(path, dpi=120)
+
+
+def compare_curves(runs: dict[str, list[dict[str, Any]]], path: Path, *, title: str = "") -> None:
+    """Draw the validation accuracy of several trainings in one panel, as Figure 3 of the paper does for the heads."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, history in runs.items():
+        axes.plot([epoch["epoch"] for epoch in history], [epoch["accuracy"] for epoch in history], label=name)
+    axes.set(title=title, xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
+    """Draw a confusion matrix: rows the true class, columns the predicted one, shares of the row in colour."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(evaluation["confusion"])
+    names = evaluation["class_names"]
+    side = max(4.0, 0.42 * len(names) + 2)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        share = counts[row, column] / counts[row].sum()
+        axes.text(
+            column, row, str(counts[row, column]), ha="center", va="center", color="white" if share > 0.5 else "black"
+        )
+    axes.set(xlabel="predicted", ylabel="true", title=f"{title}: {evaluation['accuracy']:.1%}")
+    figure.savefig(path, dpi=120)
+
+
+def firing(rates: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw the firing rate of every spiking layer on the validation part after the last epoch of each phase."""
+    from matplotlib.figure import Figure
+
+    rows = [(f"{phase}: {layer}", rate) for phase, layers in rates.items() for layer, rate in layers.items()]
+    figure = Figure(figsize=(7, 1 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([name for name, _ in rows], [rate for _, rate in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of steps at which a neuron fires", xlim=(0, max(0.05, *(1.1 * rate for _, rate in rows))))
+    figure.savefig(path, dpi=120)

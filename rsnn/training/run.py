@@ -1,0 +1,341 @@
+"""A whole training: the phases of a recipe one after another, the test part once at the end, and the report.
+
+The folder of a run holds `recipe.json`, `state.safetensors` (where it is), for each finished phase `<phase>/selected`,
+`<phase>/last` and `<phase>/metrics.json`, and at the end `metrics.json`, `model` and the pictures. What is there is not
+done again, so the same command goes on from wherever the last one ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from rsnn import zoo
+from rsnn.errors import ConfigError, TrainingError
+from rsnn.evaluation import Evaluation, evaluate
+from rsnn.models import RSNN, EventClassifier, Preprocessing
+from rsnn.training import report
+from rsnn.training.batches import PHASES
+from rsnn.training.display import Display
+from rsnn.training.interrupts import Interrupts
+from rsnn.training.loop import STATE_FILE, PhaseResult, run_phase
+from rsnn.training.recipe import Phase, Recipe
+from rsnn.training.sources import Part, has_test_part, open_part
+from rsnn.training.splits import cut_validation
+from rsnn.training.state import remove_leftovers, write_json
+
+RECIPE_FILE = "recipe.json"
+METRICS_FILE = "metrics.json"
+
+# What may differ between the commands that begin a run and that go on with it: none of it changes the result.
+_FREE = ("workers", "save_minutes")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """The recordings of a run: the two that training sees, and the one that it does not, where there is one."""
+
+    training: Part
+    validation: Part
+    test: Part | None
+
+
+def train(
+    recipe: Recipe,
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    test: str | os.PathLike[str] | None = None,
+    samples: str = ":",
+    test_samples: str = ":",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Train as a recipe says, or go on with it, and return the run's metrics.
+
+    Args:
+        recipe: what to do.
+        data: recordings to train on, of which a part is cut off to validate: an archive, a folder, `"gestures:N"`.
+        output: folder of the run. Where it holds an unfinished run of the same recipe and data, that goes on.
+        test: recordings to test on, once, at the end; by default the test part of `data` where it has one.
+        samples, test_samples: FIRST:END, to take only these of `data` and of `test`.
+        display: shows how it goes.
+
+    Raises:
+        RSNNError: recipe and data do not fit, or the training cannot go on; the message says what to do.
+        Stopped: the user interrupted it; the same call goes on.
+
+    """
+    folder = Path(output).expanduser()
+    accelerator = Accelerator(gradient_accumulation_steps=recipe.loop.accumulate, cpu=recipe.loop.cpu)
+    display = display if display is not None and accelerator.is_main_process else Display()
+    parts = _parts(recipe, data, test, samples, test_samples)
+    with _alone(folder, accelerator), Interrupts() as interrupts:
+        _check_same(recipe, parts, folder, accelerator)
+        if (folder / METRICS_FILE).is_file():
+            display.say(f"{folder} holds a finished run of this recipe; choose another --output for another one")
+            finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text("utf-8"))
+            return finished
+        display.say(
+            f"{len(parts.training)} recordings train, {len(parts.validation)} validate"
+            + (f", {len(parts.test)} test at the end" if parts.test else "; no test part")
+        )
+        model = None
+        for name, phase in recipe.phases:
+            model = build(recipe, name, phase, parts.training, model)
+            where = folder / name
+            if not (where / METRICS_FILE).is_file():
+                result = run_phase(
+                    model,
+                    name,
+                    phase,
+                    recipe,
+                    parts.training,
+                    parts.validation,
+                    folder,
+                    accelerator,
+                    display,
+                    interrupts,
+                )
+                if accelerator.is_main_process:
+                    _keep(recipe, name, phase, parts.training, result, where)
+                accelerator.wait_for_everyone()
+            model = zoo.load(where.resolve() / "selected")
+        assert model is not None
+        return _finish(recipe, parts, folder, accelerator, display)
+
+
+def build(
+    recipe: Recipe, name: str, phase: Phase, training: Part, before: EventClassifier | None = None
+) -> EventClassifier:
+    """Return the model that a phase starts from: fresh weights of its seed, over the encoder of the phase before.
+
+    Raises:
+        RSNNError: the names, sizes or classes do not fit.
+
+    """
+    torch.manual_seed(recipe.seed * len(PHASES) + PHASES[name])
+    if before is None and recipe.start:
+        before = _started(recipe, training)
+        if not phase.model:
+            return before
+    if not phase.model:
+        assert before is not None
+        return before
+    settings = recipe.data
+    classes = classes_of(phase.model, training)
+    frames: dict[str, Any] = {"split_by": settings.split_by, "normalize": settings.normalize}
+    if settings.size:
+        frames["frame_size"] = settings.size
+    if settings.num_frames:
+        frames["num_frames"] = settings.num_frames
+    model = zoo.create_model(phase.model, **frames, **classes)
+    if before is not None:
+        if not isinstance(model, RSNN):
+            raise ConfigError(
+                f"phases.{name}.model = {phase.model!r} is a {type(model).__name__}; expected an RSNN, which goes over "
+                "the encoder of the phase before"
+            )
+        model = RSNN.from_rnn(
+            before, model.classifier, freeze_encoder=phase.freeze_encoder, logit_scale=model.logit_scale
+        )
+    assert model.preprocessing is not None
+    model.preprocessing = dataclasses.replace(model.preprocessing, window_ms=_window_ms(model.preprocessing, training))
+    return model
+
+
+def classes_of(zoo_name: str, training: Part) -> dict[str, Any]:
+    """Return how many classes a model of the zoo needs for these recordings, and their names.
+
+    Raises:
+        ConfigError: a label is none of the model's classes, and the recordings do not name theirs.
+
+    """
+    usual = zoo.create_model(zoo_name).class_names or ()
+    names, largest = training.class_names, int(training.labels.max())
+    if names is None:
+        if largest >= len(usual):
+            raise ConfigError(
+                f"{training.text} has the label {largest} and no class_names, and {zoo_name} has {len(usual)} classes; "
+                "expected an archive with an array 'class_names'"
+            )
+        return {}
+    # The zoo's own spelling of a data set's classes stays, so that a checkpoint says what its family says.
+    return {} if len(names) == len(usual) else {"num_classes": len(names), "class_names": tuple(names)}
+
+
+def _started(recipe: Recipe, training: Part) -> EventClassifier:
+    """Return the model to go on from, its last layer new where the recordings' classes are not the model's."""
+    model = zoo.load(recipe.start)
+    names = training.class_names
+    if names is not None and names != model.class_names:
+        model.reset_classifier(len(names), names)
+    elif int(training.labels.max()) >= (model.num_classes or 0):
+        raise ConfigError(
+            f"{training.text} has the label {int(training.labels.max())} and no class_names, and {recipe.start} has "
+            f"{model.num_classes} classes; expected an archive with an array 'class_names'"
+        )
+    if model.preprocessing is None:
+        raise ConfigError(f"{recipe.start} has no preprocessing, so it takes no recordings")
+    return model
+
+
+def _window_ms(preprocessing: Preprocessing, training: Part) -> int | None:
+    """Return the median duration of (at most 100 of) the recordings, which a stream takes for its window."""
+    if preprocessing.split_by != "time":
+        return None
+    chosen = np.unique(np.linspace(0, len(training) - 1, 100).astype(int))
+    return max(round(float(np.median([training.read(int(i)).duration_us for i in chosen])) / 1000), 1)
+
+
+def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str) -> Parts:
+    kind = recipe.data.kind
+    if kind == "simulated" and not str(data).startswith("gestures:"):
+        data = f"gestures:{recipe.data.samples}"
+    everything = open_part(data, kind=kind, samples=samples)
+    cut = recipe.validation
+    training, validation = cut_validation(everything.ids, everything.labels, cut.fraction, by=cut.by, seed=cut.seed)
+    how = f"{cut.fraction:.0%} of {everything.text} by {cut.by}"
+    tested = None
+    if test is not None:
+        tested = open_part(test, split="test", kind=kind if kind != "simulated" else "auto", samples=test_samples)
+    elif has_test_part(data, kind):
+        tested = open_part(data, split="test", kind=kind, samples=test_samples)
+    return Parts(
+        everything.subset(training, f"{everything.text} without its validation part"),
+        everything.subset(validation, f"validation part: {how}"),
+        tested,
+    )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keep a second training out of the folder; the lock goes with the process, however it ends."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(
+            f"another training is running in {folder}; wait for it, or choose another --output"
+        ) from None
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_same(recipe: Recipe, parts: Parts, folder: Path, accelerator: Accelerator) -> None:
+    """Write what the run is, or raise TrainingError where the folder holds another one."""
+    data = {"training": parts.training.fingerprint(), "validation": parts.validation.fingerprint()}
+    ours = {"recipe": recipe.to_dict(), "data": data, "processes": accelerator.num_processes}
+    path = folder / RECIPE_FILE
+    if path.is_file():
+        theirs = json.loads(path.read_text("utf-8"))
+        different = sorted(
+            name
+            for name in {*_flat(ours), *_flat(theirs)}
+            if _flat(ours).get(name) != _flat(theirs).get(name) and name.rpartition(".")[2] not in _FREE
+        )
+        if different:
+            name = different[0]
+            raise TrainingError(
+                f"{folder} holds another run: its {name.removeprefix('recipe.')} is {_flat(theirs).get(name)!r} and "
+                f"now it is {_flat(ours).get(name)!r}; give the same command to go on with it, or choose another "
+                "--output"
+            )
+    elif accelerator.is_main_process:
+        write_json(path, ours)
+    accelerator.wait_for_everyone()
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _keep(recipe: Recipe, name: str, phase: Phase, training: Part, result: PhaseResult, where: Path) -> None:
+    """Write a finished phase: its two checkpoints, and last its metrics, which say that it is finished."""
+    before = None
+    earlier = [other for other, _ in recipe.phases]
+    if position := earlier.index(name):
+        before = zoo.load(where.resolve().parent / earlier[position - 1] / "selected")
+    model = build(recipe, name, phase, training, before).cpu()
+    for kind in ("last", "selected"):
+        model.load_state_dict(getattr(result, kind))
+        model.save_pretrained(where / kind)
+    history, selected = result.place.history, result.place.selected_epoch
+    write_json(
+        where / METRICS_FILE,
+        {
+            "model": phase.model or recipe.start,
+            "selected_epoch": selected,
+            "selected_accuracy": history[selected - 1]["accuracy"],
+            "last_accuracy": history[-1]["accuracy"],
+            "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+            "history": history,
+        },
+    )
+
+
+def _finish(recipe: Recipe, parts: Parts, folder: Path, accelerator: Accelerator, display: Display) -> dict[str, Any]:
+    """Test the selected and the last epoch's weights of the last phase, once, and write the report."""
+    names = [name for name, _ in recipe.phases]
+    where = folder.resolve() / names[-1]
+    results: dict[str, Evaluation] = {}
+    for kind in ("selected", "last"):
+        model = zoo.load(where / kind)
+        model.to(accelerator.device)
+        for title, part in (("validation", parts.validation), ("test", parts.test)):
+            if part is not None:
+                share = range(accelerator.process_index, len(part), accelerator.num_processes)
+                results[f"{title}_{kind}"] = evaluate(
+                    model, part.pairs(share), batch_size=recipe.loop.batch_size, accelerator=accelerator
+                )
+    metrics: dict[str, Any] = {
+        "recipe": recipe.to_dict(),
+        "parts": {
+            field.name: None
+            if (part := getattr(parts, field.name)) is None
+            else {"text": part.text, "recordings": len(part)}
+            for field in dataclasses.fields(parts)
+        },
+        "phases": {name: json.loads((folder / name / METRICS_FILE).read_text("utf-8")) for name in names},
+        **{name: result.to_dict() for name, result in results.items()},
+    }
+    final = "validation" if parts.test is None else "test"
+    for kind in ("selected", "last"):
+        metrics[f"{kind}_accuracy"] = results[f"{final}_{kind}"].accuracy
+    if accelerator.is_main_process:
+        report.write(folder, zoo.load(where / "selected"), metrics, parts.test or parts.validation)
+        write_json(folder / METRICS_FILE, metrics)
+        (folder / STATE_FILE).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    for name, result in results.items():
+        low, high = result.interval
+        title, _, kind = name.partition("_")
+        display.say(
+            f"{title}, {'selected epoch' if kind == 'selected' else 'last epoch'}: {result.accuracy:.1%} of "
+            f"{result.samples} recordings (95 % interval {low:.1%} to {high:.1%})"
+        )
+    display.say(f"the report and the model are in {folder}")
+    return metrics

@@ -1,0 +1,227 @@
+"""Labelled recordings from what a user points at: an archive, a folder, an official data set, or the simulator."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
+from rsnn.data.files import locked
+from rsnn.data.simulate import SimulatedGestures
+from rsnn.errors import InputError, RecordingError
+
+OFFICIAL = {"gesture": DVS128Gesture, "cifar10dvs": CIFAR10DVS, "nmnist": NMNIST}
+SIGN_FILES = {"train": "dvs_sign_train.npz", "test": "dvs_sign_test.npz"}
+_SIMULATED = re.compile(r"gestures:(\d+)")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Labelled recordings.
+
+    Attributes:
+        read: returns the events of recording i.
+        labels: class index of each (recordings,).
+        ids: name of each.
+        sensor_size: (width, height) in pixels.
+        class_names: of the classes, where the data say it.
+        text: what it is, in a few words.
+
+    """
+
+    read: Callable[[int], Events]
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+    sensor_size: tuple[int, int]
+    class_names: tuple[str, ...] | None
+    text: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pairs(self, indices: Sequence[int] | None = None) -> Iterator[tuple[Events, int]]:
+        """Go through the recordings with these indices, or all, and their labels."""
+        return ((self.read(i), int(self.labels[i])) for i in (range(len(self)) if indices is None else indices))
+
+    def subset(self, indices: npt.NDArray[np.int64], text: str) -> Part:
+        """Return the recordings with these indices, in this order."""
+        chosen, read = np.asarray(indices), self.read
+        return replace(
+            self,
+            read=_Renumbered(read, chosen),
+            labels=self.labels[chosen],
+            ids=tuple(self.ids[i] for i in chosen),
+            text=text,
+        )
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names and labels, to tell other data from these."""
+        content = "\n".join(f"{name}\t{label}" for name, label in zip(self.ids, self.labels, strict=True))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Renumbered:
+    """Reads recording i as another's recording `order[i]` (a class, for worker processes take no closures)."""
+
+    inner: Callable[[int], Events]
+    order: npt.NDArray[np.int64]
+
+    def __call__(self, index: int) -> Events:
+        return self.inner(int(self.order[index]))
+
+
+def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str = "auto", samples: str = ":") -> Part:
+    """Return the recordings of one part of what a user points at.
+
+    Args:
+        data: an archive (`.npz` of many recordings), a folder, or `"gestures:N"` for N simulated gestures.
+        split: which part of it, where it has parts: "train", "validation" or "test".
+        kind: the data set's class, or "auto" to go by what `data` is.
+        samples: FIRST:END cuts the part down to these.
+
+    Raises:
+        RSNNError: there is no such data, it has no labels, or `samples` chooses nothing.
+
+    """
+    part = _open(os.fspath(data), split, kind)
+    if samples == ":":
+        return part
+    chosen = sample_range(samples, len(part))
+    return part.subset(np.arange(chosen.start, chosen.stop), f"{part.text} [{chosen.start}:{chosen.stop}]")
+
+
+def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
+    """Tell whether the data come with a part to test on."""
+    text = os.fspath(data)
+    if kind in OFFICIAL or kind == "simulated" or _SIMULATED.fullmatch(text):
+        return True
+    path = Path(text).expanduser()
+    if kind == "sign" and path.is_dir():
+        return (path / SIGN_FILES["test"]).is_file()
+    return path.is_dir() and _folder_parts(path) >= {"train", "test"}
+
+
+def sample_range(text: str, length: int) -> range:
+    """Return the indices that FIRST:END chooses among `length` recordings.
+
+    Raises:
+        InputError: it is written in another way, or chooses none.
+
+    """
+    try:
+        first, end = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise InputError(f"samples {text!r}: expected FIRST:END, as in 800:1000") from None
+    chosen = range(length)[slice(first, end)]
+    if not chosen:
+        raise InputError(f"samples {text!r} chooses none of the {length} recordings")
+    return chosen
+
+
+def _open(text: str, split: str, kind: str) -> Part:
+    if kind == "simulated" or _SIMULATED.fullmatch(text):
+        return _simulated(text, split)
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise RecordingError(
+            f"{text} does not exist; expected an archive (.npz), a folder of recordings, or gestures:N to simulate them"
+        )
+    if path.is_file():
+        return _archive(path)
+    if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
+        return _archive(path / SIGN_FILES["test" if split == "test" else "train"])
+    if kind in OFFICIAL:
+        return _of_dataset(OFFICIAL[kind](path, split))
+    parts = _folder_parts(path)
+    return _of_dataset(EventFolder(path, split if split in parts else "all"))
+
+
+def _folder_parts(path: Path) -> set[str]:
+    from rsnn.data.datasets.folder import MANIFEST, PARTS
+
+    if not (path / MANIFEST).is_file():
+        return {part for part in PARTS if (path / part).is_dir()}
+    import csv
+
+    with (path / MANIFEST).open(newline="", encoding="utf-8-sig") as file:
+        return {row.get("split") or "" for row in csv.DictReader(file)} - {""}
+
+
+def _archive(path: Path) -> Part:
+    archive = EventArchive(path)
+    if archive.labels is None:
+        raise InputError(f"{path} has no labels; expected an archive with an array 'label'")
+    names = archive.class_names
+    return Part(
+        archive.events,
+        np.asarray(archive.labels, dtype=np.int64),
+        tuple(map(str, range(len(archive)) if archive.ids is None else archive.ids)),
+        archive.sensor_size,
+        None if names is None else tuple(names),
+        path.name,
+    )
+
+
+def _of_dataset(dataset: Any) -> Part:
+    text = f"{dataset.name}, {dataset.split} ({dataset.split_name})" if dataset.split != "all" else dataset.name
+    return Part(
+        dataset.events, dataset.labels, tuple(dataset.ids), dataset.sensor_size, tuple(dataset.class_names), text
+    )
+
+
+def _simulated(text: str, split: str) -> Part:
+    match = _SIMULATED.fullmatch(text)
+    if match is None:
+        raise InputError(f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500")
+    number = int(match[1]) if split == "train" else max(int(match[1]) // 10, 11)
+    clips = SimulatedGestures(number, split=split)
+    path = _cache_folder() / f"gestures-{split}-{number}-seed{clips.seed}.npz"
+    with locked(path):
+        if not path.is_file():
+            _simulate_into(clips, path)
+    part = _archive(path)
+    subjects = tuple(f"subject{clips.subject(i)}:{i}" for i in range(number))
+    return replace(
+        part, ids=subjects, class_names=tuple(clips.class_names), text=f"{number} simulated gestures ({split})"
+    )
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("RSNN_CACHE") or Path.home() / ".cache" / "rsnn") / "simulated"
+
+
+def _simulate_into(clips: SimulatedGestures, path: Path) -> None:
+    """Write the clips as an archive, on all cores: simulating one costs more than training on it."""
+    import io
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from rich.progress import track
+
+    from rsnn.training.state import write_bytes
+
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        made = pool.map(clips.__getitem__, range(len(clips)), chunksize=4)
+        all_clips = [events for events, _ in track(made, f"simulating {clips.split}", total=len(clips))]
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(events, name) for events in all_clips]).astype(kind)
+        for name, kind in (("t", np.int32), ("x", np.uint8), ("y", np.uint8), ("p", np.uint8))
+    }
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        **columns,
+        offsets=np.cumsum([0, *map(len, all_clips)]),
+        label=np.array(clips.labels, dtype=np.int64),
+        sensor_size=np.array(clips.sensor_size),
+    )
+    write_bytes(path, content.getvalue())

@@ -1,0 +1,81 @@
+"""The validation part, cut from the training recordings by subject or by recording, never from the test part."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.errors import ConfigError, InputError
+
+GroupBy = Literal["id", "subject"]
+
+# `user07_led:3`, `subject-12/4`, `person_3.aedat`: the word and the number that name who is seen.
+_SUBJECT = re.compile(r"(?:user|subject|person|participant)[-_ ]?\d+", re.IGNORECASE)
+
+
+def subjects_of(ids: Sequence[object]) -> list[str]:
+    """Return who is seen in each recording, from ids such as `user07_led:3`.
+
+    Raises:
+        InputError: an id names nobody.
+
+    """
+    found = [_SUBJECT.search(str(name)) for name in ids]
+    if None in found:
+        raise InputError(
+            f"the recording {str(ids[found.index(None)])!r} names no subject, as in 'user07_led:3'; expected one in "
+            'every id: use validation.by = "id"'
+        )
+    return [match[0].lower() for match in found if match is not None]
+
+
+def cut_validation(
+    ids: Sequence[object],
+    labels: npt.NDArray[np.int64],
+    fraction: float,
+    *,
+    by: GroupBy = "id",
+    seed: int = 0,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the indices of the training and of the validation recordings.
+
+    By id, `fraction` of each class is cut; by subject, `fraction` of the people, with all their recordings. Which ones
+    depends on their names and `seed` alone: not on their order, and adding a recording moves no other.
+
+    Args:
+        ids: name of each recording.
+        labels: class of each.
+        fraction: share that validates.
+        by: what is never in both parts.
+        seed: of the choice.
+
+    Raises:
+        ConfigError: one of the parts would be empty.
+
+    """
+    names = [str(name) for name in ids]
+    groups = subjects_of(ids) if by == "subject" else names
+    rank = {group: hashlib.sha256(f"{seed}:{group}".encode()).hexdigest() for group in groups}
+    validating: set[str] = set()
+    for members in _strata(groups, labels, by):
+        ordered = sorted(members, key=lambda group: (rank[group], group))
+        validating.update(ordered[: round(fraction * len(ordered))])
+    chosen = np.array([group in validating for group in groups], dtype=bool)
+    if chosen.all() or not chosen.any():
+        what = f"{len(rank)} subjects" if by == "subject" else f"{len(names)} recordings"
+        raise ConfigError(
+            f"validation.fraction = {fraction} of {what} leaves {'nothing to train on' if chosen.all() else 'none'}; "
+            "expected a share that leaves both parts some: --set validation.fraction=0.2"
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _strata(groups: Sequence[str], labels: npt.NDArray[np.int64], by: GroupBy) -> list[set[str]]:
+    if by == "subject":
+        return [set(groups)]
+    return [{groups[i] for i in np.flatnonzero(labels == label).tolist()} for label in np.unique(labels)]

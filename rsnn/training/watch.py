@@ -1,0 +1,82 @@
+"""What the loop measures of a model while it trains, and the warnings that follow from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsnn.nn import LIF, SRM
+
+SILENT = 1e-4
+SATURATED = 0.95
+STILL_EPOCHS = 5
+STILL_SHARE = 0.01
+WAITING_SHARE = 0.3
+WAITING_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def firing_rates(model: nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Collect, for every layer of spiking neurons, the share of its outputs that fired, one entry a call."""
+    rates: dict[str, list[torch.Tensor]] = {}
+    handles = [
+        module.register_forward_hook(_recorder(rates.setdefault(name, [])))
+        for name, module in model.named_modules()
+        if isinstance(module, LIF | SRM)
+    ]
+    try:
+        yield rates
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recorder(into: list[torch.Tensor]) -> Any:
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        spikes = output[0] if isinstance(output, tuple) else output
+        into.append(spikes.detach().float().mean())
+
+    return record
+
+
+def rate_warnings(rates: dict[str, float]) -> list[str]:
+    """Return a warning for each layer that never fires, or always."""
+    silent = [
+        f"layer {name} is silent (it fires at {rate:.2%} of its chances), so nothing behind it can learn: raise its "
+        "input (a larger learning rate, BatchNorm) or lower its threshold"
+        for name, rate in rates.items()
+        if rate < SILENT
+    ]
+    saturated = [
+        f"layer {name} is saturated (it fires at {rate:.1%} of its chances), so it tells nothing apart: lower the "
+        "learning rate or raise its threshold"
+        for name, rate in rates.items()
+        if rate > SATURATED
+    ]
+    return silent + saturated
+
+
+def history_warnings(history: list[dict[str, Any]], num_classes: int) -> list[str]:
+    """Return what the course of a phase so far gives reason to say, after its last epoch."""
+    said = []
+    if len(history) == STILL_EPOCHS:
+        first, last = history[0]["loss"], history[-1]["loss"]
+        if last > first * (1 - STILL_SHARE):
+            said.append(
+                f"the loss has not moved in {STILL_EPOCHS} epochs ({first:.3f} to {last:.3f}; guessing gives "
+                f"{math.log(num_classes):.3f}): check that labels belong to their recordings, and try a larger "
+                "optimizer.lr or data.normalize = 'log1p'"
+            )
+    waited, seconds = history[-1]["waited"], history[-1]["seconds"]
+    if waited > max(WAITING_SHARE * seconds, WAITING_SECONDS) and not any(h.get("slow_loader") for h in history[:-1]):
+        history[-1]["slow_loader"] = True
+        said.append(
+            f"the model waited {waited / seconds:.0%} of the epoch for recordings: prepare them in other processes "
+            "(--set loop.workers=4), or change them less (augment.*)"
+        )
+    return said

@@ -1,6 +1,7 @@
 """Recordings of event cameras: read them, cut them up, turn them into frames."""
 
 from rsnn.data.archive import EventArchive
+from rsnn.data.cache import FrameCache
 from rsnn.data.chunks import iter_events
 from rsnn.data.datasets import CIFAR10DVS, NMNIST, DVS128Gesture, EventDataset, EventFolder
 from rsnn.data.events import EVENT_DTYPE, Events
@@ -20,6 +21,7 @@ __all__ = [
     "EventDataset",
     "EventFolder",
     "Events",
+    "FrameCache",
     "iter_events",
     "read_events",
     "to_frames",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,9 @@ class EventArchive:
         ids: name or number of each recording, shape (recordings,), or `None`.
         class_names: name of each class, or `None`.
         files: the one file that the recordings come from.
+        name: the file's name without its suffix.
+        split: "all": an archive is one part.
+        split_name: "archive".
 
     Raises:
         RecordingError: the file is missing, is no such archive or is damaged.
@@ -45,6 +50,7 @@ class EventArchive:
         source, _ = open_source(path, "numpy", "error")
         self.path = source.path
         self.files = [source.path]
+        self.name, self.split, self.split_name = source.path.stem, "all", "archive"
         arrays = load_arrays(source)
         missing = [name for name in REQUIRED if name not in arrays]
         if missing:
@@ -87,5 +93,13 @@ class EventArchive:
         """Return recording `index`, as the data sets do; negative indices count from the end."""
         return self[index]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as the file's name: another process reads the file instead of being sent all events."""
+        return _open, (self.path, self.sensor_size)
+
     def __iter__(self) -> Iterator[Events]:
         return (self[index] for index in range(len(self)))
+
+
+def _open(path: Path, sensor_size: tuple[int, int]) -> EventArchive:
+    return EventArchive(path, sensor_size=sensor_size)

@@ -1,14 +1,24 @@
-"""Files that appear under their name only when they are complete."""
+"""Files and folders that appear under their name only when they are complete.
+
+Each is made under another name in the same folder and then renamed, which is one operation of the file system. A lock
+keeps two processes from doing the same work; it is released when a process ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from rsnn.data.progress import progress
 from rsnn.errors import InputError
+
+PATIENCE_S = 1.0
 
 
 @contextlib.contextmanager
@@ -38,6 +48,47 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written ({error}); expected a file name with room on its disk") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the lock beside `target` while it is made; says so when another process has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        with progress(f"waiting for another process to make {target.name}"):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folder(target: Path, fill: Callable[[Path], None], *, is_whole: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Let `fill` make the folder `target`, which appears only when it is complete.
+
+    Nothing happens if it is there and `is_whole` says so; if it is there and is not, it is made anew.
+    """
+    if is_whole(target):
+        return
+    with locked(target):
+        if is_whole(target):  # another process made it meanwhile
+            return
+        prefix = f".{target.name}.partial-"
+        for left_over in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(left_over, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            fill(partial)
+            partial.chmod(0o777 & ~_umask())
+            if target.is_dir():
+                shutil.rmtree(target)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _umask() -> int:

@@ -56,9 +56,9 @@ def to_frames(
         InputError: an argument is not one of the above, or a pixel's count does not fit in `dtype`.
 
     """
-    T = _check_num_frames(num_frames)
+    T = check_num_frames(num_frames)
     kind = _check_dtype(dtype)
-    H, W = _check_size(size, events.sensor_size)
+    H, W = check_size(size, events.sensor_size)
     edges = _edges(events.t, T, split_by, span_us)
     pixel = _pixel_index(events, H, W)
 
@@ -75,12 +75,40 @@ def to_frames(
     return frames.reshape(T, POLARITIES, H, W)
 
 
+def crop_to_shape(events: Events, height: int, width: int) -> Events:
+    """Return the events within the largest centred crop of the sensor that has the shape height : width.
+
+    Raises:
+        InputError: the sensor is smaller than height x width.
+
+    """
+    sensor_width, sensor_height = events.sensor_size
+    if sensor_height < height or sensor_width < width:
+        raise InputError(
+            f"the recording's sensor is {sensor_width} x {sensor_height}, smaller than the model's frames of "
+            f"{width} x {height}; expected at least that size. If the sensor really is larger, pass its "
+            "sensor_size=(width, height) to read_events"
+        )
+    scale = min(sensor_height / height, sensor_width / width)
+    crop_height, crop_width = round(height * scale), round(width * scale)
+    if (crop_height, crop_width) == (sensor_height, sensor_width):
+        return events
+    top, left = (sensor_height - crop_height) // 2, (sensor_width - crop_width) // 2
+    x, y = events.x.astype(np.int64) - left, events.y.astype(np.int64) - top
+    inside = (x >= 0) & (x < crop_width) & (y >= 0) & (y < crop_height)
+    return Events(
+        t=events.t[inside],
+        x=x[inside].astype(np.uint16),
+        y=y[inside].astype(np.uint16),
+        p=events.p[inside],
+        sensor_size=(crop_width, crop_height),
+    )
+
+
 def _edges(t: npt.NDArray[np.int64], T: int, split_by: str, span_us: tuple[int, int] | None) -> list[int]:
     """Return the T + 1 event indices between which the frames lie."""
     n = t.size
-    if split_by not in SPLITS:
-        raise InputError(f"split_by is {split_by!r}; expected 'time' or 'number'.{suggest(str(split_by), SPLITS)}")
-    if split_by == "number":
+    if check_split_by(split_by) == "number":
         if span_us is not None:
             raise InputError("span_us divides time; expected split_by='time' with it")
         return [k * (n // T) for k in range(T)] + [n]
@@ -135,7 +163,25 @@ def _largest_count(kind: np.dtype[Any]) -> int:
     return 1 << 24 if kind.kind == "f" else int(np.iinfo(kind).max)  # float32 counts every whole number to 2^24
 
 
-def _check_num_frames(num_frames: int) -> int:
+def check_split_by(split_by: str) -> str:
+    """Return `split_by` if it is a way to cut recordings.
+
+    Raises:
+        InputError: it is not.
+
+    """
+    if split_by not in SPLITS:
+        raise InputError(f"split_by is {split_by!r}; expected 'time' or 'number'.{suggest(str(split_by), SPLITS)}")
+    return split_by
+
+
+def check_num_frames(num_frames: int) -> int:
+    """Return `num_frames` as a plain positive integer.
+
+    Raises:
+        InputError: it is none.
+
+    """
     try:
         T = operator.index(num_frames)
     except TypeError:
@@ -155,7 +201,13 @@ def _check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return kind
 
 
-def _check_size(size: tuple[int, int] | None, sensor_size: tuple[int, int]) -> tuple[int, int]:
+def check_size(size: tuple[int, int] | None, sensor_size: tuple[int, int]) -> tuple[int, int]:
+    """Return `size` as plain integers (height, width), by default the sensor's.
+
+    Raises:
+        InputError: it is larger than the sensor or no size.
+
+    """
     width, height = sensor_size
     if size is None:
         return height, width

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rsnn.data import Events, to_frames
+from rsnn.data.frames import crop_to_shape
 from rsnn.errors import InputError
 from rsnn.nn.checks import check_positive
 
@@ -91,7 +91,7 @@ class Preprocessing:
         sensor_width, sensor_height = events.sensor_size
         if (sensor_height, sensor_width) == self.frame_size:
             return events
-        return _crop_to_shape(events, *self.frame_size)
+        return crop_to_shape(events, *self.frame_size)
 
     def normalized(self, frames: Tensor) -> Tensor:
         """Apply `normalize` to frames of counts."""
@@ -100,25 +100,3 @@ class Preprocessing:
         if self.normalize == "binary":
             return (frames > 0).to(frames.dtype)
         return frames
-
-
-def _crop_to_shape(events: Events, height: int, width: int) -> Events:
-    sensor_width, sensor_height = events.sensor_size
-    if sensor_height < height or sensor_width < width:
-        raise InputError(
-            f"the recording's sensor is {sensor_width} x {sensor_height}, smaller than the model's frames of "
-            f"{width} x {height}; expected at least that size. If the sensor really is larger, pass its "
-            "sensor_size=(width, height) to read_events"
-        )
-    scale = min(sensor_height / height, sensor_width / width)
-    crop_height, crop_width = round(height * scale), round(width * scale)
-    top, left = (sensor_height - crop_height) // 2, (sensor_width - crop_width) // 2
-    x, y = events.x.astype(np.int64) - left, events.y.astype(np.int64) - top
-    inside = (x >= 0) & (x < crop_width) & (y >= 0) & (y < crop_height)
-    return Events(
-        t=events.t[inside],
-        x=x[inside].astype(np.uint16),
-        y=y[inside].astype(np.uint16),
-        p=events.p[inside],
-        sensor_size=(crop_width, crop_height),
-    )

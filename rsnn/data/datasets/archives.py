@@ -7,21 +7,18 @@ released when a process ends, however it ends.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from filelock import FileLock
-
+from rsnn.data.files import locked
 from rsnn.errors import RecordingError
 
 COPY_BYTES = 1 << 20
@@ -35,34 +32,6 @@ class Archive(NamedTuple):
     url: str
     md5: str
     direct: bool = True
-
-
-@contextlib.contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Hold the lock beside `target` while it is made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
-        yield
-
-
-def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` make the folder `target`, which appears only when it is complete; nothing happens if it is there."""
-    if target.is_dir():
-        return
-    with locked(target):
-        if target.is_dir():  # another process made it meanwhile
-            return
-        prefix = f".{target.name}.partial-"
-        for left_over in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
-            shutil.rmtree(left_over, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-        try:
-            fill(partial)
-            partial.chmod(0o755)
-            partial.rename(target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 def find_archives(root: Path, archives: Sequence[Archive], *, download: bool) -> list[Path]:

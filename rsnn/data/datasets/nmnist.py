@@ -10,8 +10,9 @@ import functools
 import os
 from pathlib import Path
 
-from rsnn.data.datasets.archives import Archive, check_md5, find_archives, make_folder, unpack_inner
+from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
+from rsnn.data.files import make_folder
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
 

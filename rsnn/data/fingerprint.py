@@ -1,0 +1,94 @@
+"""What a cache depends on, as short texts: the content of the source files, and the code that reads them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rsnn.data.files import replacing
+from rsnn.data.progress import progress
+from rsnn.errors import RecordingError
+
+DIGEST_BYTES = 20
+CODE = ("events.py", "frames.py", "archive.py", "readers/*.py", "datasets/*.py")  # what turns a file into frames
+SETTLED_NS = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
+
+
+def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
+    """Return the digest of each file's content.
+
+    Files are read once: what is known of a path, size and time of change is remembered in the file `memory`.
+
+    Raises:
+        RecordingError: a file cannot be read.
+
+    """
+    known = _remembered(memory)
+    found: dict[str, list[str]] = {}
+    unknown = []
+    for path in dict.fromkeys(files):
+        name, state = str(path.resolve()), _state(path)
+        if (entry := known.get(name)) and entry[:2] == state:
+            found[name] = entry
+        else:
+            unknown.append((path, name, state))
+    if unknown:
+        now = time.time_ns()
+        with progress("reading files", len(unknown)) as advance, ThreadPoolExecutor() as pool:
+            digests = pool.map(_digest, [path for path, _, _ in unknown])
+            for number, ((_, name, state), digest) in enumerate(zip(unknown, digests, strict=True)):
+                found[name] = [*state, digest]
+                advance(number + 1)
+        settled = {name: entry for name, entry in found.items() if now - int(entry[1]) > SETTLED_NS}
+        with replacing(memory) as partial:
+            partial.write_text(json.dumps(_remembered(memory) | settled))
+    return [found[str(path.resolve())][2] for path in files]
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of the modules that turn a file into frames, so that a change of theirs makes caches anew."""
+    folder = Path(__file__).parent
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for pattern in CODE:
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> list[str]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read ({error}); expected a file of the data set") from error
+    return [str(status.st_size), str(status.st_mtime_ns)]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be read ({error}); expected a file of the data set") from error
+
+
+def _remembered(memory: Path) -> dict[str, list[str]]:
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):  # forgetting costs time only
+        return {}
+    whole = isinstance(known, dict) and all(isinstance(entry, list) and len(entry) == 3 for entry in known.values())
+    return known if whole else {}
+
+
+def cache_root() -> Path:
+    """Return the folder for caches: `$RSNN_CACHE`, else `rsnn` in the user's folder for caches."""
+    if chosen := os.environ.get("RSNN_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsnn"

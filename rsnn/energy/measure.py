@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rsnn.data import Events
 from rsnn.energy.costs import EnergyModel, energy_model
+from rsnn.energy.ledger import Ledger
 from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
 from rsnn.errors import InputError
@@ -58,7 +59,8 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
             module.training = training
     if not samples:
         raise InputError("there are no recordings to measure; expected at least one batch of frames (T, N, C, H, W)")
-    layers = list(recorder.layers.values())
+    ledger = recorder.ledger
+    layers = list(ledger.layers.values())
     _add_parameters(model, layers)
     for layer in layers:
         for field in _PER_PASS:
@@ -67,7 +69,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
         layer.part = head if head in ("encoder", "classifier") else "other"
         layer.name = layer.name or type(model).__name__
         layer.joules = layer.cost(costs)
-    return EnergyReport(tuple(layers), dict(recorder.not_counted), samples, costs)
+    return EnergyReport(tuple(layers), dict(ledger.not_counted) | _unseen(model, ledger), samples, costs)
 
 
 def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:
@@ -84,6 +86,15 @@ def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:
                 layers.append(named[0])
             exact = [layer for layer in named if layer.name != owner]
             (exact or named)[0].parameters += parameter.numel()
+
+
+def _unseen(model: nn.Module, ledger: Ledger) -> dict[str, int]:
+    """Return the weights that no operation was seen to use: part of the model that did not run, or ran unwatched."""
+    return {
+        f"weights {name}, not seen in use": 1
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and parameter.numel() and parameter.data_ptr() not in ledger.seen
+    }
 
 
 def _batches(frames: Any, preprocessing: Any) -> Iterator[Tensor]:

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from rsnn.energy import arithmetic, rules
-from rsnn.energy.report import LayerEnergy
-from rsnn.nn import LIF
+from rsnn.energy import arithmetic, modules, rules
+from rsnn.energy.ledger import Ledger
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-
-
-@dataclass
-class _Convolution:
-    """Calls of one convolution on inputs of one shape: their non-zero inputs summed (C, *S), and how many samples."""
-
-    layer: LayerEnergy
-    taps: Tensor
-    every: int
-    how: tuple[Any, ...]
-    nonzero: Tensor
-    samples: int = 0
 
 
 class Recorder(TorchDispatchMode):
     """Counts what runs while it is active, over all samples; `close` takes its hooks off the model.
 
-    Whether a tensor is binary belongs to its storage, so views inherit it; every operation that writes sets it anew.
+    Modules that `modules.find` knows are counted as a whole, and their insides run unwatched; the operations of all
+    others are counted one by one. Whether a tensor is binary belongs to its storage, so views inherit it; every
+    operation that writes sets it anew.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.layers: dict[tuple[str, str], LayerEnergy] = {}
-        self.not_counted: Counter[str] = Counter()
-        self._owners = {
-            tensor.data_ptr(): (owner, owner if key == "weight" else f"{owner}.{key}".lstrip("."))
-            for owner, module in model.named_modules()
-            for key, tensor in module.named_parameters(recurse=False)
-        }
+        self.ledger = Ledger(model)
         self._path: list[str] = []
-        self._resting = 0  # inside modules that have a rule as a whole
+        self._whole = 0  # how deep inside modules that are counted as a whole
         self._comparing: set[str] = set()
         self._binary: set[int] = set()
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
         self._accumulated: set[int] = set()  # fresh outputs of convolutions and products: batch norms fold into them
-        self._weight_masks: dict[tuple[Any, ...], Tensor] = {}
-        self._convolutions: dict[tuple[Any, ...], _Convolution] = {}
         self._state_paths: set[str] = set()
-        self._hooks: list[Any] = []
         self._onednn: list[bool] = []
+        self._hooks: list[Any] = []
         for name, module in model.named_modules():
-            self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
-            self._hooks.append(module.register_forward_hook(self._leave(name), always_call=True))
+            whole = modules.find(module)
+            self._hooks.append(module.register_forward_pre_hook(self._enter(name, whole)))
+            self._hooks.append(
+                module.register_forward_hook(self._leave(name, whole), always_call=True, with_kwargs=True)
+            )
 
     def close(self) -> None:
         """Take the hooks off, and forget what belongs to one pass."""
@@ -75,66 +57,87 @@ class Recorder(TorchDispatchMode):
         self._accumulated.clear()
         self._constants.clear()
         self._comparing.clear()
-        self._resting = 0
 
     # Modules
 
-    def _enter(self, name: str) -> Any:
+    def _enter(self, name: str, whole: modules.Whole | None) -> Any:
         def hook(module: nn.Module, _inputs: Any) -> None:
             self._path.append(name)
-            if isinstance(module, LIF):
-                self._resting += 1
             if isinstance(module, _RECURRENT):
-                # oneDNN runs a whole LSTM as one operation; without it, it comes apart into products and functions.
+                # oneDNN runs a whole network as one operation; without it, it comes apart into products and functions.
                 self._onednn.append(torch._C._get_mkldnn_enabled())
-                torch._C._set_mkldnn_enabled(False)
+                if whole is None:
+                    torch._C._set_mkldnn_enabled(False)
+            if whole is not None:
+                if not self._whole:
+                    self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                self._whole += 1
 
         return hook
 
-    def _leave(self, name: str) -> Any:
-        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _leave(self, name: str, whole: modules.Whole | None) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._path.pop()
             if isinstance(module, _RECURRENT):
                 torch._C._set_mkldnn_enabled(self._onednn.pop())
-            if isinstance(module, LIF):
-                self._resting -= 1
-            if not self._resting:
-                with torch.utils._python_dispatch._disable_current_modes():
-                    self._outcome(name, module, output)
+            if whole is not None:
+                self._whole -= 1
+                if not self._whole:
+                    try:
+                        if output is not None:
+                            self._count_whole(name, module, whole, *modules.arguments(module, args, kwargs), output)
+                    finally:
+                        self.__enter__()  # type: ignore[no-untyped-call]
+            if not self._whole and output is not None:
+                self._outcome(name, module, output)
 
         return hook
 
+    def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, x: Any, state: Any, output: Any) -> None:
+        if isinstance(x, Tensor):
+            whole.rule(self.ledger, name, module, x, state, output, self._is_binary(x))
+        else:
+            self.ledger.not_counted[f"{type(module).__name__} of a {type(x).__name__} in {name or 'the model'}"] += 1
+        for parameter in module.parameters():
+            self.ledger.use(parameter)
+        for tensor in _tensors(output):
+            self._mark(tensor, binary=False)
+        if whole.spikes:
+            self._mark(output[0], binary=True)
+
     def _outcome(self, name: str, module: nn.Module, output: Any) -> None:
-        spikes = next(iter(_tensors(output)), None)
-        if spikes is None:
+        """Count spikes of neurons made of a user's operations, and the state of any module that returns one."""
+        first = next(iter(_tensors(output)), None)
+        if first is None:
             return
-        if isinstance(module, LIF):
-            # V + (X - V) / tau is one multiply-accumulate a neuron and step once 1 / tau is in the weights.
-            layer = self._layer(name, "neuron")
-            layer.dense_mac += spikes.numel()
-            layer.mac += spikes.numel()
-            self._wrote(layer, spikes)
-            self._mark(spikes, binary=True)
-        fires = name in self._comparing and self._is_binary(spikes) and spikes.dtype.is_floating_point
-        if isinstance(module, LIF) or fires:
-            layer = self._layer(name, "neuron")
-            layer.spikes += int(spikes.count_nonzero())
-            layer.neuron_steps += spikes.numel()
-        self._comparing.discard(name)
+        if name in self._comparing:
+            self._comparing.discard(name)
+            if self._is_binary(first) and first.dtype.is_floating_point:
+                layer = self.ledger.layer(name, "neuron")
+                with _disable_current_modes():
+                    layer.spikes += arithmetic.nonzero(first)
+                layer.neuron_steps += first.numel()
         state = list(_tensors(output[1:])) if isinstance(output, tuple | list) else []
-        inside = any(other.startswith(f"{name}." if name else "") for other in self._state_paths if other != name)
-        if state and not inside:
-            self._state_paths.add(name)
-            kind = "neuron" if isinstance(module, LIF) else "pointwise"
-            self._layer(name, kind).state_bytes += sum(s.numel() * s.element_size() for s in state)
+        if not state or any(
+            other != name and other.startswith(f"{name}." if name else "") for other in self._state_paths
+        ):
+            return  # what a module returns of its parts' states is theirs
+        self._state_paths.add(name)
+        whole = modules.find(module)
+        layer = self.ledger.layer(name, "neuron" if whole is not None and whole.spikes else "pointwise")
+        layer.state_bytes += sum(s.numel() * s.element_size() for s in state)
 
     # Operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        if self._resting or name in rules.FREE - rules.KEEPS_BINARY - rules.COMPARISONS:
-            binary = not self._resting and self._constant_binary(name, args, kwargs)
+        inputs = list(_tensors(args))
+        for tensor in inputs:
+            if tensor.ndim > 1:
+                self.ledger.use(tensor)
+        if name in rules.PLAIN:
+            binary = self._constant_binary(name, args, kwargs)
             out = func(*args, **kwargs)
             if not func.is_view and name != "detach":
                 for tensor in _tensors(out):
@@ -142,9 +145,10 @@ class Recorder(TorchDispatchMode):
                     if binary:
                         self._constants.add(_storage(tensor))
             return out
-        inputs = list(_tensors(args))
         binaries = [self._is_binary(tensor) for tensor in inputs]
         accumulated = bool(inputs) and _storage(inputs[0]) in self._accumulated
+        # In place it changes what it is given: looked at before it runs.
+        both = _both(args[0], args[1]) if name in rules.ADDITIONS else 0
         out = func(*args, **kwargs)
         if func.is_view:
             return out
@@ -153,167 +157,132 @@ class Recorder(TorchDispatchMode):
         )
         if name in rules.COMPARISONS and self._path:
             self._comparing.add(self._path[-1])
-        self._count(name, args, out, inputs, binaries, accumulated)
+        self._count(name, args, out, inputs, binaries, accumulated, both)
         for position, tensor in enumerate(_tensors(out)):
             self._mark(tensor, binary=binary and not position if name in rules.WITH_INDICES else binary)
-        if name in rules.CONVOLUTIONS | rules.PRODUCTS or (accumulated and name in ("_unsafe_view", "clone")):
+        if name in rules.ACCUMULATED or (accumulated and name in ("_unsafe_view", "clone")):
             self._accumulated.update(_storage(tensor) for tensor in _tensors(out))
         return out
 
     def _count(
-        self, name: str, args: Any, out: Any, inputs: list[Tensor], binaries: list[bool], accumulated: bool
+        self,
+        name: str,
+        args: Any,
+        out: Any,
+        inputs: list[Tensor],
+        binaries: list[bool],
+        accumulated: bool,
+        both: int,
     ) -> None:
         """Add one operation to its layer, or to what is not counted."""
         made = next(iter(_tensors(out)), None)
         if name in rules.FREE or made is None:
             return
+        each = made.numel()
         if name in rules.CONVOLUTIONS:
             self._convolution(args, made, binaries[0])
         elif name in rules.PRODUCTS:
-            self._product(name, args, made)
+            left, right = args[1:3] if name.startswith(("add", "badd")) else args[:2]
+            self.ledger.product(self._here(), left, right, made, binary=self._is_binary(left) or self._is_binary(right))
         elif name in rules.ATTENTION:
             self._attention(args, made)
         elif name in rules.NORMS | rules.LAYER_NORMS:
             batch_statistics = name in rules.LAYER_NORMS or (len(args) > 5 and args[5] is True)
             if batch_statistics or not accumulated:
-                self._pointwise("normalization", made, mac=made.numel() * (3 if batch_statistics else 1))
+                self._pointwise("normalization", made, mac=each * (3 if batch_statistics else 1))
         elif name in rules.MULTIPLICATIONS:
             if all(binaries) and name.startswith("mul"):
                 return
             selects = any(b and _storage(t) not in self._constants for t, b in zip(inputs, binaries, strict=True))
-            anded = selects and name.startswith("mul")
-            self._pointwise("pointwise", made, **{"ac" if anded else "mac": made.numel()})
+            times = rules.MULTIPLICATIONS[name]
+            count = (times * arithmetic.nonzero(made), times * each)
+            self._pointwise("pointwise", made, **{"ac" if selects and name.startswith("mul") else "mac": count})
         elif name in rules.ADDITIONS:
-            self._pointwise("pointwise", made, ac=made.numel())
+            self._pointwise("pointwise", made, ac=(both, each))
         elif name in rules.FUNCTIONS:
-            self._pointwise("function", made, mac=made.numel())
+            self._pointwise("function", made, mac=each)
         elif name in rules.SUMS:
-            self._pointwise("pointwise", made, ac=inputs[0].numel())
+            self._pointwise("pointwise", made, ac=(arithmetic.nonzero(inputs[0]), inputs[0].numel()))
         elif name in rules.MEANS:
-            self._pointwise("pointwise", made, ac=inputs[0].numel(), mac=made.numel())
+            added = (arithmetic.nonzero(inputs[0]), inputs[0].numel())
+            self._pointwise("pointwise", made, ac=added, mac=(arithmetic.nonzero(made), each))
+        elif name in rules.AVERAGE_POOLS:
+            self._average_pool(name, args, made)
         elif name in rules.SOFTMAX:
-            self._pointwise("function", made, mac=2 * made.numel(), ac=made.numel())
+            self._pointwise("function", made, mac=2 * each, ac=each)
         else:
-            where = self._path[-1] if self._path else ""
-            self.not_counted[f"{name} in {where or 'the model'}"] += 1
+            self.ledger.not_counted[f"{name} in {self._here() or 'the model'}"] += 1
 
     def _convolution(self, args: Any, out: Tensor, binary: bool) -> None:
         x, weight, _, stride, padding, dilation, transposed, _, groups = args[:9]
-        layer = self._layer(*self._site(weight, "convolution"), weight=weight)
         axes = x.ndim - 2
         stride, padding, dilation = ([*v] * axes if len(v) == 1 else v for v in (stride, padding, dilation))
-        taps = self._mask(weight, ("taps", groups, transposed))
-        nonzero = x.count_nonzero(0) if x.shape[0] > 1 else (x[0] != 0).long()
-        every = weight.shape[1] if transposed else weight.shape[0] // groups
-        how = (tuple(out.shape[2:]), tuple(stride), tuple(padding), tuple(dilation), transposed)
-        self._add(layer, binary, 0, 0, x, int(nonzero.sum()))
-        # The products are linear in the map of non-zero inputs: steps of one convolution are counted together.
-        key = (id(layer), id(taps), tuple(nonzero.shape), *how)
-        known = self._convolutions.setdefault(key, _Convolution(layer, taps, every, how, torch.zeros_like(nonzero)))
-        known.nonzero += nonzero
-        known.samples += x.shape[0]
-        self._wrote(layer, out)
+        self.ledger.convolution(
+            self.ledger.name_of(weight, self._here()),
+            weight,
+            arithmetic.nonzero_map(x),
+            x.shape[0],
+            out.shape[2:],
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            transposed=transposed,
+            groups=groups,
+            binary=binary,
+            bytes_per_element=out.element_size(),
+        )
 
     def finish(self) -> None:
-        """Add the convolutions that were collected to their layers."""
-        for one in self._convolutions.values():
-            effective = arithmetic.convolution(one.nonzero, one.taps, *one.how)
-            everywhere = torch.ones_like(one.nonzero)
-            dense = arithmetic.convolution(everywhere, torch.full_like(one.taps, one.every), *one.how) * one.samples
-            if one.layer.binary:
-                one.layer.ac, one.layer.dense_ac = one.layer.ac + effective, one.layer.dense_ac + dense
-            else:
-                one.layer.mac, one.layer.dense_mac = one.layer.mac + effective, one.layer.dense_mac + dense
-        self._convolutions.clear()
-
-    def _product(self, name: str, args: Any, out: Tensor) -> None:
-        left, right = args[1:3] if name.startswith(("add", "badd")) else args[:2]
-        weight = next((t for t in (right, left) if t.data_ptr() in self._owners), None)
-        layer = self._layer(*self._site(weight, "linear" if weight is not None else "product"), weight=weight)
-        activation = left if weight is not left else right
-        binary = self._is_binary(left) or self._is_binary(right)
-        if weight is not None and left is weight:
-            rows = self._mask(left, ("rows",))
-        else:
-            rows = left.count_nonzero(-2) if left.ndim > 1 else (left != 0).long()
-        if weight is not None and right is weight:
-            columns = self._mask(right, ("columns",))
-        else:
-            columns = right.count_nonzero(-1) if right.ndim > 1 else (right != 0).long()
-        dense = left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
-        nonzero = int((rows if activation is left else columns).sum())
-        self._add(layer, binary, arithmetic.matrix_product(rows, columns), dense, activation, nonzero)
-        self._wrote(layer, out)
+        """Add up what was collected over the pass."""
+        self.ledger.finish()
 
     def _attention(self, args: Any, out: Tensor) -> None:
         query, key, value = args[:3]
         pairs = query[..., 0].numel() * key.shape[-2]
-        scores = self._layer(self._here(), "attention QK")
-        effective = arithmetic.matrix_product(query.count_nonzero(-2), key.count_nonzero(-2))
-        binary, dense = self._is_binary(query) or self._is_binary(key), pairs * query.shape[-1]
-        self._add(scores, binary, effective, dense, query, int(query.count_nonzero()))
-        softmax = self._layer(self._here(), "attention softmax")
-        for field, each in (("mac", 2), ("dense_mac", 2), ("ac", 1), ("dense_ac", 1)):
-            setattr(softmax, field, getattr(softmax, field) + each * pairs)
-        mixed = self._layer(self._here(), "attention AV")
-        nonzero = int(value.count_nonzero())
-        self._add(mixed, self._is_binary(value), query.shape[-2] * nonzero, pairs * value.shape[-1], value, nonzero)
-        self._wrote(mixed, out)
+        ledger, here = self.ledger, self._here()
+        scores = ledger.layer(here, "attention QK")
+        rows, columns = ledger.rows(query), ledger.rows(key)
+        ledger.split(
+            scores,
+            self._is_binary(query) or self._is_binary(key),
+            arithmetic.matrix_product(rows, columns),
+            pairs * query.shape[-1],
+        )
+        scores.inputs, scores.nonzero_inputs = scores.inputs + query.numel(), scores.nonzero_inputs + int(rows.sum())
+        ledger.pointwise(here, "attention softmax", pairs, out.element_size(), mac=2 * pairs, ac=pairs)
+        mixed = ledger.layer(here, "attention AV")
+        nonzero = arithmetic.nonzero(value)
+        ledger.split(mixed, self._is_binary(value), query.shape[-2] * nonzero, pairs * value.shape[-1])
+        mixed.inputs, mixed.nonzero_inputs = mixed.inputs + value.numel(), mixed.nonzero_inputs + nonzero
+        ledger.wrote(mixed, out.numel(), out.element_size())
 
-    def _pointwise(self, kind: str, out: Tensor, *, mac: int = 0, ac: int = 0) -> None:
-        layer = self._layer(self._here(), kind)
-        layer.mac, layer.dense_mac = layer.mac + mac, layer.dense_mac + mac
-        layer.ac, layer.dense_ac = layer.ac + ac, layer.dense_ac + ac
-        self._wrote(layer, out)
+    def _average_pool(self, name: str, args: Any, out: Tensor) -> None:
+        x, axes, divisor = args[0], int(name[-2]), None
+        sizes, out_sizes = x.shape[-axes:], out.shape[-axes:]
+        if name.startswith("_adaptive"):
+            covers = [arithmetic.adaptive_windows(*pair, x.device) for pair in zip(sizes, out_sizes, strict=True)]
+        else:
+            stride = args[2] if len(args) > 2 and args[2] else args[1]
+            padding = args[3] if len(args) > 3 else [0]
+            how = ([*v] * axes if len(v) == 1 else v for v in (args[1], stride, padding))
+            divisor = args[6] if len(args) > 6 else None
+            covers = [
+                arithmetic.windows(size, out_size, side, step, border, x.device)
+                for size, out_size, side, step, border in zip(sizes, out_sizes, *how, strict=True)
+            ]
+        places = arithmetic.nonzero_map(x.reshape(-1, *sizes))
+        everywhere = x.numel() // places.numel() * arithmetic.pooled(torch.ones_like(places), covers)
+        added = (arithmetic.pooled(places, covers), everywhere)
+        scaled = (0, 0) if divisor == 1 else (arithmetic.nonzero(out), out.numel())
+        self._pointwise("pointwise", out, ac=added, mac=scaled)
+
+    def _pointwise(self, kind: str, out: Tensor, **counts: int | tuple[int, int]) -> None:
+        self.ledger.pointwise(self._here(), kind, out.numel(), out.element_size(), **counts)
 
     # Book-keeping
 
     def _here(self) -> str:
         return self._path[-1] if self._path else ""
-
-    def _site(self, weight: Tensor | None, kind: str) -> tuple[str, str]:
-        owner = None if weight is None else self._owners.get(weight.data_ptr())
-        return (self._here() if owner is None else owner[1]), kind
-
-    def _layer(self, name: str, kind: str, weight: Tensor | None = None) -> LayerEnergy:
-        layer = self.layers.get((name, kind))
-        if layer is None:
-            layer = self.layers[name, kind] = LayerEnergy(
-                name, kind, binary=kind in ("convolution", "linear", "product")
-            )
-            if weight is not None:
-                layer.weights, layer.nonzero_weights = weight.numel(), int(weight.count_nonzero())
-        return layer
-
-    def _add(self, layer: LayerEnergy, binary: bool, effective: int, dense: int, x: Tensor, nonzero: int) -> None:
-        # A layer whose input is real-valued at one call is real-valued: earlier calls (a state of zeros) move over.
-        if not binary and (layer.binary or layer.dense_ac):
-            layer.mac, layer.dense_mac = layer.mac + layer.ac, layer.dense_mac + layer.dense_ac
-            layer.ac = layer.dense_ac = 0.0
-        layer.binary = binary and layer.binary
-        if layer.binary:
-            layer.ac, layer.dense_ac = layer.ac + effective, layer.dense_ac + dense
-        else:
-            layer.mac, layer.dense_mac = layer.mac + effective, layer.dense_mac + dense
-        layer.inputs += x.numel()
-        layer.nonzero_inputs += nonzero
-
-    def _wrote(self, layer: LayerEnergy, out: Tensor) -> None:
-        layer.outputs += out.numel()
-        layer.activation_bytes += out.numel() * out.element_size()
-
-    def _mask(self, weight: Tensor, how: tuple[Any, ...]) -> Tensor:
-        """Return the sums of a weight's non-zero mask; a parameter's once for the whole measurement."""
-        key = (weight.data_ptr(), tuple(weight.shape), tuple(weight.stride()), *how)
-        if key in self._weight_masks:
-            return self._weight_masks[key]
-        if how[0] == "taps":
-            sums = arithmetic.nonzero_per_tap(weight, how[1], how[2])
-        else:
-            sums = weight.count_nonzero(-2 if how[0] == "rows" else -1)
-        if weight.data_ptr() in self._owners:
-            self._weight_masks[key] = sums
-        return sums
 
     def _constant_binary(self, name: str, args: Any, kwargs: Any) -> bool:
         if name in rules.FILLS:
@@ -332,6 +301,12 @@ class Recorder(TorchDispatchMode):
             self._binary.add(storage)
         else:
             self._binary.discard(storage)
+
+
+def _both(left: Any, right: Any) -> int:
+    """Return at how many places of a sum both terms are not zero."""
+    terms = [term if isinstance(term, Tensor) else torch.tensor(term) for term in (left, right)]
+    return arithmetic.nonzero((terms[0] != 0) & (terms[1] != 0).to(terms[0].device))
 
 
 def _by_binary(name: str, args: Any) -> bool:

@@ -153,9 +153,9 @@ class EnergyReport:
     def tables(self) -> tuple[list[tuple[str, ...]], ...]:
         """Return three tables of text, the first row of each its header: operations, activity, memory."""
         layers = (*self.layers, *(p for p in self.parts.values() if p.name != "other"), self.total)
-        operations = [("operations", "MAC", "dense MAC", "AC", "dense AC", "µJ")]
-        activity = [("activity", "spikes", "firing rate", "zero inputs", "zero weights")]
-        memory = [("memory", "parameters", "state bytes", "activation bytes")]
+        operations: list[tuple[str, ...]] = [("operations", "MAC", "dense MAC", "AC", "dense AC", "µJ")]
+        activity: list[tuple[str, ...]] = [("activity", "spikes", "firing rate", "zero inputs", "zero weights")]
+        memory: list[tuple[str, ...]] = [("memory", "parameters", "state bytes", "activation bytes")]
         for layer in layers:
             if layer.dense_mac or layer.dense_ac:
                 counts = (layer.mac, layer.dense_mac, layer.ac, layer.dense_ac)

@@ -11,7 +11,8 @@ _MOVES = """
     split_with_sizes unbind chunk detach alias clone contiguous _to_copy copy copy_ cat stack index index_select
     gather flip roll repeat unfold constant_pad_nd max_pool2d_with_indices max_pool3d_with_indices
     unsafe_split unsafe_chunk narrow movedim masked_select upsample_nearest2d lift_fresh slice_scatter select_scatter
-    diagonal resize_ set_ max_pool2d adaptive_max_pool2d view_as_real _conj im2col pixel_shuffle index_put index_put_
+    embedding diagonal resize_ set_ max_pool2d adaptive_max_pool2d view_as_real _conj im2col pixel_shuffle index_put
+    index_put_
 """
 _LOGIC = (
     "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not any all bernoulli bernoulli_"
@@ -44,16 +45,20 @@ ZEROS_AND_ONES = frozenset("zeros ones zeros_like ones_like new_zeros new_ones z
 FILLS = frozenset("full full_like new_full fill fill_ scalar_tensor".split())
 
 # Per element of the output.
-MULTIPLICATIONS = frozenset("mul mul_ div div_ square reciprocal addcmul addcmul_ addcdiv lerp lerp_ square_".split())
+MULTIPLICATIONS = {
+    **dict.fromkeys("mul mul_ div div_ square square_ reciprocal lerp lerp_".split(), 1),
+    **dict.fromkeys("addcmul addcmul_ addcdiv addcdiv_".split(), 2),
+}
 ADDITIONS = frozenset("add add_ sub sub_ rsub".split())
 # A table of straight pieces, as hardware has them: one multiply-accumulate each.
 FUNCTIONS = frozenset(
     "sigmoid sigmoid_ tanh tanh_ exp exp_ log log1p log2 sqrt rsqrt pow erf gelu silu elu softplus leaky_relu sin cos "
     "atan hardsigmoid hardswish log_sigmoid_forward expm1 sigmoid_backward".split()
 )
-# Per element of the input: additions; the means and the pooling multiply each output once more.
+# Per element of the input (and window): additions; means and pooling multiply each output once more.
 SUMS = frozenset("sum cumsum".split())
-MEANS = frozenset("mean avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d".split())
+MEANS = frozenset("mean".split())
+AVERAGE_POOLS = frozenset("avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d".split())
 SOFTMAX = frozenset("_softmax _log_softmax _safe_softmax".split())
 CONVOLUTIONS = frozenset("convolution _convolution".split())
 NORMS = frozenset(
@@ -66,3 +71,7 @@ ATTENTION = frozenset(
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention".split()
 )
+# Their results are sums that a normalization folds into.
+ACCUMULATED = CONVOLUTIONS | PRODUCTS
+# Nothing to count and nothing to find out but what they write.
+PLAIN = FREE - KEEPS_BINARY - COMPARISONS

@@ -107,9 +107,11 @@ def test_convlstm_by_hand():
     assert (inputs.mac, inputs.dense_mac) == (2 * 4, 2 * 4)
     # The first step's state is zero: its 4 products do not happen, and do not make the layer binary.
     assert (hidden.mac, hidden.dense_mac, hidden.dense_ac) == (4, 8, 0)
-    # A step: f o c, i o g and o o tanh(c) multiply; input + hidden gates (4) and the new cell (1) add.
+    # A step: f o c, i o g and o o tanh(c) multiply; input + hidden gates (4) and the new cell (1) add. At the first
+    # step neither f o c nor what adds it or the hidden gates has anything to do.
     gates = layer(report, "ConvLSTM", "pointwise")
-    assert (gates.mac, gates.ac) == (2 * 3, 2 * 5)
+    assert (gates.dense_mac, gates.dense_ac) == (2 * 3, 2 * 5)
+    assert (gates.mac, gates.ac) == (2 * 3 - 1, 2 * 5 - 5)
     assert layer(report, "ConvLSTM", "function").mac == 2 * 5  # three sigmoids, two tanh
     assert gates.state_bytes == 2 * 4
     assert report.total.parameters == 4 + 4 + 4

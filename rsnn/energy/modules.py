@@ -1,0 +1,152 @@
+"""Modules that are counted as a whole, from what goes in and what comes out, however they compute it.
+
+Their insides may be a fused operator, on one device and not on another, of which no single operation shows. What they
+do is known all the same: it follows from the equations.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from rsnn.energy.arithmetic import nonzero, nonzero_map
+from rsnn.energy.ledger import Ledger
+from rsnn.nn import LIF, SRM, ConvLSTM
+
+# Each rule gets the ledger, the module's name and itself, its input, its state before (None: fresh), its output, and
+# whether the input can only hold zeros and ones.
+Rule = Callable[[Ledger, str, Any, Tensor, Any, Any, bool], None]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """How a kind of module is counted.
+
+    Attributes:
+        rule: what counts it.
+        spikes: whether its output can only hold zeros and ones.
+
+    """
+
+    rule: Rule
+    spikes: bool
+
+
+def find(module: nn.Module) -> Whole | None:
+    """Return how a module is counted as a whole; None for one whose operations are counted one by one."""
+    for kind, whole in _RULES.items():
+        # A subclass that computes something else is not what the rule is about.
+        if isinstance(module, kind) and type(module).forward is kind.forward:
+            return None if isinstance(module, nn.LSTM) and not _plain(module) else whole
+    return None
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return input and state of a call, however they were passed."""
+    given = [*inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.values()]
+    return given[1], given[2] if len(given) > 2 else None
+
+
+def _neurons(ledger: Ledger, name: str, spikes: Tensor, mac: int, ac: int) -> None:
+    each = spikes.numel()
+    layer = ledger.pointwise(name, "neuron", each, spikes.element_size(), mac=mac * each, ac=ac * each)
+    layer.spikes += nonzero(spikes)
+    layer.neuron_steps += each
+
+
+def _lif(ledger: Ledger, name: str, _module: LIF, _x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+    # V + (X - V) / tau is one multiply-accumulate a neuron and step once 1 / tau is in the weights.
+    _neurons(ledger, name, output[0], mac=1, ac=0)
+
+
+def _srm(ledger: Ledger, name: str, _module: SRM, _x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+    # Two traces a t + x and two responses a (r + t), of input and of spikes; the potential g r + g' r'.
+    _neurons(ledger, name, output[0], mac=6, ac=2)
+
+
+def _gates(ledger: Ledger, name: str, hidden: Tensor, cell: Tensor | None) -> None:
+    """Count what an LSTM does besides its products, for hidden states (T, ...) from a cell of zeros where it is None.
+
+    cell = f o cell + i o g;  hidden = o o tanh(cell);  i, f, o = sigmoid, g = tanh of input's sum + hidden's sum
+    """
+    each, size = hidden.numel(), hidden.element_size()
+    later = each - hidden[0].numel()  # a fresh state is zero
+    forgets = later + (0 if cell is None else nonzero(cell))
+    products, sums = forgets + each + nonzero(hidden), later if cell is None else each
+    ledger.pointwise(name, "pointwise", 8 * each, size, mac=(products, 3 * each), ac=(4 * sums + forgets, 5 * each))
+    ledger.pointwise(name, "function", 5 * each, size, mac=5 * each)
+
+
+def _convlstm(
+    ledger: Ledger, name: str, module: ConvLSTM, frames: Tensor, state: Any, output: Any, binary: bool
+) -> None:
+    hidden = output[0]
+    T, N = frames.shape[:2]
+    before = (module.kernel_size - 1) // 2
+    how = {
+        "stride": (1, 1),
+        "padding": (before, before),
+        "dilation": (1, 1),
+        "bytes_per_element": hidden.element_size(),
+    }
+    prefix = f"{name}." if name else ""
+    size = hidden.shape[3:]
+    ledger.convolution(
+        f"{prefix}input_gates",
+        module.input_gates.weight,
+        nonzero_map(frames.flatten(0, 1)),
+        T * N,
+        size,
+        binary=binary,
+        **how,
+    )
+    earlier = nonzero_map(hidden[:-1].flatten(0, 1))
+    if state is not None:
+        earlier += nonzero_map(state[0])
+    ledger.convolution(f"{prefix}hidden_gates", module.hidden_gates.weight, earlier, T * N, size, binary=False, **how)
+    _gates(ledger, name, hidden, None if state is None else state[1])
+
+
+def _plain(module: nn.LSTM) -> bool:
+    """Tell whether the hidden states are all in the output: one layer, one direction, no projection."""
+    return module.num_layers == 1 and not module.bidirectional and not module.proj_size
+
+
+def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, output: Any, binary: bool) -> None:
+    hidden = output[0]
+    prefix = f"{name}." if name else ""
+    if module.batch_first and x.ndim == 3:
+        x, hidden = x.transpose(0, 1), hidden.transpose(0, 1)
+    rows, size = x[..., 0].numel(), hidden.element_size()
+    ledger.linear(
+        f"{prefix}weight_ih_l0",
+        module.get_parameter("weight_ih_l0"),
+        nonzero_map(x.flatten(0, -2)),
+        rows,
+        binary=binary,
+        bytes_per_element=size,
+    )
+    earlier = nonzero_map(hidden[:-1].flatten(0, -2))
+    if state is not None:
+        earlier += nonzero_map(state[0].flatten(0, -2))
+    ledger.linear(
+        f"{prefix}weight_hh_l0",
+        module.get_parameter("weight_hh_l0"),
+        earlier,
+        rows,
+        binary=False,
+        bytes_per_element=size,
+    )
+    _gates(ledger, name, hidden, None if state is None else state[1])
+
+
+_RULES: dict[type[nn.Module], Whole] = {
+    LIF: Whole(_lif, spikes=True),
+    SRM: Whole(_srm, spikes=True),
+    ConvLSTM: Whole(_convlstm, spikes=False),
+    nn.LSTM: Whole(_lstm, spikes=False),
+}

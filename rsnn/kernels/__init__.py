@@ -1,21 +1,18 @@
 """The numerical core: LIF sequences and ConvLSTM gate updates, each by the fastest implementation the device has.
 
-`available()` lists the LIF kernels that can run here, `selected(device)` names the one that will, and `use(name)`
-(or the environment variable `RSNN_KERNEL`) forces one.
+`available()` lists the kernels that can run here, `status()` says why the others cannot, `selected(device)` names the
+one that will run, and `use(name)` (or the environment variable `RSNN_KERNEL`) forces one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from rsnn.errors import InputError, UnknownNameError, suggest
-from rsnn.kernels import lif_spikingjelly, lif_torch
+from rsnn.errors import InputError
+from rsnn.kernels import lif_cupy, lif_spikingjelly, lif_torch
 from rsnn.kernels.convlstm import convlstm_step
+from rsnn.kernels.selection import available, selected, status, use
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate, spike
 
 __all__ = [
@@ -33,92 +30,7 @@ __all__ = [
     "use",
 ]
 
-
-@dataclass(frozen=True)
-class _Kernel:
-    run: Callable[..., tuple[Tensor, Tensor]]
-    unavailable: Callable[[], str | None]
-    supports: Callable[[float | Tensor, Surrogate], bool]
-
-
-_KERNELS = {
-    "torch": _Kernel(lif_torch.lif, lif_torch.unavailable, lambda _tau, _surrogate: True),
-    "spikingjelly": _Kernel(lif_spikingjelly.lif, lif_spikingjelly.unavailable, lif_spikingjelly.supports),
-}
-
-# Fastest first. On the CPU SpikingJelly's operator is slower than the plain loop, so it is not in that list.
-_PREFERENCE = {"cuda": ("spikingjelly", "torch"), "cpu": ("torch",)}
-
-_forced: str | None = None
-
-
-def status() -> dict[str, str | None]:
-    """Return every kernel by name with the reason why it cannot run here, or None where it can."""
-    return {name: kernel.unavailable() for name, kernel in _KERNELS.items()}
-
-
-def available() -> list[str]:
-    """Return the names of the LIF kernels that can run here."""
-    return [name for name, reason in status().items() if reason is None]
-
-
-def selected(device: str | torch.device = "cpu") -> str:
-    """Return the name of the LIF kernel that runs on `device` (`"cpu"`, `"cuda"`, `"cuda:1"`, ...).
-
-    Raises:
-        UnknownNameError: `RSNN_KERNEL` is set to a name that is no kernel.
-        InputError: `device` is not a device, or the forced kernel cannot run here.
-
-    """
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"{device!r} is not a device; expected for example 'cpu' or 'cuda'") from error
-    forced = _forced or _check_name(os.environ.get("RSNN_KERNEL") or "auto", "RSNN_KERNEL: ")
-    if forced != "auto":
-        return forced
-    return next(name for name in _PREFERENCE.get(kind, ("torch",)) if _KERNELS[name].unavailable() is None)
-
-
-def use(name: str) -> _Restore:
-    """Force the LIF kernel `name` everywhere, or `"auto"` to choose by device again.
-
-    Takes effect at once; as a context manager (`with use("torch"): ...`) the former choice returns at the end.
-
-    Raises:
-        UnknownNameError: there is no kernel of that name.
-        InputError: it cannot run here; the message says why.
-
-    """
-    global _forced
-    former, _forced = _forced, _check_name(name)
-    return _Restore(former)
-
-
-class _Restore:
-    """Puts the former choice of kernel back when its `with` block ends."""
-
-    def __init__(self, former: str | None) -> None:
-        self._former = former
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None:
-        global _forced
-        _forced = self._former
-
-
-def _check_name(name: str, where: str = "") -> str:
-    if name == "auto":
-        return name
-    if not isinstance(name, str) or name not in _KERNELS:
-        raise UnknownNameError(
-            f"{where}there is no kernel {name!r}; expected 'auto' or one of {sorted(_KERNELS)}."
-            + suggest(str(name), _KERNELS)
-        )
-    if reason := _KERNELS[name].unavailable():
-        raise InputError(f"{where}kernel {name!r} cannot run here: {reason}")
-    return name
+_LIF = {"torch": lif_torch, "spikingjelly": lif_spikingjelly, "cupy": lif_cupy}
 
 
 def _check_input(x: object, v: object, tau: float | Tensor) -> None:
@@ -173,16 +85,16 @@ def lif(
 
     """
     _check_input(x, v, tau)
-    name = selected(x.device)
-    if not _KERNELS[name].supports(tau, surrogate):
-        name = "torch"
+    kernel = _LIF[selected(x.device, "lif")]
+    if not kernel.supports(tau, surrogate):
+        kernel = lif_torch
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        current = x.to(state_dtype)
         if v is None:
-            v = torch.full_like(current[0], v_reset or 0.0)
-        spikes, v = _KERNELS[name].run(
-            current,
+            v = torch.full_like(x[0], v_reset or 0.0, dtype=state_dtype)
+        spikes, v = kernel.lif(
+            # The CUDA kernel reads any type itself.
+            x if kernel is lif_cupy else x.to(state_dtype),
             v.to(state_dtype),
             tau=tau,
             v_threshold=v_threshold,

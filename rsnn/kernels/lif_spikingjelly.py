@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import PackageNotFoundError, version
 
 from torch import Tensor
 
@@ -15,6 +16,12 @@ def unavailable() -> str | None:
     # find_spec does not run the package: importing it costs a second, and only its use should.
     if importlib.util.find_spec("spikingjelly") is None:
         return "spikingjelly is not installed (pip install 'spikingjelly>=2.0')"
+    try:
+        found = version("spikingjelly")
+    except PackageNotFoundError:  # a source checkout on the path: of unknown version
+        return None
+    if int(found.split(".")[0]) < 2:
+        return f"spikingjelly {found} is too old (pip install -U 'spikingjelly>=2.0')"
     return None
 
 

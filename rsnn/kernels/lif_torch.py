@@ -8,9 +8,9 @@ from torch import Tensor
 from rsnn.kernels.surrogate import Surrogate, spike
 
 
-def unavailable() -> str | None:
-    """Return why this kernel cannot run here, or None: plain PyTorch always can."""
-    return None
+def supports(tau: float | Tensor, surrogate: Surrogate) -> bool:  # noqa: ARG001  (asked of every kernel)
+    """Tell whether this kernel has this neuron: it has every one."""
+    return True
 
 
 def lif(

@@ -12,8 +12,9 @@ from rsnn.errors import InputError, RSNNError, UnknownNameError
 @pytest.fixture(autouse=True)
 def _by_device(monkeypatch):
     monkeypatch.delenv("RSNN_KERNEL", raising=False)
+    monkeypatch.setattr(kernels.selection, "_reasons", {})
     with kernels.use("auto"):
-        kernels._forced = None
+        kernels.selection._forced = None
         yield
 
 
@@ -30,9 +31,39 @@ def test_plain_torch_on_the_cpu(device):
     assert kernels.selected() == "torch"
 
 
-def test_a_gpu_gets_the_fused_kernel():
+def reasons(monkeypatch, **reasons):
+    monkeypatch.setattr(kernels.selection, "_reasons", dict.fromkeys(kernels.selection.KERNELS) | reasons)
+
+
+def test_a_gpu_gets_the_fused_kernels_that_are_there(monkeypatch):
+    reasons(monkeypatch)
+    assert kernels.selected("cuda") == "cupy"
+    assert kernels.selected("cuda:1", "lif") == "cupy"
+    reasons(monkeypatch, cupy="not installed")
     assert kernels.selected("cuda") == "spikingjelly"
-    assert kernels.selected("cuda:1") == "spikingjelly"
+    reasons(monkeypatch, cupy="not installed", spikingjelly="too old")
+    assert kernels.selected("cuda") == "torch"
+
+
+def test_a_forced_kernel_serves_its_own_operators_and_devices_only(monkeypatch):
+    reasons(monkeypatch)
+    with kernels.use("cupy"):
+        assert kernels.selected("cuda") == "cupy"
+        assert kernels.selected("cpu") == "torch"
+    with kernels.use("torch", "cupy"):  # the first that serves it
+        assert kernels.selected("cuda") == "torch"
+    with kernels.use("native", "spikingjelly"):
+        assert kernels.selected("cuda") == "spikingjelly"
+        assert kernels.selected("cpu", "convlstm") == "native"
+    with kernels.use("torch"):
+        assert kernels.selected("cpu", "convlstm") == "torch"
+
+
+def test_no_operator():
+    with pytest.raises(UnknownNameError, match="there is no operator 'conv'; expected 'lif' or 'convlstm'"):
+        kernels.selected("cpu", "conv")
+    with pytest.raises(InputError, match=r"use\(\) got no name"):
+        kernels.use()
 
 
 @pytest.mark.parametrize("device", ["gpu", None, 1.5])
@@ -92,6 +123,8 @@ def test_environment_variable(monkeypatch):
     with kernels.use("auto"):
         assert kernels.selected("cpu") == "torch"
     assert kernels.selected("cpu") == "spikingjelly"
+    monkeypatch.setenv("RSNN_KERNEL", "auto,spikingjelly")
+    assert kernels.selected("cpu") == "spikingjelly"
     monkeypatch.setenv("RSNN_KERNEL", "")
     assert kernels.selected("cpu") == "torch"
 
@@ -109,7 +142,49 @@ def test_a_kernel_that_cannot_run_says_why(monkeypatch):
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "spikingjelly" else found(name))
-    assert kernels.available() == ["torch"]
-    assert kernels.selected("cuda") == "torch"
+    assert "spikingjelly" not in kernels.available()
+    assert "spikingjelly is not installed" in kernels.status()["spikingjelly"]
+    assert kernels.selected("cuda") != "spikingjelly"
     with pytest.raises(InputError, match=r"cannot run here: spikingjelly is not installed .*pip install"):
         kernels.use("spikingjelly")
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"), [("0.0.0.0.14", "spikingjelly 0.0.0.0.14 is too old"), ("2.0.0", None), ("10.1", None)]
+)
+def test_an_old_spikingjelly_is_named(monkeypatch, found, reason):
+    monkeypatch.setattr(kernels.lif_spikingjelly, "version", lambda _: found)
+    assert (kernels.status()["spikingjelly"] or "").startswith(reason or "")
+    assert ("spikingjelly" in kernels.available()) == (reason is None)
+
+
+class TestWhatAGPUKernelLacks:
+    @pytest.fixture(autouse=True)
+    def _with_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def test_the_package(self):
+        assert (
+            kernels.gpu.missing("no_such_package", "pip install it")
+            == "no_such_package is not installed (pip install it)"
+        )
+        assert kernels.gpu.missing("torch", "") is None
+
+    def test_a_device(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert "no CUDA device" in kernels.gpu.missing("torch", "")
+        monkeypatch.setattr(torch.version, "cuda", None)
+        assert "is built without CUDA" in kernels.gpu.missing("torch", "")
+
+    def test_nvidias_device(self, monkeypatch):
+        monkeypatch.setattr(torch.version, "hip", "6.0")
+        assert "is built for AMD's" in kernels.gpu.missing("torch", "")
+
+    def test_a_self_test_that_passes(self):
+        def broken():
+            raise OSError("libnvrtc.so.13: no such file\nand much more")
+
+        expected = "its self-test on this device failed: OSError: libnvrtc.so.13: no such file"
+        assert kernels.gpu.failure(broken) == expected
+        assert kernels.gpu.failure(lambda: None) is None

@@ -1,0 +1,36 @@
+"""Whether kernels for NVIDIA GPUs can run here, and if not, the reason in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+
+
+def missing(package: str, install: str) -> str | None:
+    """Return what is missing for kernels that need `package` and a CUDA device, or None; imports nothing."""
+    if torch.version.hip is not None:
+        return "it is for NVIDIA GPUs, and this PyTorch is built for AMD's"
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is built without CUDA"
+    if not torch.cuda.is_available():
+        return "no CUDA device (torch.cuda.is_available() is False)"
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed ({install})"
+    return None
+
+
+def failure(self_test: Callable[[], None]) -> str | None:
+    """Run `self_test` and return its error in one line, or None where it passes.
+
+    Whatever is wrong with an installation (versions that do not fit, a compiler that is not found, an architecture
+    that a package does not know) shows here, before the kernel is chosen, rather than in the middle of a model.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            self_test()
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return f"its self-test on this device failed: {type(error).__name__}: {lines[0][:200]}"
+    return None

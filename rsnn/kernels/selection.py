@@ -1,0 +1,140 @@
+"""Which kernel computes an operator on a device: by preference, unless the user forces one.
+
+An operator is `"lif"` (the LIF sequence) or `"convlstm"` (the ConvLSTM). Every kernel has one name, may serve several
+operators, and says itself why it cannot run on this machine. `"torch"`, plain PyTorch, serves all of them everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rsnn.errors import InputError, UnknownNameError, suggest
+from rsnn.kernels import lif_cupy, lif_spikingjelly
+
+Operator = Literal["lif", "convlstm"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the choice needs to know of a kernel: its operators, its devices, and whether it can run here."""
+
+    operators: tuple[Operator, ...]
+    devices: tuple[str, ...] | None  # types of device; None for any
+    unavailable: Callable[[], str | None]
+
+
+KERNELS = {
+    "torch": Kernel(("lif", "convlstm"), None, lambda: None),
+    "spikingjelly": Kernel(("lif",), ("cpu", "cuda"), lif_spikingjelly.unavailable),
+    "cupy": Kernel(("lif",), ("cuda",), lif_cupy.unavailable),
+}
+
+# Fastest first; plain torch where nothing is named or nothing named can run. On the CPU SpikingJelly's operator is
+# slower than the plain loop, so it is not in that list.
+PREFERENCE: dict[tuple[Operator, str], tuple[str, ...]] = {
+    ("lif", "cuda"): ("cupy", "spikingjelly"),
+}
+
+_forced: tuple[str, ...] | None = None
+_reasons: dict[str, str | None] = {}
+
+
+# What it finds out (packages, devices, a self-test) is no part of a graph that torch.compile makes of the caller.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _reason(name: str) -> str | None:
+    if name not in _reasons:
+        _reasons[name] = KERNELS[name].unavailable()
+    return _reasons[name]
+
+
+def status() -> dict[str, str | None]:
+    """Return every kernel by name with the reason why it cannot run here, or None where it can."""
+    return {name: _reason(name) for name in KERNELS}
+
+
+def available() -> list[str]:
+    """Return the names of the kernels that can run here."""
+    return [name for name, reason in status().items() if reason is None]
+
+
+def selected(device: str | torch.device = "cpu", operator: Operator = "lif") -> str:
+    """Return the name of the kernel that computes `operator` on `device` (`"cpu"`, `"cuda"`, `"cuda:1"`, ...).
+
+    A forced kernel is the answer where it serves that operator on that device; elsewhere the choice is by preference.
+
+    Raises:
+        UnknownNameError: `RSNN_KERNEL` is set to a name that is no kernel, or there is no such operator.
+        InputError: `device` is not a device, or the kernel of `RSNN_KERNEL` cannot run here.
+
+    """
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{device!r} is not a device; expected for example 'cpu' or 'cuda'") from error
+    if operator not in KERNELS["torch"].operators:
+        raise UnknownNameError(f"there is no operator {operator!r}; expected 'lif' or 'convlstm'")
+    forced = _forced
+    if forced is None:
+        variable = os.environ.get("RSNN_KERNEL")
+        forced = _check_names(variable.split(","), "RSNN_KERNEL: ") if variable else ()
+    for name in forced:
+        kernel = KERNELS[name]
+        if operator in kernel.operators and (kernel.devices is None or kind in kernel.devices):
+            return name
+    for name in PREFERENCE.get((operator, kind), ()):
+        if _reason(name) is None:
+            return name
+    return "torch"
+
+
+def use(*names: str) -> _Restore:
+    """Force a kernel, or several of different operators (`use("cupy", "triton")`); `"auto"` chooses by device again.
+
+    Each serves its own operators on its own kinds of device, the first named first; everything else stays as `auto`
+    has it. Takes effect at once; as a context manager (`with use("torch"): ...`) the former choice returns at the end.
+
+    Raises:
+        UnknownNameError: there is no kernel of that name.
+        InputError: it cannot run here; the message says why.
+
+    """
+    global _forced
+    if not names:
+        raise InputError(f"use() got no name; expected 'auto' or one of {sorted(KERNELS)}")
+    former, _forced = _forced, _check_names(names)
+    return _Restore(former)
+
+
+class _Restore:
+    """Puts the former choice of kernel back when its `with` block ends."""
+
+    def __init__(self, former: tuple[str, ...] | None) -> None:
+        self._former = former
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None:
+        global _forced
+        _forced = self._former
+
+
+def _check_names(names: list[str] | tuple[str, ...], where: str = "") -> tuple[str, ...]:
+    for name in names:
+        if name != "auto":
+            _check_name(name, where)
+    return tuple(name for name in names if name != "auto")
+
+
+def _check_name(name: str, where: str) -> None:
+    if not isinstance(name, str) or name not in KERNELS:
+        raise UnknownNameError(
+            f"{where}there is no kernel {name!r}; expected 'auto' or one of {sorted(KERNELS)}."
+            + suggest(str(name), KERNELS)
+        )
+    if reason := _reason(name):
+        raise InputError(f"{where}kernel {name!r} cannot run here: {reason}")

@@ -1,0 +1,43 @@
+"""CUDA kernels of the library compiled for the CPU with a C++ compiler and launched there, all else left as it is."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from rsnn.kernels import lif_cupy
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def compiled(name, options):
+    """Stand in for `lif_cupy._compiled`: the same sources and macros, on the CPU.
+
+    The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.cpp")
+        source.write_text(f'#include "cuda_on_host.h"\n{lif_cupy.source()}\nLAUNCHER({name})\n', encoding="utf-8")
+        library = source.with_suffix(".so")
+        command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+        command += ["-Wno-unused-parameter", "-shared", "-fPIC", "-I", str(Path(__file__).parent), *options]
+        command += [str(source), "-o", str(library)]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        launcher = ctypes.CDLL(str(library)).launcher
+    launcher.restype = ctypes.c_void_p
+    address = launcher()
+
+    def launch(blocks, arguments, device):
+        assert device.type == "cpu"
+        kinds = [ctypes.c_double if isinstance(argument, float) else ctypes.c_int64 for argument in arguments]
+        run = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_int, *kinds)(address)
+        for backwards in (0, 1):
+            run(blocks, lif_cupy.THREADS, backwards, *arguments)
+
+    return launch

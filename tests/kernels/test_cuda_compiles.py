@@ -1,0 +1,77 @@
+"""The CUDA sources through NVRTC, the compiler that CuPy uses. It needs no GPU; skipped where it is not installed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import sysconfig
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from rsnn.kernels import lif_cupy
+
+
+@functools.cache
+def nvrtc():
+    folder = Path(sysconfig.get_path("purelib"), "nvidia")
+    found = {kind: sorted(folder.glob(f"*/lib/libnvrtc{kind}.so.*")) for kind in ("-builtins", "")}
+    found = {kind: [path for path in paths if ".alt." not in path.name] for kind, paths in found.items()}
+    if not all(found.values()):
+        pytest.skip("NVRTC (nvidia-cuda-nvrtc) is not installed")
+    ctypes.CDLL(str(found["-builtins"][-1]))
+    return ctypes.CDLL(str(found[""][-1]))
+
+
+def ptx(source, *options):
+    library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
+    options = [option.encode() for option in options]
+    error = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    assert error == 0, log.value.decode()
+    assert "warning" not in log.value.decode(), log.value.decode()
+    library.nvrtcGetPTXSize(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetPTX(program, text)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return text.value.decode()
+
+
+def macros(**values):
+    macros = {"INPUT": 0, "SURROGATE": 0, "SOFT": 0, "DETACH": 1, "VECTOR": 1} | values
+    return ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
+
+
+def kernel(text, name):
+    return re.search(rf"\.entry {name}\(.*?\n}}", text, re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
+def test_every_variant_compiles(architecture):
+    variants = [{"INPUT": i, "VECTOR": v} for i, v in product(range(4), (1, 2, 4))]
+    variants += [{"SURROGATE": s, "SOFT": soft, "DETACH": d} for s, soft, d in product(range(4), (0, 1), (0, 1))]
+    for variant in variants:
+        text = ptx(lif_cupy.source(), f"-arch={architecture}", *macros(**variant))
+        assert {"lif_forward", "lif_backward"} == set(re.findall(r"\.entry (\w+)\(", text))
+
+
+@pytest.mark.parametrize("soft", [0, 1])
+def test_no_operation_of_the_potential_is_fused_or_approximate(soft):
+    forward = kernel(ptx(lif_cupy.source(), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")
+    assert "fma" not in forward
+    assert "div.rn.f32" in forward
+    assert ".ftz" not in forward
+
+
+def test_threads_that_share_load_and_store_sixteen_bytes_at_once():
+    text = ptx(lif_cupy.source(), "-arch=compute_90", *macros(VECTOR=4))
+    for name in ("lif_forward", "lif_backward"):
+        arrays = re.findall(r"(ld|st)\.global\.(?:nc\.)?(v4\.)?", kernel(text, name))
+        assert ("ld", "v4.") in arrays
+        assert ("st", "v4.") in arrays
+        assert ("st", "") not in arrays

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import resource
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rsnn
+from rsnn.errors import ConfigError, TrainingError
+from rsnn.training import loop, train
+from rsnn.training.display import Display
+from rsnn.training.recipe import Optimizer, Phase, Schedule
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at once: nothing of the library may catch it."""
+
+
+class KillAt(Display):
+    """Kills the training after some updates."""
+
+    def __init__(self, updates):
+        self.left = updates
+
+    def update(self, place):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+class Heard(Display):
+    def __init__(self):
+        self.places, self.warnings, self.said = [], [], []
+
+    def update(self, place):
+        self.places.append((place.phase, place.epoch, place.update))
+
+    def epoch(self, place, warnings):
+        self.warnings += warnings
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def weights(folder):
+    return {path.parent.name: load_file(path) for path in sorted(folder.glob("*/*/model.safetensors"))}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[kind][key], b[kind][key]) for kind in a for key in a[kind])
+
+
+@pytest.fixture
+def whole(recipe):
+    """A recipe with two phases and everything random in it."""
+    return recipe(
+        "phases.classifier.epochs=2",
+        "loop.save_minutes=1e-9",
+        "loop.ema=0.9",
+        "loop.accumulate=2",
+        "loss.mixup=0.2",
+        "augment.drop=0.3",
+        "schedule.kind=onecycle",
+        name="rsnn-nmnist-cl",
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return {}
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3, 5, 7])
+def test_a_training_killed_anywhere_ends_with_the_same_weights(whole, archive, tmp_path, uninterrupted, updates):
+    if not uninterrupted:
+        uninterrupted.update(train(whole, archive, tmp_path / "whole"), weights=weights(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train(whole, archive, tmp_path / "cut", display=KillAt(updates))
+    heard = Heard()
+    metrics = train(whole, archive, tmp_path / "cut", display=heard)
+    assert same(weights(tmp_path / "cut"), uninterrupted["weights"])
+    assert len(heard.places) == 2 * 2 * 2 - updates + (updates % 2 == 0)  # an epoch's last update is not saved alone
+    for phase, ours in metrics["phases"].items():
+        theirs = uninterrupted["phases"][phase]
+        for name in ("loss", "accuracy", "cross_entropy", "lr"):
+            assert [e[name] for e in ours["history"]] == [e[name] for e in theirs["history"]], name
+
+
+def test_the_report_has_everything(recipe, archive, test_archive, tmp_path):
+    metrics = train(recipe(epochs=12), archive, tmp_path, test=test_archive)
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert {"curves.png", "confusion.png", "model", "metrics.json", "recipe.json"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    assert metrics["parts"]["test"] == {"text": "test.npz", "recordings": 9}
+    assert metrics["parts"]["training"]["recordings"] + metrics["parts"]["validation"]["recordings"] == 24
+    history = metrics["phases"]["encoder"]["history"]
+    best = max(history, key=lambda epoch: (epoch["accuracy"], -epoch["cross_entropy"]))
+    assert metrics["phases"]["encoder"]["selected_epoch"] == best["epoch"]
+    assert metrics["test_selected"]["samples"] == metrics["test_last"]["samples"] == 9
+    assert metrics["test_selected"]["accuracy"] > 0.8, "three thirds of a frame can be told apart"
+    model = rsnn.load(tmp_path / "model")
+    assert model.class_names == ("left", "right", "top")
+    assert model.preprocessing.window_ms == pytest.approx(99, abs=2)
+    assert same({"selected": dict(model.state_dict())}, {"selected": weights(tmp_path)["selected"]})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"**{metrics['test_selected']['accuracy']:.1%}** on the test part" in card
+
+
+def test_a_finished_run_is_not_done_again_and_its_test_part_not_read_again(recipe, archive, test_archive, tmp_path):
+    metrics = train(recipe(epochs=1), archive, tmp_path, test=test_archive)
+    heard = Heard()
+    assert train(recipe(epochs=1), archive, tmp_path, test=test_archive, display=heard) == metrics
+    assert heard.places == []
+    assert "finished run" in heard.said[0]
+
+
+def test_another_recipe_or_other_data_do_not_go_on_with_a_run(recipe, archive, test_archive, tmp_path):
+    train(recipe(epochs=1), archive, tmp_path)
+    with pytest.raises(TrainingError, match=r"its optimizer.lr is 0.01 and now it is 0.02"):
+        train(recipe("optimizer.lr=0.02", epochs=1), archive, tmp_path)
+    with pytest.raises(TrainingError, match=r"another run: its data"):
+        train(recipe(epochs=1), test_archive, tmp_path)
+    train(recipe("loop.workers=1", "loop.save_minutes=3", epochs=1), archive, tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_with_the_last_good_checkpoint_intact(recipe, archive, tmp_path, monkeypatch):
+    chosen = recipe(epochs=3)
+    with pytest.raises(Killed):
+        train(chosen, archive, tmp_path, display=KillAt(6))  # one epoch is saved
+    before = (tmp_path / "state.safetensors").read_bytes()
+    monkeypatch.setattr(loop.losses, "targets", lambda *_: torch.full((4, 3), torch.nan))
+    with pytest.raises(TrainingError, match=r"the loss became nan in phase encoder, epoch 2, update 1; the last good"):
+        train(chosen, archive, tmp_path)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    assert train(chosen, archive, tmp_path)["phases"]["encoder"]["history"][-1]["epoch"] == 3
+
+
+def test_a_full_disk_is_named_and_the_last_good_checkpoint_intact(recipe, archive, tmp_path):
+    chosen = recipe(epochs=2)
+    with pytest.raises(Killed):
+        train(chosen, archive, tmp_path, display=KillAt(6))
+    before = (tmp_path / "state.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written .*is intact: free some space and give the same"):
+            train(chosen, archive, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+    train(chosen, archive, tmp_path)
+
+
+def test_a_damaged_state_is_named(recipe, archive, tmp_path):
+    with pytest.raises(Killed):
+        train(recipe(), archive, tmp_path, display=KillAt(6))
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match=r"state.safetensors is damaged .*delete it"):
+        train(recipe(), archive, tmp_path)
+
+
+def test_two_trainings_in_one_folder_are_refused(recipe, archive, tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(TrainingError, match="another training is running"):
+        train(recipe(), archive, tmp_path)
+
+
+def test_the_encoder_goes_on_under_the_spiking_network_frozen_or_not(recipe, archive, tmp_path):
+    for freeze in ("true", "false"):
+        folder = tmp_path / freeze
+        train(
+            recipe(
+                "phases.classifier.epochs=1",
+                f"phases.classifier.freeze_encoder={freeze}",
+                name="rsnn-nmnist-cl",
+                epochs=1,
+            ),
+            archive,
+            folder,
+        )
+        first, second = (rsnn.load(folder / phase / "selected") for phase in ("encoder", "classifier"))
+        assert type(second).__name__ == "RSNN"
+        pairs = zip(first.encoder.parameters(), second.encoder.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == (freeze == "true")
+
+
+def test_fine_tuning_replaces_the_last_layer_and_keeps_what_is_under_it(recipe, archive, tmp_path):
+    torch.manual_seed(0)
+    start = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4, num_classes=5)
+    start.save_pretrained(tmp_path / "start")
+    from rsnn.training import load_recipe
+
+    chosen = load_recipe(
+        "fine-tune",
+        [f"start={tmp_path / 'start'}", "phases.joint.epochs=1", "optimizer.lr=1e-9", "phases.joint.encoder_lr=0"],
+    )
+    train(chosen, archive, tmp_path / "run")
+    tuned = rsnn.load(tmp_path / "run" / "model")
+    assert tuned.class_names == ("left", "right", "top")
+    torch.testing.assert_close(tuned.encoder.state_dict(), start.encoder.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_labels_without_names_beyond_the_models_classes_are_refused(recipe, archive, tmp_path):
+    arrays = dict(np.load(archive))
+    del arrays["class_names"]
+    arrays["label"] = arrays["label"] + 9
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(ConfigError, match="label 11 and no class_names, and convlstm-nmnist-cl-mean has 10 classes"):
+        train(recipe(), tmp_path / "odd.npz", tmp_path / "run")
+
+
+def test_patience_ends_a_phase(recipe, archive, tmp_path):
+    metrics = train(recipe("validation.patience=1", "optimizer.lr=1e-12", epochs=9), archive, tmp_path)
+    history, selected = metrics["phases"]["encoder"]["history"], metrics["phases"]["encoder"]["selected_epoch"]
+    assert len(history) == min(selected + 1, 9)
+
+
+def rates_of(kind, epochs=3, updates=4, **settings):
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16))
+    optimizer = loop.make_optimizer(model, Optimizer(kind="sgd", lr=1.0), Phase())
+    schedule = loop.make_schedule(optimizer, Schedule(kind=kind, **settings), epochs, updates)
+    rates = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(epochs * updates):
+            rates.append(optimizer.param_groups[0]["lr"])
+            schedule.step()
+    return rates
+
+
+def test_schedules():
+    cosine = rates_of("cosine")
+    assert cosine == pytest.approx([(1 + np.cos(np.pi * k / 12)) / 2 for k in range(12)])
+    warm = rates_of("cosine", warmup=0.25)
+    assert warm[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert warm[-1] < 0.1
+    assert rates_of("constant") == [1.0] * 12
+    assert rates_of("step", step_epochs=1, factor=0.5) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+    cycle = rates_of("onecycle", warmup=0.25)
+    assert max(cycle) == pytest.approx(1.0, abs=0.05)
+    assert np.argmax(cycle) in (2, 3)
+    assert rates_of("onecycle")[-1] < 0.1
+
+
+def test_the_rates_of_encoder_and_classifier():
+    model = rsnn.create_model("rsnn-nmnist-cl")
+    groups = loop.make_optimizer(model, Optimizer(lr=3.0), Phase(encoder_lr=0.5)).param_groups
+    assert {(g["name"].split()[0], g["lr"]) for g in groups} == {("encoder", 0.5), ("classifier", 3.0)}
+
+
+def test_the_average_by_hand():
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16))
+    average = loop.Average(model, 0.75)
+    name, weight = next(iter(model.named_parameters()))
+    start = weight.detach().clone()
+    for step in (4.0, 8.0):
+        with torch.no_grad():
+            weight.copy_(start + step)
+        average.update(model)
+    # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
+    torch.testing.assert_close(average.tensors[name], start + 2.75)
+    with loop.swapped(model, average):
+        torch.testing.assert_close(weight, start + 2.75)
+    torch.testing.assert_close(weight, start + 8.0)
+
+
+def test_doubled_accumulation_is_the_doubled_batch(recipe, archive, tmp_path):
+    train(recipe("loop.batch_size=4", "loop.accumulate=2"), archive, tmp_path / "two")
+    train(recipe("loop.batch_size=8"), archive, tmp_path / "one")
+    two, one = (weights(tmp_path / name)["last"] for name in ("two", "one"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_clipping_bounds_the_step(recipe, archive, tmp_path):
+    settings = ("optimizer.kind=sgd", "optimizer.momentum=0", "optimizer.lr=1", "optimizer.weight_decay=0")
+    chosen = recipe(*settings, "schedule.kind=constant", "loop.clip_norm=1e-3", "loop.batch_size=18", epochs=1)
+    train(chosen, archive, tmp_path)
+    from rsnn.training.run import build
+    from rsnn.training.sources import open_part
+
+    start = build(chosen, "encoder", chosen.phases.encoder, open_part(archive)).state_dict()
+    moved = torch.cat([(weights(tmp_path)["last"][name] - start[name]).flatten() for name in start])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)

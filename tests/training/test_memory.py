@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rsnn
+from rsnn.training import losses
+from rsnn.training.objective import Objective
+
+FRAMES = torch.poisson(torch.full((6, 3, 2, 16, 16), 0.7), generator=torch.Generator().manual_seed(1))
+WANTED = losses.targets(torch.tensor([0, 1, 2]), 3)
+
+
+def built(name):
+    torch.manual_seed(0)
+    model = rsnn.create_model(name, frame_size=(16, 16), num_frames=6, num_classes=3).train()
+    for part in model.modules():  # spikes at every layer, so that every weight has a gradient
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.constant_(part.bias, 1.0)
+    return model
+
+
+def gradients(name, kind="cross_entropy", **settings):
+    model = built(name)
+    loss, _ = Objective(model, kind, **settings)(FRAMES, WANTED)
+    loss.backward()
+    return loss, {key: p.grad for key, p in model.named_parameters()}, dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100])
+@pytest.mark.parametrize("name", ["convlstm-nmnist-cl-sum", "convlstm-nmnist-cla-concat", "rsnn-nmnist-cl"])
+def test_recomputing_changes_neither_loss_nor_gradients_nor_statistics(name, steps):
+    loss, wanted, statistics = gradients(name)
+    same_loss, found, same_statistics = gradients(name, checkpoint_steps=steps)
+    torch.testing.assert_close(same_loss, loss)
+    assert any(gradient.abs().max() > 0 for gradient in wanted.values())
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6, msg=key)
+    for key, tensor in statistics.items():  # each batch counted once
+        torch.testing.assert_close(same_statistics[key], tensor, msg=key)
+
+
+def test_recomputing_with_a_loss_on_every_step():
+    loss, wanted, _ = gradients("rsnn-nmnist-cl", "tet")
+    same_loss, found, _ = gradients("rsnn-nmnist-cl", "tet", checkpoint_steps=2)
+    torch.testing.assert_close(same_loss, loss)
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_the_model_is_as_it_was_afterwards():
+    model = built("rsnn-nmnist-cl")
+    Objective(model, checkpoint_steps=2)(FRAMES, WANTED)[0].backward()
+    assert not [name for name, part in model.named_modules() if "forward" in vars(part)]
+
+
+def kept_bytes(name, steps):
+    """Return the memory of the tensors that wait for backward, each counted once, the weights left out."""
+    model, kept = built(name), {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = Objective(model, checkpoint_steps=steps)(FRAMES, WANTED)
+    del output
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_less_is_kept():
+    assert kept_bytes("convlstm-nmnist-cl-sum", 2) < kept_bytes("convlstm-nmnist-cl-sum", 0) / 2
+    assert kept_bytes("rsnn-nmnist-cl", 2) < kept_bytes("rsnn-nmnist-cl", 0)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_under_autocast_potentials_and_cells_stay_float32_and_gradients_near_those_of_float32(steps):
+    seen = {"lif": set(), "current": set(), "cell": set()}
+    model = built("rsnn-nmnist-cl")
+    for part in model.modules():
+        if isinstance(part, rsnn.nn.LIF):
+            part.register_forward_hook(lambda _m, x, y: (seen["lif"].add(y[1].dtype), seen["current"].add(x[0].dtype)))
+        if isinstance(part, rsnn.nn.ConvLSTM):
+            part.register_forward_hook(lambda _m, _x, y: seen["cell"].add(y[1].cell.dtype))
+    loss, _ = Objective(model, precision="bfloat16", checkpoint_steps=steps)(FRAMES, WANTED)
+    loss.backward()
+    assert seen == {"lif": {torch.float32}, "current": {torch.bfloat16}, "cell": {torch.float32}}
+    assert loss.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    plain, _, _ = gradients("rsnn-nmnist-cl")
+    torch.testing.assert_close(loss, plain, rtol=0.05, atol=0.05)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ import numpy.typing as npt
 from rsnn.errors import InputError
 
 COLUMNS = 10
+
+# Of an animation: pixels a side of its picture of the events, and milliseconds a frame.
+_PICTURE = 384
+_FRAME_MS = 150
 
 
 def polarity_colours(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -52,5 +58,66 @@ def save_frames(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, title
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=120)
     except (OSError, ValueError) as error:
+        raise InputError(f"the picture {target} cannot be written: {error}") from error
+    return target
+
+
+def save_animation(
+    frames: npt.NDArray[Any],
+    path: str | os.PathLike[str],
+    *,
+    probabilities: npt.NDArray[Any] | None = None,
+    labels: Sequence[str] = (),
+    title: str = "",
+) -> Path:
+    """Write frames of counts (T, 2, H, W) as an animated GIF and return its path.
+
+    Args:
+        frames: brighter red, darker blue, as in [`polarity_colours`][rsnn.plots.polarity_colours].
+        path: where to write it.
+        probabilities: of every class after each step (T, K), drawn as bars beside the events.
+        labels: names of the K classes.
+        title: above the picture.
+
+    Raises:
+        InputError: shapes do not go together, or the file cannot be written there.
+
+    """
+    from PIL import Image, ImageDraw
+
+    colours = (255 * polarity_colours(frames)).astype(np.uint8)
+    shares = None if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    if shares is not None and shares.shape != (len(colours), len(labels)):
+        raise InputError(
+            f"got probabilities of shape {shares.shape} for {len(colours)} frames and {len(labels)} labels; "
+            "expected (frames, labels)"
+        )
+    scale = max(_PICTURE // max(colours.shape[1:3]), 1)
+    height, width = scale * colours.shape[1], scale * colours.shape[2]
+    bars = 0 if shares is None else 300
+    pictures = []
+    for step, colour in enumerate(colours):
+        picture = Image.new("RGB", (width + bars, height + 24), "white")
+        picture.paste(Image.fromarray(colour).resize((width, height), Image.Resampling.NEAREST), (0, 24))
+        draw = ImageDraw.Draw(picture)
+        draw.text((6, 6), f"{title}  step {step + 1} of {len(colours)}".strip(), fill="black")
+        if shares is not None:
+            pitch = min(height // max(len(labels), 1), 34)
+            for place, (label, share) in enumerate(zip(labels, shares[step].tolist(), strict=True)):
+                top = 24 + place * pitch
+                best = place == int(shares[step].argmax())
+                draw.text((width + 8, top), f"{label} {share:.0%}", fill="black" if best else "#666666")
+                fill = "#2a9d5c" if best else "#b8c4bd"
+                draw.rectangle((width + 8, top + 13, width + 9 + round(270 * share), top + 13 + pitch // 3), fill=fill)
+        pictures.append(picture)
+    target = Path(path)
+    durations = [_FRAME_MS] * (len(pictures) - 1) + [1500]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=target.stem, suffix=".tmp", dir=target.parent)
+        with os.fdopen(handle, "wb") as made:
+            pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+        os.replace(name, target)
+    except OSError as error:
         raise InputError(f"the picture {target} cannot be written: {error}") from error
     return target

@@ -1,0 +1,143 @@
+"""Simulated gestures: who performs, which way arms turn in the image, and what a clip is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rsnn
+from rsnn.data.simulate import DVSParameters, SimulatedGestures
+from rsnn.data.simulate.gestures import SUBJECTS
+from rsnn.data.simulate.gestures.body import draw_body
+from rsnn.data.simulate.gestures.classes import CLASS_NAMES, LEFT, RIGHT, perform
+from rsnn.data.simulate.gestures.film import STEP_US, track_arms
+from rsnn.data.simulate.gestures.motion import Tempo, reach
+from rsnn.data.simulate.gestures.scene import draw_scene
+from rsnn.zoo.names import DATA
+
+
+def tracks_of(name, seed, seconds=3.0):
+    """Both arms of a performance in the image, [performer's right, left]."""
+    rng = np.random.default_rng(seed)
+    body, scene = draw_body(seed), draw_scene(draw_body(seed), rng)
+    tempo = Tempo(np.arange(int(seconds * 1e6 / STEP_US)) * STEP_US * 1e-6, rng)
+    performance = perform(CLASS_NAMES.index(name), body, tempo)
+    return track_arms(performance, body, scene, np.zeros((tempo.t.size, 2))), scene
+
+
+def turned(track):
+    """Turns of the wrist about the middle of its path, clockwise in the image (x right, y down) above zero."""
+    x, y = (track.joints[:, 2] - (track.joints[:, 2].max(0) + track.joints[:, 2].min(0)) / 2).T
+    return np.unwrap(np.arctan2(y, x))[[0, -1]] @ [-1, 1] / (2 * np.pi)
+
+
+def travelled(track):
+    return np.abs(np.diff(track.joints[:, 2], axis=0)).sum()
+
+
+# `right_arm_cw` of the data set runs top, left, bottom, right in the image: against the clock of whoever looks at it.
+@pytest.mark.parametrize(
+    ("name", "side", "sense"),
+    [
+        ("right_arm_cw", RIGHT, -1),
+        ("right_arm_ccw", RIGHT, 1),
+        ("left_arm_cw", LEFT, -1),
+        ("left_arm_ccw", LEFT, 1),
+    ],
+)
+def test_arms_turn_the_way_their_names_say_and_the_other_one_rests(name, side, sense):
+    for seed in range(25):
+        tracks, _ = tracks_of(name, seed)
+        assert sense * turned(tracks[side]) > 0.5, seed
+        assert travelled(tracks[side]) > 3 * travelled(tracks[1 - side]), seed
+
+
+@pytest.mark.parametrize(("name", "side"), [("right_hand_wave", RIGHT), ("left_hand_wave", LEFT)])
+def test_the_waving_hand_is_raised_on_its_own_side_of_the_image(name, side):
+    for seed in range(25):
+        tracks, scene = tracks_of(name, seed)
+        shoulder, wrist = tracks[side].joints[:, 0].mean(0), tracks[side].joints[:, 2].mean(0)
+        assert wrist[1] < shoulder[1] + 0.12 * scene.scale, seed
+        assert (wrist[0] < scene.neck[0]) == (side == RIGHT), seed
+        assert travelled(tracks[side]) > 2 * travelled(tracks[1 - side]), seed
+
+
+def test_the_ten_gestures_of_two_hands_move_both():
+    for name in ("hand_clap", "arm_roll", "air_drums"):
+        for seed in range(15):
+            right, left = tracks_of(name, seed)[0]
+            assert 0.1 < travelled(right) / travelled(left) < 10, (name, seed)
+
+
+def test_arms_keep_their_length_and_reach_what_is_near():
+    body = draw_body(3)
+    wanted = np.array([[0.1, 0.2, 0.25], [0.3, -0.2, 0.1], [2.0, 0.0, 0.0]])
+    elbow, wrist = reach(wanted, body, np.array([0.5, 1.0, -0.3]))
+    assert np.allclose(np.linalg.norm(elbow, axis=1), body.upper_arm)
+    assert np.allclose(np.linalg.norm(wrist - elbow, axis=1), body.forearm)
+    assert np.allclose(wrist[:2], wanted[:2], atol=1e-6)
+    assert np.linalg.norm(wrist[2]) < body.upper_arm + body.forearm  # too far away: stretched, not torn off
+
+
+def test_a_clip_depends_on_its_seed_split_and_number_alone():
+    clips = SimulatedGestures(30, seed=4, duration_s=(0.3, 0.5))
+    events, label = clips[12]
+    again, _ = SimulatedGestures(500, seed=4, duration_s=(0.3, 0.5))[12]
+    assert label == 12 % 11
+    assert all(np.array_equal(getattr(events, field), getattr(again, field)) for field in "txyp")
+    others = (SimulatedGestures(30, seed=5, duration_s=(0.3, 0.5))[12][0], clips[23][0])
+    others += (SimulatedGestures(30, seed=4, split="test", duration_s=(0.3, 0.5))[12][0],)
+    assert all(not np.array_equal(events.t, other.t) for other in others)
+
+
+def test_performers_of_the_parts_are_different_people():
+    people = {
+        split: {SimulatedGestures(2_000, seed=seed, split=split).subject(i) for seed in (0, 9) for i in range(2_000)}
+        for split in SUBJECTS
+    }
+    assert len(people["train"]) > 3_500
+    assert not people["train"] & people["validation"]
+    assert not people["train"] & people["test"]
+    assert not people["validation"] & people["test"]
+
+
+def test_clips_look_like_recordings_of_the_sensor():
+    clips = SimulatedGestures(11, seed=1, duration_s=(0.8, 0.8))
+    assert clips.labels == list(range(11))
+    for events, _ in clips:
+        assert events.sensor_size == (128, 128)
+        assert 0 <= events.t[0] < 100_000
+        assert events.t[-1] <= 800_000
+        assert 4_000 < len(events) / 0.8 < 2_000_000
+        assert 0.3 < events.p.mean() < 0.8
+
+
+def test_class_names_are_those_of_the_models():
+    assert tuple(SimulatedGestures.class_names) == DATA["gesture"].class_names
+
+
+def test_an_ideal_sensor_can_be_asked_for():
+    noisy, _ = SimulatedGestures(1, duration_s=(0.3, 0.3))[0]
+    clean, _ = SimulatedGestures(1, duration_s=(0.3, 0.3), parameters=DVSParameters(pos_thres=0.3, neg_thres=0.3))[0]
+    assert 0 < len(clean) != len(noisy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": -1}, "num_samples is -1"),
+        ({"num_samples": 2.5}, "num_samples is 2.5"),
+        ({"num_samples": 1, "seed": -3}, "seed is -3"),
+        ({"num_samples": 1, "split": "tset"}, "no split 'tset'.*test"),
+        ({"num_samples": 1, "duration_s": (2, 1)}, r"duration_s is \(2, 1\)"),
+        ({"num_samples": 1, "duration_s": (0.01, 1)}, "expected 0.1 <= shortest"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(rsnn.RSNNError, match=message):
+        SimulatedGestures(**arguments)
+
+
+def test_numbers_beyond_the_end_are_an_index_error():
+    with pytest.raises(IndexError, match="clip 3 of 3"):
+        SimulatedGestures(3)[3]

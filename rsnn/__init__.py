@@ -12,7 +12,7 @@ print(result.label, result.probabilities)
 from importlib.metadata import version as _version
 
 from rsnn import kernels, nn
-from rsnn.data import Events, read_events, to_frames
+from rsnn.data import Events, iter_events, read_events, to_frames
 from rsnn.energy import energy_report
 from rsnn.errors import RSNNError
 from rsnn.models import RSNN, SCNN, ConvLSTMClassifier, Prediction, Preprocessing
@@ -30,6 +30,7 @@ __all__ = [
     "RSNNError",
     "create_model",
     "energy_report",
+    "iter_events",
     "kernels",
     "list_models",
     "load",

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from rsnn.data.datasets.base import Recordings
 from rsnn.data.files import make_folder
@@ -36,7 +35,7 @@ WORTH_WORKERS_S = 10.0  # what the rest must take for worker processes to be sta
 MOST_WORKERS = 16
 
 
-class FrameCache(Dataset[tuple[Tensor, int]]):
+class FrameCache:
     """The frames of a data set's recordings: `cache[i]` is (frames (T, 2, H, W), label).
 
     Frames are counts as `to_frames` makes them, after the largest centred crop of the frames' shape if the sensor's is
@@ -183,7 +182,7 @@ def _kind(folder: Path, shape: tuple[int, ...]) -> np.dtype[Any] | None:
     return kind if meta["shape"] == list(shape) and size == kind.itemsize * int(np.prod(shape)) else None
 
 
-class _Frames(Dataset[tuple[int, int, str]]):
+class _Frames:
     """Writes frame sets to their places: `self[i]` does it for recording i, wherever it runs.
 
     Returns:
@@ -243,6 +242,8 @@ def _build(folder: Path, dataset: Recordings, framing: _Framing, shape: tuple[in
 
 def _results(frames: _Frames, workers: int | None) -> Iterator[tuple[int, int, str]]:
     """Yield the result of every recording, from this process or from others."""
+    from torch.utils.data import DataLoader, Subset  # not with `import rsnn`: it takes as long as all the rest
+
     total, done, began = len(frames), 0, time.perf_counter()
     processes = _processors() if workers is None else workers
     while done < total and (processes == 0 or workers is None):
@@ -257,7 +258,7 @@ def _results(frames: _Frames, workers: int | None) -> Iterator[tuple[int, int, s
         ):
             break
     if done < total:
-        rest = torch.utils.data.Subset(frames, range(done, total))
+        rest: Any = Subset(frames, range(done, total))  # type: ignore[arg-type]  # it has what a Dataset has
         try:
             yield from DataLoader(rest, batch_size=None, num_workers=processes)
         except RuntimeError as error:  # torch's, for a worker that was killed

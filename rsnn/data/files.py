@@ -13,8 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rsnn.data.progress import progress
 from rsnn.errors import InputError
 
@@ -53,6 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock beside `target` while it is made; says so when another process has it."""
+    from filelock import FileLock, Timeout
+
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:

@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rsnn.data.files import replacing
@@ -39,6 +38,8 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
         else:
             unknown.append((path, name, state))
     if unknown:
+        from concurrent.futures import ThreadPoolExecutor
+
         now = time.time_ns()
         with progress("reading files", len(unknown)) as advance, ThreadPoolExecutor() as pool:
             digests = pool.map(_digest, [path for path, _, _ in unknown])

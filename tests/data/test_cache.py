@@ -331,9 +331,9 @@ def until(happened, seconds=60):
 def test_long_builds_get_processes(folder, tmp_path, monkeypatch):
     """This process begins; what would take too long goes to others."""
     used = []
-    loader = cache.DataLoader
+    loader = torch.utils.data.DataLoader
     monkeypatch.setattr(
-        cache, "DataLoader", lambda rest, **options: (used.append(len(rest)), loader(rest, **options))[1]
+        "torch.utils.data.DataLoader", lambda rest, **options: (used.append(len(rest)), loader(rest, **options))[1]
     )
     monkeypatch.setattr(cache, "_processors", lambda: 2)
     monkeypatch.setattr(cache, "PATIENCE_S", 0.0)

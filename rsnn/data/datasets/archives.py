@@ -11,8 +11,6 @@ import hashlib
 import os
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -145,13 +143,16 @@ def _download(archive: Archive, path: Path) -> str | None:
         except RecordingError as error:
             part.unlink(missing_ok=True)  # nothing can be built on wrong bytes
             return f"what came is not the file ({error})"
-        except (OSError, urllib.error.URLError, ValueError) as error:
+        except (OSError, ValueError) as error:
             return f"the download failed ({error})"
         os.replace(part, path)  # noqa: PTH105 - replaces a file that another process put there
     return None
 
 
 def _fetch(url: str, part: Path) -> None:
+    import urllib.error
+    import urllib.request
+
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

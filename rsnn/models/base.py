@@ -432,8 +432,14 @@ class EventClassifier(nn.Module):
         token: str | bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload model with rsnn",
+        dtype: torch.dtype | None = None,
     ) -> str:
         """Upload the model to `"org/name"` on the Hub and return the repository's URL.
+
+        Args:
+            repo: name of the repository; made where it is missing.
+            private, token, revision, commit_message: as in huggingface_hub.
+            dtype: as in `save_pretrained`.
 
         Raises:
             ConfigError: a part of the model is the user's own, which a config cannot describe.
@@ -443,7 +449,7 @@ class EventClassifier(nn.Module):
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder))
+            self.save_pretrained(Path(folder), dtype=dtype)
             return hub.push(
                 folder, repo, private=private, token=token, revision=revision, commit_message=commit_message
             )
@@ -478,6 +484,12 @@ def _check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preproc
         )
     if preprocessing is None:
         return
+    room = getattr(classifier, "num_frames", None)
+    if room is not None and room < preprocessing.num_frames:
+        raise InputError(
+            f"{classifier_name} has room for {room} frames, but preprocessing makes {preprocessing.num_frames} of a "
+            f"recording; expected num_frames={room} at most, or a classifier for {preprocessing.num_frames}"
+        )
     frame_size = preprocessing.frame_size
     output_size, in_size = getattr(encoder, "output_size", None), getattr(classifier, "in_size", None)
     if output_size is not None and in_size is not None:
@@ -500,8 +512,13 @@ def _try(encoder: nn.Module, classifier: nn.Module, frame_size: tuple[int, int])
     features = None
     try:
         features, _ = _with_state(deepcopy(encoder).eval(), frames, None)
-        _with_state(deepcopy(classifier).eval(), features, None)
+        logits, _ = _with_state(deepcopy(classifier).eval(), features, None)
     except (RuntimeError, ValueError) as error:
         shown = f"features {tuple(features.shape)}" if features is not None else f"frames {tuple(frames.shape)}"
         failed = type(encoder if features is None else classifier).__name__
         raise InputError(f"{failed} does not take {shown}: {error}") from error
+    if logits.ndim != 2 or logits.shape[0] != 1:
+        raise InputError(
+            f"{type(classifier).__name__} makes {tuple(logits.shape)} of one sample's features "
+            f"{tuple(features.shape)}; expected logits (1, K)"
+        )

@@ -217,6 +217,17 @@ ABSURD = [
     ("model.classifier.pools", [2**20] * 64),
     ("model.classifier.pools", [1] * 64),
     ("model.classifier", {"type": "LSTMHead", "in_channels": 3, "num_classes": 2**20, "in_size": [2**20, 2**20]}),
+    (
+        "model.classifier",
+        {
+            "type": "SpikingNetwork",
+            "in_channels": 3,
+            "num_classes": 3,
+            "in_size": [3, 3],
+            "layers": ["99999C19"] * 64,
+            "neuron": {"type": "LIF"},
+        },
+    ),
     ("model.preprocessing.num_frames", 2**20),
     ("model.preprocessing.frame_size", [2**20, 2**20]),
 ]

@@ -20,7 +20,8 @@ from torch import nn as torch_nn
 
 import rsnn
 from rsnn import kernels, nn
-from rsnn.errors import CheckpointError, ConfigError, RSNNError
+from rsnn.errors import CheckpointError, ConfigError, InputError, RSNNError
+from rsnn.models import SLAYER, STBP
 from rsnn.models.config import build_model, describe
 
 FORMER, NEWER = ("former", "is", "here"), ("newer", "is", "here")
@@ -75,6 +76,11 @@ PARTS = [
         nn.LIF(learn_tau=True, v_reset=None, surrogate=kernels.Exponential(5.0, 0.5)),
         nn.DecisionHead(nn.MeanFrames(), nn.ConvClassifier(2, 2, FRAME_SIZE, (3, 3), (2, 1)), 2),
     ),
+    lambda: STBP(
+        nn.FramePool(2),
+        nn.SpikingNetwork(2, 3, FRAME_SIZE, ("MP2", "4C3", "AP2", "8FC"), neuron=nn.LIF(3.0), votes=2, neunorm=0.9),
+    ),
+    lambda: SLAYER(nn.FramePool(2), nn.SpikingNetwork(2, 3, FRAME_SIZE, ("SP2", "4C3"), neuron=nn.SRM(), bias=False)),
 ]
 
 
@@ -217,6 +223,41 @@ def test_other_precisions_load_as_float32(model, tmp_path, dtype):
         assert tensor.dtype == (torch.float32 if expected[name].is_floating_point() else torch.int64)
         assert torch.equal(tensor, expected[name].to(tensor.dtype))
     loaded(torch.zeros(2, 1, 2, *FRAME_SIZE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_stored_in_half_precision(model, tmp_path, dtype):
+    """Matrices and kernels are rounded to the nearest number of the type; biases and norms are left alone."""
+    model.classifier.convs[0].norm.running_var.fill_(1e-9)  # nothing at all in float16
+    before = digest(model)
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
+    assert digest(model) == before
+    loaded = rsnn.load(tmp_path / "half").state_dict()
+    for name, tensor in model.state_dict().items():
+        expected = tensor.to(dtype).float() if tensor.ndim > 1 else tensor
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], expected)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {dtype}
+    vectors = sum(tensor.nbytes for tensor in model.state_dict().values() if tensor.ndim <= 1)
+    whole = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert sum(tensor.nbytes for tensor in stored.values()) - vectors == (whole - vectors) / 2
+    # What was rounded once is not rounded again.
+    rsnn.load(tmp_path / "half").save_pretrained(tmp_path / "again", dtype=dtype)
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "half/model.safetensors").read_bytes()
+
+
+def test_what_half_precision_cannot_hold(model, tmp_path):
+    model.encoder.layers[0].input_gates.weight.data[0, 0, 0, 0] = 7e4
+    with pytest.raises(
+        CheckpointError, match=r"'encoder\.layers\.0\.input_gates\.weight' reach 7e\+04, beyond .*float16"
+    ):
+        model.save_pretrained(tmp_path / "new", dtype=torch.float16)
+    assert not (tmp_path / "new").exists()
+    model.save_pretrained(tmp_path / "new", dtype=torch.bfloat16)
+    for wrong in (torch.int8, torch.float64, "float16", 16):
+        with pytest.raises(InputError, match=r"expected one of torch\.float32, torch\.float16, torch\.bfloat16, or"):
+            model.save_pretrained(tmp_path / "new", dtype=wrong)
 
 
 def test_tied_weights_are_saved(model, tmp_path):

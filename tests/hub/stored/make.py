@@ -1,14 +1,15 @@
 """Write the stored checkpoints of this version, each with an input and what the model makes of it.
 
-    python tests/hub/stored/make.py
+    python tests/hub/stored/make.py [NAME...]
 
-Run it once for a release, after its last change of numbers, into folders of that format version. The folders of
-versions that have been released stay as they are: that they keep loading is what they are for.
+Run it once for a release, after its last change of numbers, into folders of that format version, or for new names only.
+The folders of versions that have been released stay as they are: that they keep loading is what they are for.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from safetensors.torch import save_file
 import rsnn
 from rsnn import kernels, nn
 from rsnn.hub import FORMAT_VERSION
+from rsnn.models import SLAYER, STBP, EventClassifier
 
 FOLDER = Path(__file__).parent
 
 
-def models() -> dict[str, rsnn.RSNN | rsnn.SCNN | rsnn.ConvLSTMClassifier]:
+def models() -> dict[str, EventClassifier]:
     """Return one model of each class; between them they have every kind of part and argument."""
     preprocessing = rsnn.Preprocessing(
         frame_size=(16, 16), num_frames=5, split_by="number", normalize="log1p", window_ms=1500
@@ -47,6 +49,37 @@ def models() -> dict[str, rsnn.RSNN | rsnn.SCNN | rsnn.ConvLSTMClassifier]:
             logit_scale=10.0,
         ),
         "lstm": rsnn.ConvLSTMClassifier(nn.FramePool(2, 4), nn.LSTMHead(2, 3, (4, 4), votes=2)),
+        "stbp": STBP(
+            nn.FramePool(2, 2),
+            nn.SpikingNetwork(
+                2,
+                3,
+                (8, 8),
+                ("6C3", "AP2", "16FC"),
+                neuron=nn.LIF(1.5, 0.4, surrogate=kernels.Rectangle(2.0), detach_reset=False),
+                votes=2,
+                dropout=0.5,
+                neunorm=0.9,
+                conv_gain=2.0,
+                linear_gain=2.0,
+            ),
+            logit_scale=10.0,
+        ),
+        "slayer": SLAYER(
+            nn.FramePool(2, 2),
+            nn.SpikingNetwork(
+                2,
+                3,
+                (8, 8),
+                ("SP2", "6C3", "16FC"),
+                neuron=nn.SRM(1.5, 1.0),
+                votes=2,
+                bias=False,
+                conv_gain=6.0,
+                linear_gain=6.0,
+            ),
+            logit_scale=10.0,
+        ),
     }
 
 
@@ -84,8 +117,10 @@ def replay(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Write all of them anew."""
+    """Write them anew, all or those that are named."""
     for name, model in models().items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         tensors = replay(model)
         folder = FOLDER / f"v{FORMAT_VERSION}" / name
         shutil.rmtree(folder, ignore_errors=True)

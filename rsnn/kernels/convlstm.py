@@ -1,8 +1,64 @@
-"""The pointwise half of a ConvLSTM step: from gate pre-activations and cell to the next hidden state and cell."""
+"""ConvLSTM: a whole sequence by the kernel that the device has, and in plain PyTorch, the reference of them all."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from rsnn.kernels import convlstm_native
+from rsnn.kernels.selection import selected
+
+
+def convlstm(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None = None,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    *,
+    pool: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run frames through a ConvLSTM layer: for every step [`convlstm_step`][rsnn.kernels.convlstm_step] of
+
+    gates = w_input * X_t + w_hidden * H_{t-1} + bias
+
+    Args:
+        frames: (T, N, C, H, W).
+        w_input: weights (4 D, C, K, K) of the gates i, f, o, g; zero padding keeps the size.
+        w_hidden: weights (4 D, D, K, K).
+        bias: (4 D), or None.
+        hidden, cell: state (N, D, H, W) before the first step; zeros where they are None.
+        pool: side of the windows whose maxima are returned in place of the hidden states.
+
+    Returns:
+        the hidden states (T, N, D, H, W), or their maxima (T, N, D, H // pool, W // pool); and hidden state and cell
+        after the last step. Under autocast the cell keeps the weights' type and the hidden states take autocast's.
+
+    """  # noqa: D400, D415
+    dtype = frames.dtype
+    if torch.is_autocast_enabled(frames.device.type):
+        dtype = torch.get_autocast_dtype(frames.device.type)
+    tensors = (w_input, w_hidden, bias)
+    if selected(frames.device, "convlstm") == "native" and convlstm_native.supports(frames, *tensors):
+        h, c = (None if x is None else x.to(w_input.dtype) for x in (hidden, cell))
+        features, hidden, cell = convlstm_native.convlstm(frames.to(w_input.dtype), *tensors, h, c, pool)
+        return features.to(dtype), hidden.to(dtype), cell
+    # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
+    from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, frames.shape[:2])
+    shape = (frames.shape[1], w_hidden.shape[1], *frames.shape[3:])
+    # Under autocast the cell, which adds up over the steps, does so in the weights' type.
+    hidden = from_input.new_zeros(shape) if hidden is None else hidden.to(from_input.dtype)
+    cell = w_input.new_zeros(shape) if cell is None else cell.to(w_input.dtype)
+    outputs = []
+    for gates in from_input.unbind(0):
+        hidden, cell = convlstm_step(gates + _convolve(hidden, w_hidden), cell)
+        outputs.append(hidden)
+    features = torch.stack(outputs)
+    if pool > 1:
+        features = F.max_pool2d(features.flatten(0, 1), pool).unflatten(0, features.shape[:2])
+    return features, hidden, cell
 
 
 def convlstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,3 +82,10 @@ def convlstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     g = gates[:, 3 * channels :].tanh()
     cell = f * cell + i * g
     return o * cell.tanh().to(o.dtype), cell
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    before, after = (weight.shape[2] - 1) // 2, weight.shape[2] // 2
+    if before != after:
+        return F.conv2d(F.pad(x, (before, after, before, after)), weight, bias)
+    return F.conv2d(x, weight, bias, padding=before)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from rsnn.errors import InputError, UnknownNameError, suggest
-from rsnn.kernels import lif_cupy, lif_spikingjelly
+from rsnn.kernels import lif_cupy, lif_spikingjelly, native
 
 Operator = Literal["lif", "convlstm"]
 
@@ -32,12 +32,14 @@ KERNELS = {
     "torch": Kernel(("lif", "convlstm"), None, lambda: None),
     "spikingjelly": Kernel(("lif",), ("cpu", "cuda"), lif_spikingjelly.unavailable),
     "cupy": Kernel(("lif",), ("cuda",), lif_cupy.unavailable),
+    "native": Kernel(("convlstm",), ("cpu",), native.unavailable),
 }
 
 # Fastest first; plain torch where nothing is named or nothing named can run. On the CPU SpikingJelly's operator is
 # slower than the plain loop, so it is not in that list.
 PREFERENCE: dict[tuple[Operator, str], tuple[str, ...]] = {
     ("lif", "cuda"): ("cupy", "spikingjelly"),
+    ("convlstm", "cpu"): ("native",),
 }
 
 _forced: tuple[str, ...] | None = None

@@ -137,18 +137,19 @@ class ConvLSTMAttention(nn.Module):
         return self.hidden_channels
 
     def forward(
-        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None
+        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None, *, pool: int = 1
     ) -> tuple[Float[Tensor, "T N D H W"], ConvLSTMState]:
         """Return the hidden state of every step (T, N, hidden_channels, H, W), and the state after the last one.
 
         Args:
             frames: (T, N, in_channels, H, W).
             state: what an earlier call returned, to go on from there; None starts from zeros.
+            pool: side of the windows whose maxima are returned, as in [`ConvLSTM`][rsnn.nn.ConvLSTM].
 
         Raises:
             InputError: `frames` or `state` has another shape, type or device.
 
         """
         check_features(frames, self.in_channels, type(self).__name__, self.attention.query.weight)
-        result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state)
+        result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state, pool=pool)
         return result

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_step
+from rsnn.kernels.convlstm import convlstm
 from rsnn.nn.checks import check_features, check_positive, check_state
 
 
@@ -82,50 +81,35 @@ class ConvLSTM(nn.Module):
                 self.input_gates.bias[self.hidden_channels : 2 * self.hidden_channels] = 1.0
 
     def forward(
-        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None
+        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None, *, pool: int = 1
     ) -> tuple[Float[Tensor, "T N D H W"], ConvLSTMState]:
         """Run the frames through the layer.
 
         Args:
             frames: (T, N, in_channels, H, W).
             state: what an earlier call returned, to go on from there; None starts from zeros.
+            pool: side of the windows whose maxima are returned, in less time than a max pooling of the hidden states.
 
         Returns:
-            the hidden state of every step (T, N, hidden_channels, H, W), and the state after the last one.
+            the hidden state of every step (T, N, hidden_channels, H, W), or its maxima (H // pool, W // pool), and the
+            state after the last one.
 
         Raises:
             InputError: `frames` or `state` has another shape, type or device.
 
         """
-        weight = self.input_gates.weight
-        check_features(frames, self.in_channels, type(self).__name__, weight)
-        T, N, _, H, W = frames.shape
-        shape = (N, self.hidden_channels, H, W)
+        check_features(frames, self.in_channels, type(self).__name__, self.input_gates.weight)
+        shape = (frames.shape[1], self.hidden_channels, *frames.shape[3:])
         check_state(state, (shape, shape), type(self).__name__, frames)
-        # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
-        from_input = self._convolve(self.input_gates, frames.flatten(0, 1)).unflatten(0, (T, N))
-        if state is None:
-            state = ConvLSTMState(from_input.new_zeros(shape), from_input.new_zeros(shape))
-        # Under autocast the cell, which adds up over the steps, does so in the weights' type.
-        hidden, cell = state[0].to(from_input.dtype), state[1].to(weight.dtype)
-        outputs = []
-        for gates in from_input.unbind(0):
-            hidden, cell = convlstm_step(gates + self._from_hidden(hidden), cell)
-            outputs.append(hidden)
-        return torch.stack(outputs), ConvLSTMState(hidden, cell)
-
-    def _from_hidden(self, hidden: Tensor) -> Tensor:
-        gates = self._convolve(self.hidden_gates, hidden)
+        w_hidden = self.hidden_gates.weight
         if self.tie_hidden_gates:
-            gate, candidate = gates.chunk(2, dim=1)
-            gates = torch.cat((gate, gate, gate, candidate), dim=1)
-        return gates
-
-    def _convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
-        before, after = (self.kernel_size - 1) // 2, self.kernel_size // 2
-        if before != after:
-            return convolution(F.pad(x, (before, after, before, after)))
-        return F.conv2d(x, convolution.weight, convolution.bias, padding=before)
+            gate, candidate = w_hidden.chunk(2)
+            w_hidden = torch.cat((gate, gate, gate, candidate))
+        hidden, cell = (None, None) if state is None else state
+        features, hidden, cell = convlstm(
+            frames, self.input_gates.weight, w_hidden, self.input_gates.bias, hidden, cell, pool=pool
+        )
+        return features, ConvLSTMState(hidden, cell)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows of the layer."""

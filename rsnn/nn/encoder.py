@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.nn.attention import ConvLSTMAttention, Join
-from rsnn.nn.checks import check_features, check_positive, check_sizes
+from rsnn.nn.checks import check_features, check_positive, check_sizes, is_watched
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
 
 EncoderState = tuple[ConvLSTMState, ...]
@@ -125,8 +125,11 @@ class ConvLSTMEncoder(nn.Module):
         features = _pool(frames, self.input_pool, "average")
         states = []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            features, layer_state = layer(features, layer_state)
-            features = _pool(features, self.pool, "max")
+            if type(layer) in (ConvLSTM, ConvLSTMAttention) and not is_watched(layer):
+                features, layer_state = layer(features, layer_state, pool=self.pool)
+            else:  # a hook expects the hidden states, a layer of the user's knows no pooling
+                features, layer_state = layer(features, layer_state)
+                features = _pool(features, self.pool, "max")
             states.append(layer_state)
         return features, tuple(states)
 

@@ -1,0 +1,196 @@
+"""A whole sequence through a ConvLSTM layer on the CPU in C++ (`csrc/convlstm.cpp`), forward and backward.
+
+Backward computes the gates anew from the hidden states and cells, which are all that is kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsnn.kernels import native
+
+_REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+def supports(frames: Tensor, *parameters: Tensor | None) -> bool:
+    """Tell whether this kernel takes these tensors: plain ones of real memory, with weights of float32 or float64.
+
+    Anything that watches or transforms single operations (a dispatch mode, vmap, forward derivatives) gets them.
+    """
+    dtype = parameters[0].dtype if parameters[0] is not None else frames.dtype
+    if dtype not in _REALS or any(p is not None and p.dtype != dtype for p in parameters):
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    return (
+        type(frames) in (Tensor, torch.nn.Parameter)
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def convlstm(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    pool: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run `frames` (T, N, C, H, W) through the layer; see [`rsnn.kernels.convlstm`][].
+
+    Returns:
+        the hidden states (T, N, D, H, W), or with `pool` their maxima in windows, and the last hidden state and cell.
+
+    """
+    tensors = (frames, w_input, w_hidden, bias, hidden, cell)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    whole, _, pooled, hidden, cell = torch.ops.rsnn.convlstm(*tensors, pool, keep or pool == 1, keep)
+    return (whole if pool == 1 else pooled), hidden, cell
+
+
+def _sizes(frames: Tensor, w_hidden: Tensor, pool: int) -> tuple[int, ...]:
+    T, N, C, H, W = frames.shape
+    return T, N, C, w_hidden.shape[1], H, W, w_hidden.shape[2], pool
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape)
+
+
+def _run(name: str, sizes: tuple[int, ...], dtype: torch.dtype, tensors: tuple[Tensor | None, ...]) -> None:
+    function = getattr(native.library("convlstm", _REALS[dtype]), f"convlstm_{name}")
+    pointers = [ctypes.c_void_p(x.data_ptr() if x is not None and x.numel() else None) for x in tensors]
+    if function((ctypes.c_int * len(sizes))(*sizes), torch.get_num_threads(), *pointers):
+        raise MemoryError("the ConvLSTM kernel found no memory")
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _outputs(frames: Tensor, w_hidden: Tensor, pool: int, whole: bool, keep: bool) -> tuple[Tensor, ...]:
+    T, N, _, D, H, W, _, _ = _sizes(frames, w_hidden, pool)
+    return (
+        frames.new_empty((T, N, D, H, W) if whole else (0,)),
+        frames.new_empty((T, N, D, H, W) if keep else (0,)),
+        frames.new_empty((T, N, D, H // pool, W // pool) if pool > 1 else (0,)),
+        frames.new_empty((N, D, H, W)),
+        frames.new_empty((N, D, H, W)),
+    )
+
+
+def _forward(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    pool: int,
+    whole: bool,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    outputs = _outputs(frames, w_hidden, pool, whole, keep)
+    inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
+    _run("forward", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs))
+    return outputs
+
+
+def _gradients(
+    frames: Tensor, w_input: Tensor, w_hidden: Tensor, d_frames: bool, N: int, D: int, H: int, W: int
+) -> tuple[Tensor, ...]:
+    return (
+        frames.new_empty(frames.shape if d_frames else (0,)),
+        w_input.new_empty(w_input.shape),
+        w_hidden.new_empty(w_hidden.shape),
+        w_hidden.new_empty(4 * D),
+        frames.new_empty(N, D, H, W),
+        frames.new_empty(N, D, H, W),
+    )
+
+
+def _backward(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    all_hidden: Tensor,
+    all_cells: Tensor,
+    d_whole: Tensor | None,
+    d_pooled: Tensor | None,
+    d_hidden: Tensor | None,
+    d_cell: Tensor | None,
+    pool: int,
+    d_frames: bool,
+) -> tuple[Tensor, ...]:
+    sizes = _sizes(frames, w_hidden, pool)
+    outputs = _gradients(frames, w_input, w_hidden, d_frames, sizes[1], *sizes[3:6])
+    given = (w_input, w_hidden, bias, frames, hidden, cell, all_hidden, all_cells, d_whole, d_pooled, d_hidden, d_cell)
+    inputs = [_dense(x) for x in given]  # kept until the call is over
+    _run("backward", sizes, frames.dtype, (*inputs, *outputs))
+    return outputs
+
+
+_library = torch.library.Library("rsnn", "FRAGMENT")
+_library.define(
+    "convlstm(Tensor frames, Tensor w_input, Tensor w_hidden, Tensor? bias, Tensor? hidden, Tensor? cell, int pool, "
+    "bool whole, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "convlstm_backward(Tensor frames, Tensor w_input, Tensor w_hidden, Tensor? bias, Tensor? hidden, Tensor? cell, "
+    "Tensor all_hidden, Tensor all_cells, Tensor? d_whole, Tensor? d_pooled, Tensor? d_hidden, Tensor? d_cell, "
+    "int pool, bool d_frames) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.impl("convlstm", _forward, "CPU")
+_library.impl("convlstm_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("rsnn::convlstm", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_forward(
+    frames: Tensor,
+    w_input: Tensor,  # noqa: ARG001
+    w_hidden: Tensor,
+    bias: Tensor | None,  # noqa: ARG001
+    hidden: Tensor | None,  # noqa: ARG001
+    cell: Tensor | None,  # noqa: ARG001
+    pool: int,
+    whole: bool,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    return _outputs(frames, w_hidden, pool, whole, keep)
+
+
+@torch.library.register_fake("rsnn::convlstm_backward", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_backward(frames: Tensor, w_input: Tensor, w_hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    sizes = _sizes(frames, w_hidden, 1)
+    return _gradients(frames, w_input, w_hidden, others[-1], sizes[1], *sizes[3:6])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    frames, w_input, w_hidden, bias, hidden, cell, ctx.pool, _, _ = inputs
+    ctx.save_for_backward(frames, w_input, w_hidden, bias, hidden, cell, output[0], output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_of(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    d_whole, _, d_pooled, d_hidden, d_cell = gradients
+    *tensors, whole, cells = ctx.saved_tensors
+    results = torch.ops.rsnn.convlstm_backward(
+        *tensors, whole, cells, d_whole, d_pooled, d_hidden, d_cell, ctx.pool, ctx.needs_input_grad[0]
+    )
+    wanted = zip(results, ctx.needs_input_grad, strict=False)
+    return (*(result if needed else None for result, needed in wanted), None, None, None)
+
+
+torch.library.register_autograd("rsnn::convlstm", _backward_of, setup_context=_setup_context, lib=_library)

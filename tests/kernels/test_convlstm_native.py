@@ -1,0 +1,150 @@
+"""The ConvLSTM in C++ against the plain loop: states, features and gradients, in float32 and float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsnn import kernels
+from rsnn.kernels import native
+from rsnn.nn import ConvLSTM, ConvLSTMEncoder
+
+pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+
+# Channels, hidden channels, side of the kernel, height, width, batch, steps, pooling.
+CASES = [
+    (2, 4, 3, 16, 16, 2, 3, 2),
+    (3, 5, 3, 13, 21, 3, 4, 3),  # sizes that fill neither a vector nor a window
+    (2, 3, 2, 9, 7, 1, 3, 1),
+    (1, 2, 4, 5, 40, 5, 2, 2),
+    (4, 6, 5, 33, 70, 3, 3, 2),
+    (2, 10, 3, 6, 100, 1, 2, 1),
+    (2, 3, 1, 4, 4, 1, 1, 1),
+    (1, 1, 7, 2, 1, 2, 3, 1),  # a kernel wider than the frame
+]
+
+
+@pytest.fixture(autouse=True, params=[1, 3], ids=["1 thread", "3 threads"])
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def everything(layer, frames, state, pool):
+    """Return outputs and gradients of a layer for random gradients of all its outputs."""
+    frames = frames.clone().requires_grad_()
+    state = None if state is None else tuple(s.clone().requires_grad_() for s in state)
+    features, after = layer(frames, state, pool=pool)
+    torch.manual_seed(1)
+    outputs = (features, *after)
+    inputs = [frames, *(state or ()), *layer.parameters()]
+    gradients = torch.autograd.grad(outputs, inputs, [torch.randn_like(x) for x in outputs])
+    with torch.no_grad():
+        unkept, after = layer(frames, state, pool=pool)
+    return [*outputs, *gradients, unkept, *after]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"bias": False, "tie_hidden_gates": True}], ids=str)
+def test_same_as_the_plain_loop(case, options, dtype):
+    C, D, K, H, W, N, T, pool = case
+    torch.manual_seed(0)
+    layer = ConvLSTM(C, D, K, **options).to(dtype)
+    frames = torch.randn(T, N, C, H, W, dtype=dtype)
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
+    for state in (None, tuple(torch.randn(2, N, D, H, W, dtype=dtype))):
+        with kernels.use("native"):
+            ours = everything(layer, frames, state, pool)
+        with kernels.use("torch"):
+            plain = everything(layer, frames, state, pool)
+        for mine, expected in zip(ours, plain, strict=True):
+            largest = expected.abs().max().clamp_min(1).item()
+            torch.testing.assert_close(mine, expected, rtol=0, atol=tolerance * largest)
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 2).double()
+    frames = torch.randn(3, 2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    state = tuple(torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(frames, hidden, cell, *parameters):
+        weights = dict(zip(names, parameters, strict=True))
+        features, after = torch.func.functional_call(layer, weights, (frames, (hidden, cell)), {"pool": 2})
+        return features, *after
+
+    with kernels.use("native"):
+        assert torch.autograd.gradcheck(run, (frames, *state, *layer.parameters()))
+
+
+def test_ties_within_a_window_go_to_its_first_pixel():
+    """Where nothing happens neighbours are equal; their gradient goes where torch's max pooling sends it."""
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, 1)
+    frames = torch.ones(2, 1, 2, 6, 8)
+    for pool in (2, 3):
+        with kernels.use("native"):
+            ours = everything(layer, frames, None, pool)
+        with kernels.use("torch"):
+            plain = everything(layer, frames, None, pool)
+        torch.testing.assert_close(ours[3], plain[3], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0, 1e4])
+def test_saturated_and_tiny_activations(scale):
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 4, bias=False)
+    frames = scale * torch.randn(3, 1, 2, 8, 16)
+    with kernels.use("native"):
+        ours, _ = layer(frames)
+    with kernels.use("torch"):
+        plain, _ = layer.double()(frames.double())
+    torch.testing.assert_close(ours.double(), plain, rtol=2e-5, atol=1e-7 * min(scale, 1))
+
+
+def test_any_layout_of_the_frames():
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 4)
+    frames = torch.randn(3, 2, 2, 8, 12)
+    expected, _ = layer(frames)
+    last = frames.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (3, 2))
+    strided = torch.randn(6, 2, 2, 8, 24)[::2, ..., ::2].copy_(frames)
+    for other in (last, strided, frames.transpose(0, 1).contiguous().transpose(0, 1)):
+        assert not other.is_contiguous()
+        assert torch.equal(layer(other)[0], expected)
+
+
+def test_only_the_gradients_that_are_asked_for():
+    layer = ConvLSTM(2, 4)
+    layer.input_gates.weight.requires_grad_(False)
+    features, _ = layer(torch.randn(2, 1, 2, 8, 8), None)
+    features.sum().backward()
+    assert layer.input_gates.weight.grad is None
+    assert layer.hidden_gates.weight.grad is not None
+
+
+def test_the_encoder_pools_on_the_way_unless_a_hook_watches():
+    encoder = ConvLSTMEncoder()
+    frames = torch.randn(2, 1, 2, 12, 16)
+    features, _ = encoder(frames)
+    seen = []
+    handle = encoder.layers[0].register_forward_hook(lambda *call: seen.append(call[2][0].shape))
+    assert torch.equal(encoder(frames)[0], features)
+    assert seen == [(2, 1, 4, 12, 16)]
+    handle.remove()
+
+
+def test_what_watches_single_operations_gets_them():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    layer = ConvLSTM(2, 4)
+    with kernels.use("native"), FlopCounterMode(display=False) as counter:
+        layer(torch.randn(2, 1, 2, 8, 8))
+    assert counter.get_total_flops() == 2 * 2 * 64 * 9 * 16 * (2 + 4)
+    with kernels.use("native"):
+        per_sample = torch.func.vmap(lambda x: layer(x)[0])(torch.randn(3, 2, 1, 2, 8, 8))
+    assert per_sample.shape == (3, 2, 1, 4, 8, 8)

@@ -28,7 +28,18 @@ from rsnn.data.simulate import SimulatedGestures
 
 SPAN_US = 1_450_000
 T = 20
-COLUMNS = ("event rate", "ON share", "spread x", "spread y", "count 50", "count 90", "count 99", "active", "background", "uneven")
+COLUMNS = (
+    "event rate",
+    "ON share",
+    "spread x",
+    "spread y",
+    "count 50",
+    "count 90",
+    "count 99",
+    "active",
+    "background",
+    "uneven",
+)
 
 
 def frames_of(events: Events) -> np.ndarray:

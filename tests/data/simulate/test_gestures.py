@@ -19,7 +19,7 @@ from rsnn.zoo.names import DATA
 def tracks_of(name, seed, seconds=3.0):
     """Both arms of a performance in the image, [performer's right, left]."""
     rng = np.random.default_rng(seed)
-    body, scene = draw_body(seed), draw_scene(draw_body(seed), rng)
+    body, scene = draw_body(seed), draw_scene(rng)
     tempo = Tempo(np.arange(int(seconds * 1e6 / STEP_US)) * STEP_US * 1e-6, rng)
     performance = perform(CLASS_NAMES.index(name), body, tempo)
     return track_arms(performance, body, scene, np.zeros((tempo.t.size, 2))), scene

@@ -31,6 +31,7 @@ class Body:
         sway: size of the involuntary movements of the torso.
         left_handed: mirrors gestures that have a leading hand.
         seed: of the textures.
+
     """
 
     shoulder_width: float

@@ -43,6 +43,7 @@ class Arm:
         pose: one of HAND_POSES.
         bend: angle between hand and forearm in the image, (F,), radians; positive turns the hand outwards.
         roll: turn of the hand about its own axis, (F,), radians; 0 shows the palm.
+
     """
 
     wrist: FloatArray
@@ -80,7 +81,8 @@ def _rest(body: Body, tempo: Tempo) -> Arm:
         (u(-0.25, -0.05), u(0.5, 0.75), u(0.25, 0.4)),
         (u(0.0, 0.1), u(0.62, 0.75), u(-0.1, 0.1)),
     ][kind]
-    wrist = path(*(length * part + tempo.wobble(busy, 0.2, 2.5) for part in place), F)
+    out, down, near = (length * part + tempo.wobble(busy, 0.2, 2.5) for part in place)
+    wrist = path(out, down, near, F)
     return Arm(wrist, pole=np.array([1.0, 0.3, -0.4]), pose=_pose(tempo, 3, 1, 3), roll=u(-1.3, 1.3))
 
 
@@ -196,8 +198,8 @@ def _air_drums(body: Body, tempo: Tempo) -> Performance:
     u, F = tempo.rng.uniform, tempo.t.size
     hz = body.tempo * u(1.4, 4.2)
     phase = tempo.phase(hz)
-    lag = np.pi if tempo.rng.random() < 0.8 else u(-0.4, 0.4)  # alternating, or both at once
-    lag = lag + tempo.wobble(0.3)
+    together = tempo.rng.random() > 0.8  # rather than one after the other
+    lag = (u(-0.4, 0.4) if together else np.pi) + tempo.wobble(0.3)
     half = body.shoulder_width / 2
     size = body.reach * u(0.045, 0.14)
     down, near = u(0.08, 0.36), u(0.22, 0.38)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,10 +39,11 @@ class SimulatedGestures:
     Raises:
         InputError: a number is out of its range.
         UnknownNameError: there is no such split.
+
     """
 
-    class_names = list(CLASS_NAMES)
-    sensor_size = (128, 128)
+    class_names: ClassVar[list[str]] = list(CLASS_NAMES)
+    sensor_size: ClassVar[tuple[int, int]] = (128, 128)
 
     def __init__(
         self,
@@ -93,8 +95,8 @@ class SimulatedGestures:
         body = draw_body(self.subject(place))
         duration_us = int(np.exp(rng.uniform(*np.log(self.duration_s))) * 1e6)
         ticks = (WARM_UP_US + duration_us) // STEP_US + 2
-        tempo = Tempo(np.arange(ticks) * STEP_US * 1e-6, rng)
-        scene = draw_scene(body, rng)
+        tempo = Tempo(np.arange(ticks, dtype=np.float64) * (STEP_US * 1e-6), rng)
+        scene = draw_scene(rng)
         film = Film(body, scene, perform(label, body, tempo), tempo, rng)
         parameters = self.parameters or draw_parameters(rng)
         events = to_events(film.frames(), parameters, seed=(self.seed, list(SUBJECTS).index(self.split), place))

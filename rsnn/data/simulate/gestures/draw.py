@@ -49,6 +49,7 @@ def draw_limb(
         radii: at both ends.
         texture: intensities, LIMB_TEXTURE = (across, along).
         blur: width of the edge.
+
     """
     wide = max(radii) + blur
     window = _window(
@@ -140,6 +141,7 @@ def hand_sprite(body: Body, pose: str, scale: float, blur: float, rng: np.random
         scale: pixels a metre, which says how wide the blur is on the hand.
         blur: width of an edge in pixels.
         rng: of the fingers.
+
     """
     along = np.linspace(*HAND_REACH, HAND_SPRITE[1])[None]
     across = np.linspace(-0.5, 0.5, HAND_SPRITE[0])[:, None]  # in lengths of the hand: the sprite is as wide as long

@@ -37,6 +37,7 @@ class ArmTrack:
         near: how near the wrist is, (F,); what is nearer is drawn later.
         hand: (length, width) in pixels, (F, 2).
         direction: unit vector of the hand in the image, (F, 2).
+
     """
 
     joints: FloatArray
@@ -54,6 +55,7 @@ def track_arms(performance: Performance, body: Body, scene: Scene, torso: FloatA
         body: lengths.
         scene: the camera.
         torso: how far the shoulders have moved, (F, 2) metres (right, down).
+
     """
     tracks = []
     for side, outwards in ((RIGHT, -1.0), (LEFT, 1.0)):
@@ -126,13 +128,13 @@ class Film:
         performance: what the arms do.
         tempo: the clip's clock and chances, for sway and shake.
         rng: of the textures of this clip.
+
     """
 
     def __init__(
         self, body: Body, scene: Scene, performance: Performance, tempo: Tempo, rng: np.random.Generator
     ) -> None:
         self.scene = scene
-        F = tempo.t.size
         sway = 0.004 * body.sway
         drift = np.stack([tempo.wobble(1.4 * sway, 0.1, 1.2), tempo.wobble(0.7 * sway, 0.1, 1.5)], axis=1)
         # The torso answers the arms: it moves against them a little.

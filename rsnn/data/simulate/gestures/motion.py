@@ -20,6 +20,7 @@ class Tempo:
     Args:
         t: instants in seconds, shape (F,).
         rng: of the clip.
+
     """
 
     def __init__(self, t: FloatArray, rng: np.random.Generator) -> None:
@@ -59,6 +60,7 @@ def reach(wrist: FloatArray, body: Body, pole: FloatArray) -> tuple[FloatArray, 
         wrist: where the wrist should be, (F, 3).
         body: lengths of the arm.
         pole: direction that the elbow points to, (3,) or (F, 3).
+
     """
     a, b = body.upper_arm, body.forearm
     distance = np.linalg.norm(wrist, axis=1, keepdims=True)

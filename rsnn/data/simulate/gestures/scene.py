@@ -41,6 +41,7 @@ class Scene:
         flicker: size of the lamp's intensity ripple (0 = none), its frequency in hertz and phase.
         shake: size of the camera's own movement in pixels.
         background: intensities with margin.
+
     """
 
     scale: float
@@ -54,7 +55,7 @@ class Scene:
     background: FloatArray
 
 
-def draw_scene(body: Body, rng: np.random.Generator) -> Scene:
+def draw_scene(rng: np.random.Generator) -> Scene:
     """Return a random place and light for a performer."""
     u = rng.uniform
     scale = float(np.clip(rng.normal(112, 14), 80, 148))

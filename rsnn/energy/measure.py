@@ -42,9 +42,11 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     costs = energy_model(energy)
     weight = next(model.parameters(), torch.empty(0))
     modes = {module: module.training for module in model.modules()}
+    fused_attention = torch.backends.mha.get_fastpath_enabled()
     recorder = Recorder(model)
     samples = 0
     try:
+        torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
         model.eval()
         for batch in _batches(frames, getattr(model, "preprocessing", None)):
             recorder.start()
@@ -55,6 +57,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
             samples += batch.shape[1]
     finally:
         recorder.close()
+        torch.backends.mha.set_fastpath_enabled(fused_attention)
         for module, training in modes.items():
             module.training = training
     if not samples:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
@@ -45,10 +46,37 @@ def find(module: nn.Module) -> Whole | None:
     return None
 
 
-def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Return input and state of a call, however they were passed."""
-    given = [*inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments.values()]
-    return given[1], given[2] if len(given) > 2 else None
+@dataclass(frozen=True)
+class Call:
+    """A call of such a module.
+
+    Attributes:
+        x: its input.
+        state: its state before, None for a fresh one.
+        pool: side of the windows whose maxima it was asked for instead of its output.
+
+    """
+
+    x: Any
+    state: Any
+    pool: int
+
+
+def unpooled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
+    """Return a call, and the arguments to call with instead: the rules need outputs that were not pooled."""
+    given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
+    _, x, *rest = given.values()
+    pool = given.get("pool", 1)
+    names = [name for name in given if name not in ("self", "pool")]
+    return Call(x, rest[0] if len(names) > 1 else None, pool), {name: given[name] for name in names}
+
+
+def pooled(output: Any, pool: int) -> Any:
+    """Return a module's output (T, N, C, H, W) with the maxima it was asked for."""
+    if pool == 1:
+        return output
+    x, *rest = output
+    return (F.max_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2]), *rest)
 
 
 def _neurons(ledger: Ledger, name: str, spikes: Tensor, mac: int, ac: int) -> None:

@@ -27,7 +27,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger(model)
         self._path: list[str] = []
-        self._whole = 0  # how deep inside modules that are counted as a whole
+        self._calls: list[modules.Call] = []  # of the modules that are counted as a whole and run now
         self._comparing: set[str] = set()
         self._binary: set[int] = set()
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
@@ -37,7 +37,7 @@ class Recorder(TorchDispatchMode):
         self._hooks: list[Any] = []
         for name, module in model.named_modules():
             whole = modules.find(module)
-            self._hooks.append(module.register_forward_pre_hook(self._enter(name, whole)))
+            self._hooks.append(module.register_forward_pre_hook(self._enter(name, whole), with_kwargs=True))
             self._hooks.append(
                 module.register_forward_hook(self._leave(name, whole), always_call=True, with_kwargs=True)
             )
@@ -61,49 +61,57 @@ class Recorder(TorchDispatchMode):
     # Modules
 
     def _enter(self, name: str, whole: modules.Whole | None) -> Any:
-        def hook(module: nn.Module, _inputs: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             self._path.append(name)
             if isinstance(module, _RECURRENT):
                 # oneDNN runs a whole network as one operation; without it, it comes apart into products and functions.
                 self._onednn.append(torch._C._get_mkldnn_enabled())
                 if whole is None:
                     torch._C._set_mkldnn_enabled(False)
-            if whole is not None:
-                if not self._whole:
-                    self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-                self._whole += 1
+            if whole is None:
+                return None
+            if not self._calls:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            call, unpooled = modules.unpooled(module, args, kwargs)
+            self._calls.append(call)
+            return (), unpooled
 
         return hook
 
     def _leave(self, name: str, whole: modules.Whole | None) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
             self._path.pop()
             if isinstance(module, _RECURRENT):
                 torch._C._set_mkldnn_enabled(self._onednn.pop())
             if whole is not None:
-                self._whole -= 1
-                if not self._whole:
-                    try:
-                        if output is not None:
-                            self._count_whole(name, module, whole, *modules.arguments(module, args, kwargs), output)
-                    finally:
-                        self.__enter__()  # type: ignore[no-untyped-call]
-            if not self._whole and output is not None:
+                call = self._calls.pop()
+                if self._calls:
+                    return modules.pooled(output, call.pool)
+                try:
+                    if output is not None:  # None: it failed
+                        output = self._count_whole(name, module, whole, call, output)
+                finally:
+                    self.__enter__()  # type: ignore[no-untyped-call]
+            if not self._calls and output is not None:
                 self._outcome(name, module, output)
+            return output
 
         return hook
 
-    def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, x: Any, state: Any, output: Any) -> None:
-        if isinstance(x, Tensor):
-            whole.rule(self.ledger, name, module, x, state, output, self._is_binary(x))
+    def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, call: modules.Call, output: Any) -> Any:
+        if isinstance(call.x, Tensor):
+            whole.rule(self.ledger, name, module, call.x, call.state, output, self._is_binary(call.x))
         else:
-            self.ledger.not_counted[f"{type(module).__name__} of a {type(x).__name__} in {name or 'the model'}"] += 1
+            what = f"{type(module).__name__} of a {type(call.x).__name__} in {name or 'the model'}"
+            self.ledger.not_counted[what] += 1
         for parameter in module.parameters():
             self.ledger.use(parameter)
+        output = modules.pooled(output, call.pool)
         for tensor in _tensors(output):
             self._mark(tensor, binary=False)
         if whole.spikes:
             self._mark(output[0], binary=True)
+        return output
 
     def _outcome(self, name: str, module: nn.Module, output: Any) -> None:
         """Count spikes of neurons made of a user's operations, and the state of any module that returns one."""
@@ -191,8 +199,8 @@ class Recorder(TorchDispatchMode):
             if batch_statistics or not accumulated:
                 self._pointwise("normalization", made, mac=each * (3 if batch_statistics else 1))
         elif name in rules.MULTIPLICATIONS:
-            if all(binaries) and name.startswith("mul"):
-                return
+            if all(binaries) and name.startswith("mul") and _by_binary(name, args):
+                return  # a logical and
             selects = any(b and _storage(t) not in self._constants for t, b in zip(inputs, binaries, strict=True))
             times = rules.MULTIPLICATIONS[name]
             count = (times * arithmetic.nonzero(made), times * each)

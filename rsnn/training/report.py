@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import rsnn
+from rsnn.energy import energy_report
 from rsnn.errors import TrainingError
 from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
@@ -64,7 +64,7 @@ def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:
     assert model.preprocessing is not None
     chosen = np.unique(np.linspace(0, len(shown) - 1, ENERGY_RECORDINGS).astype(int))
     frames = torch.stack([model.preprocessing.frames(shown.read(int(i))) for i in chosen], dim=1)
-    return rsnn.energy_report(model, frames).to_dict()
+    return energy_report(model, frames).to_dict()
 
 
 def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from rsnn.errors import InputError, RSNNError
+from rsnn.errors import InputError, RSNNError, UnknownNameError
 
 if TYPE_CHECKING:
+    from rsnn.data import Events
     from rsnn.models import EventClassifier, Prediction
 
 app = typer.Typer(
@@ -116,47 +117,81 @@ def _print_predictions(results: list[dict[str, Any]]) -> None:
 def demo(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="Recordings; the one that ships by default."),
+        typer.Argument(metavar="[FILE...]", help="Recordings; a simulated gesture by default."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Zoo name, ./folder, or org/name on the Hub.")] = "rsnn-nmnist-cl",
-    output: Annotated[Path, typer.Option(help="Where to write the picture of the frames.")] = Path("rsnn-demo.png"),
+    model: Annotated[str, typer.Option(help="Zoo name, ./folder, or org/name on the Hub.")] = "rsnn-gesture-cl",
+    gesture: Annotated[str, typer.Option(help="Gesture to simulate, such as right_arm_cw or air_guitar.")] = "arm_roll",
+    seed: Annotated[int, typer.Option(min=0, help="Who performs it, and how.")] = 0,
+    output: Annotated[Path, typer.Option(help="Where to write the animated picture.")] = Path("rsnn-demo.gif"),
 ) -> None:
-    """Classify a recording that ships with the package, or your own, and draw what the network saw."""
-    from rsnn.data import samples
+    """Watch a model make up its mind about a simulated gesture, or about your recordings, and draw an animation."""
+    import rsnn
 
     with _user_errors():
         loaded = _load(model)
-        for number, file in enumerate(files or [samples.path()]):
-            picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
-            _demonstrate(loaded, model, file, picture)
+        if files:
+            for number, file in enumerate(files):
+                picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
+                _demonstrate(loaded, model, file.name, rsnn.read_events(file), picture)
+        else:
+            _demonstrate(loaded, model, f"a simulated {gesture}", _simulated_gesture(gesture, seed), output)
 
 
-def _demonstrate(loaded: EventClassifier, name: str, file: Path, picture: Path) -> None:
-    import rsnn
-    from rsnn.plots import save_frames
+def _simulated_gesture(gesture: str, seed: int) -> Events:
+    from rsnn.data.simulate import SimulatedGestures
 
-    began = time.perf_counter()
-    events = rsnn.read_events(file)
-    decoded = time.perf_counter()
-    result = loaded.predict(events)
-    ended = time.perf_counter()
-    out.print(
-        f"[bold]{escape(file.name)}[/]: {len(events):,} events in {events.duration_us / 1e6:.2f} s, "
-        f"read in {1000 * (decoded - began):.1f} ms"
-    )
-    out.print(
-        f"[bold]{escape(name)}[/] says [bold green]{escape(result.label)}[/] "
-        f"({result.probabilities[result.index]:.1%}) after {1000 * (ended - decoded):.0f} ms"
-    )
-    labels = loaded.class_names or tuple(map(str, range(len(result.probabilities))))
-    width = max(map(len, labels))
-    for label, share in zip(labels, result.probabilities.tolist(), strict=True):
-        out.print(f"  {escape(label):>{width}} {share:6.1%} {'█' * round(40 * share)}", highlight=False)
+    names = SimulatedGestures.class_names
+    if gesture not in names:
+        raise UnknownNameError(f"there is no gesture {gesture!r}; expected one of {', '.join(names)}.")
+    clips = SimulatedGestures(len(names), seed, split="test", duration_s=(1.5, 1.5))
+    return clips[names.index(gesture)][0]
+
+
+def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, picture: Path) -> None:
+    """Go through a recording step by step, showing what the model thinks; then its time, its energy, a picture."""
+    import torch
+    from rich.live import Live
+
+    from rsnn.energy import energy_report
+    from rsnn.plots import save_animation
+
     assert loaded.preprocessing is not None
-    written = save_frames(
-        loaded.preprocessing.frames(events).numpy(), picture, title=f"{file.name}: {result.label} by {name}"
+    frames = loaded.preprocessing.frames(events)
+    labels = loaded.class_names or tuple(map(str, range(loaded.num_classes or 0)))
+    out.print(f"[bold]{escape(what)}[/]: {len(events):,} events in {events.duration_us / 1e6:.2f} s")
+    shares, state, seconds = [], None, 0.0
+    with Live(console=out, auto_refresh=False, transient=out.is_terminal) as live, torch.inference_mode():
+        for step, frame in enumerate(frames):
+            began = time.perf_counter()
+            logits, state = loaded.advance(frame[None, None], state)
+            seconds += time.perf_counter() - began
+            shares.append(logits[0].softmax(0))
+            if out.is_terminal:
+                live.update(_bars(f"step {step + 1} of {len(frames)}", labels, shares[-1].tolist()), refresh=True)
+    for step in sorted({0, len(frames) // 4, len(frames) // 2, len(frames) - 1}):
+        best = int(shares[step].argmax())
+        out.print(f"  after step {step + 1:2}: {escape(labels[best])} ({shares[step][best]:.1%})", highlight=False)
+    best = int(shares[-1].argmax())
+    out.print(
+        f"[bold]{escape(name)}[/] says [bold green]{escape(labels[best])}[/] ({shares[-1][best]:.1%}) "
+        f"after {1000 * seconds:.0f} ms, {1000 * seconds / len(frames):.1f} ms a step"
     )
-    out.print(f"The {loaded.preprocessing.num_frames} frames it saw: {escape(str(written))}")
+    out.print(_bars("", labels, shares[-1].tolist()))
+    report = energy_report(loaded, frames[:, None])
+    joules = report.total.cost(report.model)
+    out.print(f"Energy of its operations: {1e6 * joules:.1f} µJ ({escape(report.model.source)})", highlight=False)
+    title = f"{what}: {labels[best]} by {name}"
+    written = save_animation(
+        frames.numpy(), picture, probabilities=torch.stack(shares).numpy(), labels=labels, title=title
+    )
+    out.print(f"What it saw and thought, step by step: {escape(str(written))}")
+
+
+def _bars(title: str, labels: Sequence[str], shares: Sequence[float]) -> Table:
+    table = Table(title=title or None, title_justify="left", box=None, show_header=False, padding=(0, 1))
+    for label, share in zip(labels, shares, strict=True):
+        table.add_row(escape(label), f"{share:6.1%}", "█" * round(40 * share))
+    return table
 
 
 @app.command()
@@ -379,17 +414,6 @@ def train(
             display.close()
 
 
-def _sample_range(text: str, length: int) -> range:
-    try:
-        first, end = (int(part) if part else None for part in text.split(":"))
-    except ValueError:
-        raise InputError(f"--samples {text!r}: expected FIRST:END, as in 800:1000") from None
-    chosen = range(length)[slice(first, end)]
-    if not chosen:
-        raise InputError(f"--samples {text!r} chooses none of the {length} recordings")
-    return chosen
-
-
 @contextmanager
 def _progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal while the block runs; yields what sets how far it is."""
@@ -442,6 +466,7 @@ def energy(
 def _recordings(data: str, samples: str) -> tuple[Any, range]:
     """Open recordings by what the user calls them; return a list of `Events` or of pairs with labels, and a part."""
     from rsnn.data import EventArchive, EventFolder, read_events
+    from rsnn.training.sources import sample_range
 
     kind, _, number = data.partition(":")
     recordings: Any
@@ -458,7 +483,7 @@ def _recordings(data: str, samples: str) -> tuple[Any, range]:
             recordings = EventArchive(data)
         except RSNNError:
             recordings = [read_events(data)]  # whose error, if there is one, is of more use
-    return recordings, _sample_range(samples, len(recordings))
+    return recordings, sample_range(samples, len(recordings))
 
 
 def _counted(recordings: Any, chosen: range, advance: Callable[[int], None]) -> Iterator[Any]:
@@ -507,16 +532,18 @@ def simulate(
         Path,
         typer.Argument(
             metavar="VIDEO_OR_FOLDER",
-            help="A video, an animated picture or a folder of frames; with --moving a picture, or a folder or zip of them.",
+            help="A video, animated picture or folder of frames; with --moving a picture, or a folder or zip of them.",
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The recording, or of many stills the folder for them.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The recording, or a folder for those of many stills.")],
     preset: Annotated[str, typer.Option(help="Of the pixels: dvs128, clean or noisy.")] = "dvs128",
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one parameter of the preset.")
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second; a folder needs it.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the sensor; cut and rescaled to.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the sensor; images are cut and rescaled to it.")
+    ] = None,
     gamma: Annotated[
         float | None, typer.Option(help="Exponent from pixel values to light; by default 1, and 2.2 with --moving.")
     ] = None,

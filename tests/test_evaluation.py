@@ -5,7 +5,18 @@ import pytest
 import torch
 
 import rsnn
-from rsnn.evaluation import Evaluation, evaluate, wilson_interval
+from rsnn.evaluation import (
+    DISTURBANCES,
+    Evaluation,
+    dropped,
+    evaluate,
+    evaluate_steps,
+    hurried,
+    robustness,
+    wilson_interval,
+    windows_of,
+    with_noise,
+)
 
 
 class LabelInFrame(torch.nn.Module):
@@ -64,3 +75,132 @@ def test_nothing_to_evaluate_is_an_error(reader):
 def test_a_label_of_no_class_is_an_error(reader, label):
     with pytest.raises(rsnn.RSNNError, match=f"label {label}: expected a class index from 0 to 2"):
         evaluate(reader, [(frames(0), label)])
+
+
+def recording(n=1000, seed=0, size=(5, 5), duration_us=90_000):
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.integers(1000, 1000 + duration_us, n))
+    x, y = rng.integers(size[0], size=n), rng.integers(size[1], size=n)
+    return rsnn.Events(t=t, x=x, y=y, p=rng.integers(2, size=n), sensor_size=size)
+
+
+def test_windows_are_evenly_spaced_and_as_long_as_asked():
+    events = recording()
+    pieces = windows_of(events, 4, 30_000)
+    first, last = int(events.t[0]), int(events.t[-1])
+    starts = [first + (last - first - 30_000) * k // 3 for k in range(4)]
+    assert [len(piece) for piece in pieces] == [
+        int(((events.t >= start) & (events.t <= start + 30_000)).sum()) for start in starts
+    ]
+    assert pieces[-1].t[-1] == last
+    assert windows_of(events, 4, 10**6) == [events]
+    assert windows_of(events, 1, 1000) == [events]
+
+
+class FirstStep(torch.nn.Module):
+    """A classifier that says whether the first step has more events on the left (0) or on the right (1)."""
+
+    in_channels, num_classes = 2, 2
+
+    def forward(self, features):
+        columns = features[0].sum((1, 2))
+        return torch.stack((columns[:, :2].sum(1), columns[:, 2:].sum(1)), dim=1)
+
+
+def sided(*sides):
+    """A recording of pieces of 10 ms whose events lie on these sides of 4 x 4 pixels, 20 each."""
+    t = np.arange(20 * len(sides)) * 500
+    x = np.repeat([0 if side == "l" else 3 for side in sides], 20)
+    return rsnn.Events(t=t, x=x, y=np.zeros_like(x), p=np.ones_like(x), sensor_size=(4, 4))
+
+
+@pytest.fixture
+def first_step():
+    return rsnn.RSNN(
+        rsnn.nn.FramePool(2), FirstStep(), preprocessing=rsnn.Preprocessing((4, 4), num_frames=1, window_ms=10)
+    )
+
+
+def test_windows_vote_with_their_probabilities(first_step):
+    clip = sided("r", "l", "l", "l", "l")  # windows begin at 0, 10, 20, 30 and 40 ms
+    assert evaluate(first_step, [(clip, 0)], windows=5).accuracy == 1.0
+    clip = sided("r", "r", "r", "l", "l")
+    assert evaluate(first_step, [(clip, 0)], windows=5, window_ms=9).accuracy == 0.0
+
+
+def test_windows_of_unknown_length_are_refused(reader):
+    with pytest.raises(rsnn.RSNNError, match="window_ms="):
+        evaluate(reader, [(recording(), 0)], windows=2)
+    with pytest.raises(rsnn.RSNNError, match="expected Events or a path"):
+        evaluate(reader, [(frames(0), 0)], windows=2, window_ms=5)
+
+
+class Half:
+    """What an accelerator does, with another process that has counted the same."""
+
+    num_processes, device = 2, "cpu"
+
+    def reduce(self, counts, how):
+        assert how == "sum"
+        return 2 * counts
+
+
+def test_counts_of_all_processes_are_added(reader):
+    assert evaluate(reader, [(frames(0), 0), (frames(1), 0)], accelerator=Half()).confusion.tolist() == [
+        [2, 2, 0], [0, 0, 0], [0, 0, 0],
+    ]  # fmt: skip
+
+
+def test_after_k_steps_is_what_the_first_k_frames_alone_give():
+    torch.manual_seed(0)
+    model = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4, num_classes=3).eval()
+    samples = [(recording(size=(16, 16), seed=seed), seed % 3) for seed in range(6)]
+    results = evaluate_steps(model, samples, [1, 3, 4], batch_size=4)
+    for k, result in results.items():
+        whole = [(model.preprocessing.frames(events)[:k], label) for events, label in samples]
+        assert (result.confusion == evaluate(model, whole).confusion).all()
+    with pytest.raises(rsnn.RSNNError, match="from 1 to 4"):
+        evaluate_steps(model, samples, [5])
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_dropping_leaves_a_share_in_order():
+    events = recording(10_000)
+    left = dropped(events, 0.25, rng())
+    assert len(left) == pytest.approx(7500, abs=200)
+    assert len(dropped(events, 0.999999, rng())) >= 1
+
+
+def test_noise_is_added_and_nothing_taken():
+    events = recording()
+    noisy = with_noise(events, 0.5, rng())
+    assert len(noisy) == 1500
+    rows = [tuple(row) for row in noisy.to_structured().tolist()]
+    assert not set(map(tuple, events.to_structured().tolist())) - set(rows)
+    assert (noisy.t[0], noisy.t[-1]) == (events.t[0], events.t[-1])
+
+
+def test_hurrying_by_hand():
+    events = rsnn.Events(t=[100, 120, 140, 160, 200], x=[0] * 5, y=[0] * 5, p=[0] * 5, sensor_size=(2, 2))
+    # The first 50 us take 25, so what comes later comes 25 earlier.
+    assert hurried(events, 2.0, rng()).t.tolist() == [100, 110, 120, 135, 175]
+    assert hurried(events, 0.5, rng()).t.tolist() == [100, 140, 180, 210, 250]
+    assert hurried(events, 1.0, rng()) == events
+
+
+def test_robustness_has_every_level_and_is_the_same_each_time():
+    torch.manual_seed(0)
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16), num_frames=3, num_classes=3)
+    samples = [(recording(seed=seed, size=(16, 16)), seed % 3) for seed in range(3)]
+    results = robustness(model, lambda: samples)
+    assert {name: tuple(levels) for name, levels in results.items()} == {
+        **{name: disturbance.levels for name, disturbance in DISTURBANCES.items()},
+        "steps": (1.0, 2.0, 3.0),
+    }
+    assert all(result.samples == 3 for levels in results.values() for result in levels.values())
+    again = robustness(model, lambda: samples)
+    assert all((again[n][v].confusion == r.confusion).all() for n, levels in results.items() for v, r in levels.items())
+    assert (results["steps"][3.0].confusion == evaluate(model, samples).confusion).all()

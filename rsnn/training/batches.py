@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rsnn.data import FrameCache
 from rsnn.errors import ConfigError
 from rsnn.models import Preprocessing
 from rsnn.training.augment import Augment
+from rsnn.training.recipe import Recipe
 from rsnn.training.sources import Part
 
 PHASES = {"encoder": 0, "classifier": 1, "joint": 2}
@@ -22,13 +24,20 @@ PHASES = {"encoder": 0, "classifier": 1, "joint": 2}
 class FramesOf(Dataset[tuple[Tensor, int]]):
     """Frames of counts and labels of a part's recordings; an index is (epoch, recording).
 
-    With `augment`, each epoch shows each recording as another draw changes it, which epoch, recording and seed decide.
+    With a cache of the frames of the part's source they come from there. With `augment`, each epoch shows each
+    recording as another draw changes it, which epoch, recording and seed decide.
     """
 
     def __init__(
-        self, part: Part, preprocessing: Preprocessing, augment: Augment | None = None, seed: tuple[int, ...] = ()
+        self,
+        part: Part,
+        preprocessing: Preprocessing,
+        augment: Augment | None = None,
+        seed: tuple[int, ...] = (),
+        cache: FrameCache | None = None,
     ) -> None:
         self.part = part
+        self.cache = cache
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
@@ -38,11 +47,21 @@ class FramesOf(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, recording = index
+        if self.cache is not None:
+            frames, label = self.cache[int(self.part.order[recording])]
+            return frames.float(), label
         events = self.part.read(recording)
         if self.augment is not None:
             changed = self.augment(events, np.random.default_rng((*self.seed, epoch, recording)))
             events = changed if len(changed) else events
         return self.preprocessing.frames(events), int(self.part.labels[recording])
+
+
+def frame_cache(recipe: Recipe, training: Part, preprocessing: Preprocessing) -> FrameCache | None:
+    """Return the frames of a recipe's data set, made once for all runs; None where augmentation changes them."""
+    if not recipe.data.cache or recipe.augment != Augment():
+        return None
+    return FrameCache(training.source, preprocessing.num_frames, preprocessing.split_by, size=preprocessing.frame_size)
 
 
 @dataclass(frozen=True)

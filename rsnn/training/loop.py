@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rsnn.errors import TrainingError
 from rsnn.models import EventClassifier
 from rsnn.training import losses, watch
-from rsnn.training.batches import PHASES, FramesOf, Order, Plan, Share, loader
+from rsnn.training.batches import PHASES, FramesOf, Order, Plan, Share, frame_cache, loader
 from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
 from rsnn.training.objective import Objective, autocast
@@ -64,8 +64,9 @@ def run_phase(
     loop, rank, processes = recipe.loop, accelerator.process_index, accelerator.num_processes
     seed = (recipe.seed, PHASES[name])
     assert model.preprocessing is not None
-    shown = FramesOf(training, model.preprocessing, recipe.augment, seed)
-    measured = FramesOf(validation, model.preprocessing)
+    cache = frame_cache(recipe, training, model.preprocessing)
+    shown = FramesOf(training, model.preprocessing, recipe.augment, seed, cache)
+    measured = FramesOf(validation, model.preprocessing, cache=cache)
     plan = Plan.of(len(training), loop.batch_size, loop.accumulate, processes)
 
     if phase.freeze_encoder:

@@ -35,6 +35,7 @@ class Data:
         samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.
         size: (height, width) of the frames, or () for the model's own.
         num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 frames for the model's own 20.
+        cache: keep all frames in a file (`rsnn.data.FrameCache`) where `augment` changes nothing.
 
     """
 
@@ -44,6 +45,7 @@ class Data:
     num_frames: int = 0
     split_by: Literal["time", "number"] = "time"
     normalize: Literal["counts", "log1p", "binary"] = "counts"
+    cache: bool = True
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 
 # What may differ between the commands that begin a run and that go on with it: none of it changes the result.
-_FREE = ("workers", "save_minutes")
+_FREE = ("workers", "save_minutes", "cache")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

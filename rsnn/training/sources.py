@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,32 @@ _SIMULATED = re.compile(r"gestures:(\d+)")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Labelled recordings.
+    """Labelled recordings: some of a data set's, in an order of their own.
 
     Attributes:
-        read: returns the events of recording i.
+        source: the data set, as `FrameCache` takes it.
+        order: indices of these recordings in it.
         labels: class index of each (recordings,).
         ids: name of each.
-        sensor_size: (width, height) in pixels.
         class_names: of the classes, where the data say it.
         text: what it is, in a few words.
 
     """
 
-    read: Callable[[int], Events]
+    source: Any
+    order: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     ids: tuple[str, ...]
-    sensor_size: tuple[int, int]
     class_names: tuple[str, ...] | None
     text: str
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def read(self, index: int) -> Events:
+        """Return the events of a recording."""
+        events: Events = self.source.events(int(self.order[index]))
+        return events
 
     def pairs(self, indices: Sequence[int] | None = None) -> Iterator[tuple[Events, int]]:
         """Go through the recordings with these indices, or all, and their labels."""
@@ -53,30 +58,13 @@ class Part:
 
     def subset(self, indices: npt.NDArray[np.int64], text: str) -> Part:
         """Return the recordings with these indices, in this order."""
-        chosen, read = np.asarray(indices), self.read
-        return replace(
-            self,
-            read=_Renumbered(read, chosen),
-            labels=self.labels[chosen],
-            ids=tuple(self.ids[i] for i in chosen),
-            text=text,
-        )
+        ids = tuple(self.ids[i] for i in indices)
+        return replace(self, order=self.order[indices], labels=self.labels[indices], ids=ids, text=text)
 
     def fingerprint(self) -> str:
         """Return a hash of the names and labels, to tell other data from these."""
         content = "\n".join(f"{name}\t{label}" for name, label in zip(self.ids, self.labels, strict=True))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Renumbered:
-    """Reads recording i as another's recording `order[i]` (a class, for worker processes take no closures)."""
-
-    inner: Callable[[int], Events]
-    order: npt.NDArray[np.int64]
-
-    def __call__(self, index: int) -> Events:
-        return self.inner(int(self.order[index]))
 
 
 def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str = "auto", samples: str = ":") -> Part:
@@ -120,10 +108,10 @@ def sample_range(text: str, length: int) -> range:
     try:
         first, end = (int(part) if part else None for part in text.split(":"))
     except ValueError:
-        raise InputError(f"samples {text!r}: expected FIRST:END, as in 800:1000") from None
+        raise InputError(f"--samples {text!r}: expected FIRST:END, as in 800:1000") from None
     chosen = range(length)[slice(first, end)]
     if not chosen:
-        raise InputError(f"samples {text!r} chooses none of the {length} recordings")
+        raise InputError(f"--samples {text!r} chooses none of the {length} recordings")
     return chosen
 
 
@@ -160,21 +148,23 @@ def _archive(path: Path) -> Part:
     archive = EventArchive(path)
     if archive.labels is None:
         raise InputError(f"{path} has no labels; expected an archive with an array 'label'")
-    names = archive.class_names
-    return Part(
-        archive.events,
-        np.asarray(archive.labels, dtype=np.int64),
-        tuple(map(str, range(len(archive)) if archive.ids is None else archive.ids)),
-        archive.sensor_size,
-        None if names is None else tuple(names),
-        path.name,
-    )
+    return _part(archive, path.name)
 
 
 def _of_dataset(dataset: Any) -> Part:
-    text = f"{dataset.name}, {dataset.split} ({dataset.split_name})" if dataset.split != "all" else dataset.name
+    named = f"{dataset.name}, {dataset.split} ({dataset.split_name})"
+    return _part(dataset, dataset.name if dataset.split == "all" else named)
+
+
+def _part(dataset: Any, text: str) -> Part:
+    names, ids = dataset.class_names, dataset.ids
     return Part(
-        dataset.events, dataset.labels, tuple(dataset.ids), dataset.sensor_size, tuple(dataset.class_names), text
+        dataset,
+        np.arange(len(dataset)),
+        np.asarray(dataset.labels, dtype=np.int64),
+        tuple(map(str, range(len(dataset)) if ids is None else ids)),
+        None if names is None else tuple(names),
+        text,
     )
 
 

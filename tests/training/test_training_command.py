@@ -1,0 +1,178 @@
+"""Training as a user runs it: processes of their own, killed, interrupted, and several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import SMALL
+from typer.testing import CliRunner
+
+import rsnn
+from rsnn.cli import app
+
+SETTINGS = [word for change in SMALL for word in ("--set", change)]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def command(archive, output, *more, recipe="convlstm-nmnist-cl-mean", epochs=4):
+    return [
+        *(sys.executable, "-m", "rsnn", "train", recipe, "--data", str(archive), "--output", str(output)),
+        *SETTINGS,
+        *("--set", f"phases.encoder.epochs={epochs}", "--set", "loop.save_minutes=1e-9", *more),
+    ]
+
+
+def run(words):
+    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
+
+
+def until(path: Path, process):
+    """Wait until a file is there, or the process has ended."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_ends_with_the_same_weights(archive, tmp_path):
+    whole = run(command(archive, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    for pause in (0.0, 0.3):
+        process = subprocess.Popen(command(archive, tmp_path / "cut"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        until(tmp_path / "cut" / "state.safetensors", process)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+    again = run(command(archive, tmp_path / "cut"))
+    assert again.returncode == 0, again.stderr
+    for kind in ("selected", "last"):
+        ours, theirs = (
+            load_file(tmp_path / name / "encoder" / kind / "model.safetensors") for name in ("cut", "whole")
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(archive, tmp_path):
+    words = command(archive, tmp_path, epochs=200)
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until(tmp_path / "state.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130, said
+    assert "stopped in phase encoder, epoch" in said
+    assert "give the same command again to go on" in said
+    assert "Traceback" not in said
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert "going on after epoch" in "".join(next(process.stderr) for _ in range(2))
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_doubled_batch(archive, tmp_path):
+    one = command(archive, tmp_path / "one", "--set", "loop.batch_size=8", "--set", "loop.cpu=true", epochs=3)
+    launch = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"),
+    ]
+    two = launch + command(archive, tmp_path / "two", "--set", "loop.cpu=true", epochs=3)[2:]
+    for words in (one, two):
+        done = run(words)
+        assert done.returncode == 0, done.stderr
+    single, double = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert json.loads((tmp_path / "two" / "recipe.json").read_text())["processes"] == 2
+    for ours, theirs in zip(
+        double["phases"]["encoder"]["history"], single["phases"]["encoder"]["history"], strict=True
+    ):
+        for name in ("loss", "cross_entropy", "train_accuracy", "accuracy", "lr"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+    assert double["validation_selected"]["samples"] == single["validation_selected"]["samples"]
+
+    evaluated = run(
+        [*launch, "rsnn", "evaluate", str(tmp_path / "two" / "model"), "--data", str(archive), "--cpu", "--json"]
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    counted = json.loads(evaluated.stdout[evaluated.stdout.index("{") :])
+    assert counted["samples"] == 24, "each recording once"
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def test_train_and_evaluate_from_the_command_line(archive, test_archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "convlstm-nmnist-cl-mean", "--data", archive, "--test", test_archive, *SETTINGS)
+    result = invoke(*words, "--set", "phases.encoder.epochs=1", "--seed", "3", "--tensorboard")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / "convlstm-nmnist-cl-mean-seed3"
+    assert (folder / "tensorboard").is_dir()
+    assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 3
+
+    result = invoke(
+        "evaluate", folder / "model", "--data", test_archive, "--json", "--robustness", "--confusion", "c.png"
+    )
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout)
+    assert row["samples"] == 9
+    assert row["accuracy"] == json.loads((folder / "metrics.json").read_text())["test_selected"]["accuracy"]
+    assert set(row["robustness"]) == {"drop", "noise", "tempo", "steps"}
+    assert row["robustness"]["steps"]["4"] == row["accuracy"]
+    assert (tmp_path / "c.png").is_file()
+    result = invoke("evaluate", folder / "model", "--data", test_archive, "--samples", "0:6", "--windows", "3")
+    assert "6 recordings, 95 % interval" in result.output
+    assert "most often taken for" in result.output
+
+
+def test_fine_tuning_in_one_command(archive, tmp_path):
+    torch.manual_seed(0)
+    model = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4)
+    model.save_pretrained(tmp_path / "start")
+    folder = tmp_path / "mine"
+    part = rsnn.data.EventArchive(archive)
+    for i, events in enumerate(part):
+        path = folder / part.class_names[int(part.labels[i])] / f"{i}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rsnn.data.write_events(events, path)
+    result = invoke(
+        *("train", "--from", tmp_path / "start", "--data", folder, "--output", tmp_path / "run"),
+        *("--set", "phases.joint.epochs=1"),
+    )
+    assert result.exit_code == 0, result.output
+    assert rsnn.load(tmp_path / "run" / "model").class_names == ("left", "right", "top")
+
+
+def test_recipes_are_listed_and_shown():
+    listed = invoke("train", "--list")
+    assert "rsnn-gesture-cl" in listed.output.split()
+    shown = json.loads(invoke("train", "rsnn-gesture-cl", "--show", "--set", "optimizer.lr=0.5").stdout)
+    assert shown["optimizer"]["lr"] == 0.5
+    assert shown["phases"]["encoder"]["epochs"] == 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "expected a recipe"),
+        (("rsnn-gesture",), "Did you mean"),
+        (("rsnn-gesture-cl",), "--data PATH"),
+        (("rsnn-gesture-cl", "--data", "x", "--set", "optimiser.lr=1"), "'optimizer.lr'"),
+        (("rsnn-gesture-cl", "--data", "nowhere"), "nowhere does not exist"),
+        (("rsnn-gesture-cl.sim", "--data", "gestures:many"), "gestures:N"),
+    ],
+)
+def test_mistakes_are_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("train", *words)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Traceback" not in result.output

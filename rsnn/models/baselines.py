@@ -46,22 +46,24 @@ class STBP(EventClassifier):
     Three networks of the zoo are of this class.
 
     `cnnsnn-gesture`, the CNN-based SNN of He et al. 2020 ("Comparing SNNs and RNNs on neuromorphic vision datasets"):
-    MP4 - 64C3 - 128C3 - AP2 - 128C3 - AP2 - 256FC - K, as they print it. From their code: biases, pooling followed by
-    neurons of its own, decay 0.3, threshold 0.3, surrogate of width 0.5, dropout 0.5, one output neuron a class.
-    Dropout is the same at every step and off in evaluation (theirs: drawn anew each step, and on in tests as well).
+    MP4 - 64C3 - 128C3 - AP2 - 128C3 - AP2 - 256FC - K, as they print it; 2,322,891 parameters, which is their code's
+    count too. From their code: biases, pooling followed by neurons of its own, decay 0.3, threshold 0.3, surrogate of
+    width 0.5, dropout 0.5, one output neuron a class. Dropout is the same at every step and off in evaluation (theirs:
+    drawn anew each step, and on in tests as well).
 
     `stbp-gesture`, the other gesture network of the same source, without convolutions: MP4 - 512FC - K, with the same
     neurons and no dropout. The table this library follows lists "STBP" and "CNN-based SNN" from one source and does
     not say which networks it means; these are the two that the source trains on gestures.
 
     `stbp-cifar10dvs`, Wu et al. 2019 ("Direct training for spiking neural networks: faster, larger, better") for
-    CIFAR10-DVS: 128C3 - 128C3 - AP2 - 128C3 - AP2 - 256C3 - AP2 - 1024FC - 10 K, [`NeuNorm`][rsnn.nn.NeuNorm] after
-    every convolution, voting. Frames are average-pooled by 3 first (128 x 128 to 42 x 42). Layers are those of a later
-    re-implementation, and the constants, biases and pooling neurons are He et al.'s (who share authors with it): the
-    source has no public code. Voting is by 10, as everywhere in this library; NeuNorm's decay is 0.9.
+    CIFAR10-DVS: MP3 - 128C3 - 128C3 - AP2 - 128C3 - AP2 - 256C3 - AP2 - 1024FC - 10 K, [`NeuNorm`][rsnn.nn.NeuNorm]
+    after every convolution, voting. The source has no public code, so: layers as in later re-implementations;
+    constants, biases and pooling neurons as He et al.'s, who share authors with it; MP3 for the way from 128 x 128 to
+    42 x 42; ten votes a class, as everywhere in this library; NeuNorm's decay 0.9; initial weights twice PyTorch's.
 
-    In all three the inputs are counts, max-pooled or averaged (theirs: whether any event came), and a softmax is
-    applied to rates (theirs: squared error between rates and one-hot labels).
+    In all three the inputs are counts, max-pooled (theirs: whether any event came), a potential that just meets the
+    threshold fires (theirs: one above it), and a softmax is applied to rates (theirs: squared error between rates and
+    one-hot labels).
 
     Args:
         encoder: a [`FramePool`][rsnn.nn.FramePool], or any module from frames to features.

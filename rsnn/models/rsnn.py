@@ -41,7 +41,8 @@ class RSNN(EventClassifier):
         Args:
             rnn: the model whose encoder, class names and preprocessing are copied; it stays as it is.
             classifier: what goes over the encoder, usually an [`SCNN`][rsnn.nn.SCNN].
-            freeze_encoder: keep the encoder's weights out of training.
+            freeze_encoder: keep the encoder's weights out of training; else they train on, whether or not they were
+                frozen in `rnn`.
             logit_scale: rates times this are the logits.
 
         Raises:
@@ -55,6 +56,4 @@ class RSNN(EventClassifier):
             preprocessing=rnn.preprocessing,
             logit_scale=logit_scale,
         )
-        if freeze_encoder:
-            model.freeze("encoder")
-        return model
+        return model.freeze("encoder") if freeze_encoder else model.unfreeze("encoder")

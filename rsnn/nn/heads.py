@@ -268,6 +268,11 @@ class DecisionHead(nn.Module):
         return getattr(self.classifier, "in_size", None)
 
     @property
+    def num_frames(self) -> int | None:
+        """Most steps that the reduction has room for, None where it takes any number."""
+        return getattr(self.reduction, "num_frames", None)
+
+    @property
     def num_classes(self) -> int | None:
         """K, None where the classifier does not tell."""
         return getattr(self.classifier, "num_classes", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class Voting(nn.Module):
         self.votes = votes
 
     def forward(self, outputs: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch K"]:
-        """Return the mean of each class's `votes` outputs.
+        """Return the mean of each class's `votes` outputs, in float32 at least: half the precision cannot hold tenths.
 
         Raises:
             InputError: the outputs cannot be shared out among classes of `votes`.
@@ -32,7 +33,8 @@ class Voting(nn.Module):
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or outputs.shape[-1] % self.votes:
             came = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise InputError(f"Voting got {came}; expected a tensor (..., K * {self.votes})")
-        return outputs.unflatten(-1, (-1, self.votes)).mean(-1)
+        half = outputs.dtype in (torch.float16, torch.bfloat16)
+        return outputs.unflatten(-1, (-1, self.votes)).mean(-1, dtype=torch.float32 if half else None)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows of the layer."""

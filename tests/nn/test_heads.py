@@ -52,6 +52,8 @@ def test_concat_has_room_for_its_frames_only():
 def test_voting_worked_by_hand():
     assert Voting(2)(torch.tensor([[1.0, 3.0, -2.0, 0.0]])).tolist() == [[2.0, -1.0]]
     assert torch.equal(Voting(10)(torch.ones(4, 3, 110)), torch.ones(4, 3, 11))
+    for dtype in (torch.bfloat16, torch.float16):  # neither holds 0.3
+        assert Voting(10)(torch.tensor([1, 1, 1] + 7 * [0], dtype=dtype)).item() == torch.tensor(0.3).item()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""Models put together from parts: what fits runs, what does not is refused when it is built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+import rsnn
+from rsnn import nn
+from rsnn.errors import InputError
+from rsnn.models import EventClassifier
+
+SIZE, T, K = (16, 16), 5, 4
+PREPROCESSING = rsnn.Preprocessing(frame_size=SIZE, num_frames=T)
+
+ENCODERS = {
+    "CL": lambda: nn.ConvLSTMEncoder(),
+    "CL without pooling": lambda: nn.ConvLSTMEncoder(pool=1),
+    "CLA": lambda: nn.ConvLSTMEncoder(2, (10,), attention=True, input_pool=4, pool=1),
+    "one layer": lambda: nn.ConvLSTM(2, 3),
+    "one layer with attention": lambda: nn.ConvLSTMAttention(2, 3),
+    "frames": lambda: nn.FramePool(2, 2),
+}
+
+
+def output_of(encoder):
+    size = encoder.output_size(SIZE) if hasattr(encoder, "output_size") else SIZE
+    return encoder.out_channels, size
+
+
+def pools_for(size):
+    return (2, 2, 2) if min(size) >= 8 else (2, 2)
+
+
+def conv_head(reduction, channels, size):
+    reduced = reduction.out_channels(channels)
+    pools = pools_for(size)
+    return nn.DecisionHead(reduction, nn.ConvClassifier(reduced, K, size, (8,) * len(pools), pools), channels)
+
+
+CLASSIFIERS = {
+    "SCNN": lambda c, size: nn.SCNN(c, K, size, pools_for(size), 8),
+    "last": lambda c, size: conv_head(nn.LastFrame(), c, size),
+    "sum": lambda c, size: conv_head(nn.SumFrames(), c, size),
+    "mean": lambda c, size: conv_head(nn.MeanFrames(), c, size),
+    "concat": lambda c, size: conv_head(nn.ConcatFrames(T), c, size),
+    "lstm": lambda c, size: nn.LSTMHead(c, K, size),
+    "SLAYER": lambda c, size: nn.SpikingNetwork(c, K, size, ("4C3", "SP2"), nn.SRM()),
+    "STBP": lambda c, size: nn.SpikingNetwork(c, K, size, ("4C3", "AP2", "8FC"), nn.LIF(), neunorm=0.9),
+}
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_any_encoder_under_any_classifier(encoder, classifier):
+    bottom = ENCODERS[encoder]()
+    top = CLASSIFIERS[classifier](*output_of(bottom))
+    model = rsnn.RSNN(encoder=bottom, classifier=top, preprocessing=PREPROCESSING)
+    frames = torch.rand(T, 2, 2, *SIZE)
+    logits = model(frames)
+    assert logits.shape == (2, K)
+    logits.sum().backward()
+    features, _ = bottom(frames)
+    assert torch.equal(model.forward_features(frames), features)
+    assert torch.equal(model(frames), top(features)[0])
+
+
+# The user's own parts
+
+
+class Brightness(torch_nn.Module):
+    """An encoder of a user's that tells no sizes and keeps no state."""
+
+    def forward(self, frames):
+        return frames.sum(2, keepdim=True)
+
+
+class Largest(torch_nn.Module):
+    """A classifier of a user's over sequences."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.linear = torch_nn.Linear(channels, classes)
+
+    def forward(self, features):
+        return self.linear(features.amax((0, 3, 4)))
+
+
+class Decay(torch_nn.Module):
+    """A reduction of a user's: later steps count more. With a state, so that it works on chunks too."""
+
+    def out_channels(self, in_channels):
+        return in_channels
+
+    def forward(self, features, state=None):
+        total = torch.zeros_like(features[0]) if state is None else state
+        for step in features:
+            total = 0.5 * total + step
+        return total, total
+
+
+def test_a_users_own_encoder_and_classifier():
+    model = rsnn.RSNN(Brightness(), Largest(1, K), preprocessing=PREPROCESSING, class_names=tuple("abcd"))
+    frames = torch.rand(T, 3, 2, *SIZE)
+    assert torch.equal(model(frames), model.classifier.linear(frames.sum(2, keepdim=True).amax((0, 3, 4))))
+    prediction = model.predict(frames[:, 0])
+    assert prediction.label == "abcd"[prediction.index]
+    with pytest.raises(InputError, match="Largest has no reset_classifier"):
+        model.reset_classifier(2)
+
+
+def test_a_users_own_reduction_and_map_classifier():
+    own = torch_nn.Sequential(torch_nn.Flatten(), torch_nn.Linear(6 * 4 * 4, K))
+    for classifier in (nn.ConvClassifier(6, K, (4, 4), (8,), (2,)), own):
+        head = nn.DecisionHead(Decay(), classifier, in_channels=6)
+        model = rsnn.ConvLSTMClassifier(nn.ConvLSTMEncoder(), head, preprocessing=PREPROCESSING).eval()
+        frames = torch.rand(T, 2, 2, *SIZE)
+        logits, state = model.advance(frames[:2])
+        logits, state = model.advance(frames[2:], state)
+        torch.testing.assert_close(logits, model(frames))
+        weights = 0.5 ** torch.arange(T - 1, -1, -1.0)
+        weighted = torch.einsum("t,tnchw->nchw", weights, model.forward_features(frames))
+        torch.testing.assert_close(model(frames), classifier(weighted))
+
+
+def test_a_users_own_module_under_the_librarys_trains_with_it():
+    model = rsnn.RSNN(Brightness(), nn.SCNN(1, K, SIZE, (2, 2), 8), preprocessing=PREPROCESSING)
+    model(torch.rand(T, 2, 2, *SIZE)).sum().backward()
+    (stage, *_) = model.classifier.convs
+    assert stage.conv.weight.grad.any()
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            lambda: (nn.ConvLSTMEncoder(), nn.SCNN(10, K, (4, 4), (2,))),
+            r"ConvLSTMEncoder gives features of 6 channels, but SCNN takes 10; expected .* in_channels=6",
+        ),
+        (
+            lambda: (nn.ConvLSTMEncoder(), nn.SCNN(6, K, (8, 8))),
+            r"frames of \(16, 16\) into features of \(4, 4\) pixels, but SCNN takes \(8, 8\); .*in_size=\(4, 4\)",
+        ),
+        (
+            lambda: (nn.ConvLSTMEncoder(), nn.LSTMHead(6, K, (4, 5))),
+            r"features of \(4, 4\) pixels, but LSTMHead takes \(4, 5\)",
+        ),
+        (
+            lambda: (nn.ConvLSTMEncoder(), conv_head(nn.SumFrames(), 6, (8, 8))),
+            r"features of \(4, 4\) pixels, but DecisionHead takes \(8, 8\)",
+        ),
+        (
+            lambda: (nn.ConvLSTMEncoder(), conv_head(nn.ConcatFrames(3), 6, (4, 4))),
+            "DecisionHead has room for 3 frames, but preprocessing makes 5 of a recording; expected num_frames=3",
+        ),
+        (
+            lambda: (nn.ConvLSTM(2, 3), nn.SCNN(3, K, (8, 8))),
+            r"SCNN does not take features \(1, 1, 3, 16, 16\): SCNN got feature maps of \(16, 16\)",
+        ),
+        (
+            lambda: (Brightness(), nn.SCNN(2, K, SIZE)),
+            r"SCNN does not take features \(1, 1, 1, 16, 16\): SCNN got shape",
+        ),
+        (lambda: (Brightness(), Largest(2, K)), r"Largest does not take features \(1, 1, 1, 16, 16\): mat1 and mat2"),
+        (lambda: (nn.FramePool(), torch_nn.Identity()), r"Identity makes \(1, 1, 2, 16, 16\) of .* expected logits"),
+    ],
+)
+@pytest.mark.parametrize("kind", [rsnn.RSNN, rsnn.ConvLSTMClassifier, rsnn.SCNN])
+def test_a_mismatch_is_refused_at_construction(parts, message, kind):
+    encoder, classifier = parts()
+    with pytest.raises(InputError, match=message):
+        kind(encoder=encoder, classifier=classifier, preprocessing=PREPROCESSING)
+
+
+def test_channels_are_checked_without_preprocessing_too():
+    with pytest.raises(InputError, match="gives features of 6 channels, but SCNN takes 2"):
+        rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(2, K, SIZE))
+
+
+def test_class_names_and_logit_scale_are_checked():
+    parts = (nn.FramePool(), nn.LSTMHead(2, K, SIZE))
+    with pytest.raises(InputError, match="got 2 class_names for a classifier of 4 classes"):
+        EventClassifier(*parts, class_names=("a", "b"))
+    with pytest.raises(InputError, match=r"logit_scale=0: expected a positive number"):
+        EventClassifier(*parts, logit_scale=0)
+
+
+def test_frames_of_another_size_are_refused_at_the_door():
+    model = rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(6, K, (4, 4), (2,), 8), preprocessing=PREPROCESSING)
+    with pytest.raises(InputError, match=r"RSNN got frames of \(20, 16\) pixels; it is built for \(16, 16\)"):
+        model(torch.zeros(T, 1, 2, 20, 16))
+    with pytest.raises(InputError, match=r"RSNN got shape \(5, 2, 16, 16\), which has no batch dimension"):
+        model(torch.zeros(T, 2, *SIZE))
+    with pytest.raises(InputError, match="RSNN is on cpu and the frames are on meta"):
+        model(torch.zeros(T, 1, 2, *SIZE, device="meta"))
+
+
+def test_whole_counts_and_arrays_are_taken_as_frames():
+    model = rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(6, K, (4, 4), (2,), 8), preprocessing=PREPROCESSING).eval()
+    counts = torch.randint(0, 5, (T, 1, 2, *SIZE))
+    assert torch.equal(model(counts), model(counts.float()))
+    assert torch.equal(model(counts.to(torch.int32).numpy()), model(counts.float()))

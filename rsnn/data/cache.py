@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,6 @@ class FrameCache:
         root: the folder for caches; by default `$RSNN_CACHE`, else `~/.cache/rsnn`.
         workers: processes that build it. By default this process alone, unless that would take more than ten seconds:
             then one for each processor, up to 16.
-        transform: called on each recording's frames (T, 2, H, W) when they are fetched.
 
     Attributes:
         folder: where the frames are kept.
@@ -83,7 +82,6 @@ class FrameCache:
         size: tuple[int, int] | None = None,
         root: str | os.PathLike[str] | None = None,
         workers: int | None = None,
-        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if dataset.labels is None:
             raise InputError("the data set has no labels; expected a class for each recording")
@@ -95,7 +93,6 @@ class FrameCache:
         self.ids = [str(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
         self.class_names = None if dataset.class_names is None else tuple(dataset.class_names)
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
-        self.transform = transform
         caches = cache_root() / "frames" if root is None else Path(root).expanduser()
         key = _key(dataset, framing, self.ids, caches / "digests.json")
         readable = re.sub(r"[^\w.-]+", "_", f"{self.name}-{self.split}")
@@ -133,8 +130,7 @@ class FrameCache:
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"recording {place} of {self.name}; it has {len(self)}")
-        frames = torch.from_numpy(np.array(self.frames[place]))
-        return frames if self.transform is None else self.transform(frames), int(self.labels[place])
+        return torch.from_numpy(np.array(self.frames[place])), int(self.labels[place])
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return (self[index] for index in range(len(self)))

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from rsnn.data.files import locked
+from rsnn.data.progress import progress
 from rsnn.errors import RecordingError
 
 COPY_BYTES = 1 << 20
@@ -89,24 +90,30 @@ def unpack(path: Path, folder: Path) -> None:
 
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for member in archive.infolist():
-                    if not member.is_dir():
-                        with archive.open(member) as stream:
-                            _write(path, folder, member.filename, stream)
-        else:
-            with tarfile.open(path) as tar:
-                for entry in tar:
-                    content = tar.extractfile(entry) if entry.isfile() else None
-                    if content is not None:
-                        _write(path, folder, entry.name, content)
+        with progress(f"unpacking {path.name}"):
+            _unpack(path, folder)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
         if isinstance(error, RecordingError):
             raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecordingError(
-            f"{path} cannot be unpacked ({error}); expected a whole archive: download it again"
+            f"{path} cannot be unpacked ({reason}); expected a whole archive: download it again"
         ) from error
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as stream:
+                        _write(path, folder, member.filename, stream)
+    else:
+        with tarfile.open(path) as tar:
+            for entry in tar:
+                content = tar.extractfile(entry) if entry.isfile() else None
+                if content is not None:
+                    _write(path, folder, entry.name, content)
 
 
 def unpack_inner(path: Path, inner: str, folder: Path) -> None:
@@ -131,6 +138,8 @@ def _write(path: Path, folder: Path, name: str, stream: IO[bytes]) -> None:
 
 def _download(archive: Archive, path: Path) -> str | None:
     """Fetch an archive, going on where an earlier attempt ended; return why it failed, or `None`."""
+    from http.client import HTTPException  # as urllib, not with `import rsnn`: they take their time
+
     if not archive.direct:
         return "its page has to be opened in a browser"
     with locked(path):
@@ -143,7 +152,7 @@ def _download(archive: Archive, path: Path) -> str | None:
         except RecordingError as error:
             part.unlink(missing_ok=True)  # nothing can be built on wrong bytes
             return f"what came is not the file ({error})"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             return f"the download failed ({error})"
         os.replace(part, path)  # noqa: PTH105 - replaces a file that another process put there
     return None
@@ -161,9 +170,12 @@ def _fetch(url: str, part: Path) -> None:
         if error.code == 416:  # nothing is left to send
             return
         raise
-    with response, part.open("ab" if response.status == 206 else "wb") as file:
-        shutil.copyfileobj(response, file, COPY_BYTES)
-        expected = response.headers.get("Content-Length")
-        begun = have if response.status == 206 else 0
-    if expected is not None and part.stat().st_size < begun + int(expected):
-        raise OSError(f"the connection ended after {part.stat().st_size} of {begun + int(expected)} bytes")
+    begun = have if response.status == 206 else 0
+    length = response.headers.get("Content-Length")
+    total = None if length is None else begun + int(length)
+    with response, part.open("ab" if begun else "wb") as file, progress(f"downloading {part.stem}", total) as advance:
+        while data := response.read(COPY_BYTES):
+            file.write(data)
+            advance(file.tell())
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; the next call goes on there")

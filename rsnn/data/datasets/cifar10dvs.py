@@ -50,7 +50,7 @@ class CIFAR10DVS(EventDataset):
     Looked for below `root`, in this order: a folder of AEDAT 2.0 files for each class (in `root`, or in SpikingJelly's
     `extract`); SpikingJelly's `events_np`, whose upright images are turned back to the camera's addresses; the ten
     archives, which are checked and unpacked, each folder appearing when it is complete; tonic's `CIFAR10DVS` of AEDAT 4
-    files.
+    files, with the addresses that tonic gave them.
 
     Args:
         root: the folder that holds, or will hold, the data.

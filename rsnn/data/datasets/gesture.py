@@ -4,14 +4,15 @@ Amir et al., "A Low Power, Fully Event-Based Gesture Recognition System", CVPR 2
 
 The official archive has one recording for each person and light, and a label file with the class and the first and last
 microsecond of every gesture in it. A sample is the events with start <= t < end of one line, as SpikingJelly and
-snnTorch cut them: 1,176 samples of users 1-23 to train and 288 of users 24-29 to test. Nothing else is changed. The
-paper counts 1,342 instances, for it leaves some out.
+snnTorch cut them: 1,176 samples of users 1-23 to train and 288 of users 24-29 to test, twelve of each recording, for
+the arm roll is there twice. Nothing else is changed. The paper counts 1,342 instances, for it leaves some out.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpac
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.events import Events
 from rsnn.data.files import make_folder
+from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
 
@@ -43,7 +45,37 @@ CLASS_NAMES = (
     "air_guitar",
     "other_gestures",
 )
+MIRRORED_LABELS = {1: 2, 2: 1, 3: 6, 6: 3, 4: 5, 5: 4}  # left and right, and with them cw and ccw; the others stay
 SPLITS = ("train", "test")
+SPLIT_NAME = "official"
+SAMPLES = {"train": 1176, "test": 288}
+
+# The recordings of each part, as the archive's `trials_to_*.txt` list them: the kinds of light each user was seen in.
+_LIGHTS = ("fluorescent", "fluorescent_led", "lab", "led", "natural")
+_USERS = {"train": range(1, 24), "test": range(24, 30)}
+_NOT_SEEN_IN: dict[int, tuple[str, ...]] = {
+    3: ("lab",),
+    4: ("lab",),
+    7: ("natural",),
+    8: ("natural",),
+    10: ("natural",),
+    11: ("lab", "led"),
+    12: ("fluorescent", "lab", "natural"),
+    14: ("lab",),
+    16: ("fluorescent_led",),
+    18: ("natural",),
+    20: ("lab", "natural"),
+    21: ("led",),
+    23: ("natural",),
+    24: ("lab", "natural"),
+    25: ("fluorescent_led", "lab", "natural"),
+    27: ("lab",),
+}
+RECORDINGS = {
+    split: [f"user{user:02}_{light}" for user in users for light in _LIGHTS if light not in _NOT_SEEN_IN.get(user, ())]
+    for split, users in _USERS.items()
+}
+CUT_FOLDER = "DvsGesture-samples-1"  # the number changes with the way recordings are cut
 TONIC_FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 MICROSECONDS_OF_TONIC = 1000  # tonic's archive keeps milliseconds
 
@@ -52,9 +84,10 @@ class DVS128Gesture(EventDataset):
     """DVS128 Gesture, cut into samples.
 
     Looked for below `root`, in this order: samples that this class cut before; SpikingJelly's `events_np`; the unpacked
-    `DvsGesture` folder; `DvsGesture.tar.gz`; tonic's `DVSGesture/ibmGestureTrain` (another cut of 1,077 and 264 samples
-    with times in milliseconds, named so in `split_name`). The archive is checked, unpacked to `DvsGesture` and cut into
-    `DvsGesture-samples`, each folder appearing when it is complete.
+    folder `DvsGesture` (SpikingJelly's is in `extract`); `DvsGesture.tar.gz` (SpikingJelly's is in `download`); tonic's
+    `DVSGesture/ibmGestureTrain` (another cut of 1,077 and 264 samples with times in milliseconds, named so in
+    `split_name`). The archive is checked, unpacked to `DvsGesture` and cut into `DvsGesture-samples-1`, each folder
+    appearing when it is complete.
 
     Args:
         root: the folder that holds, or will hold, the data.
@@ -70,20 +103,20 @@ class DVS128Gesture(EventDataset):
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:
         root = Path(root).expanduser()
         check_split(split, SPLITS)
-        split_name = "official"
-        read = functools.partial(read_events, sensor_size=SENSOR_SIZE)
-        cut = next((folder for folder in (root / "DvsGesture-samples", root / "events_np") if folder.is_dir()), None)
+        split_name = SPLIT_NAME
+        read: Callable[[Path], Events] = functools.partial(read_events, sensor_size=SENSOR_SIZE)
+        cut = next((folder for folder in (root / CUT_FOLDER, root / "events_np") if folder.is_dir()), None)
         tonic = next((f for f in (root / "DVSGesture", root) if (f / TONIC_FOLDERS[split]).is_dir()), None)
         if (
             cut is None
-            and not (root / "DvsGesture").is_dir()
-            and not (root / ARCHIVE.name).is_file()
+            and _unpacked(root) is None
+            and not any((folder / ARCHIVE.name).is_file() for folder in (root, root / "download"))
             and tonic is not None
         ):
             split_name, read = "tonic", read_tonic
             samples = _tonic_samples(tonic / TONIC_FOLDERS[split])
         else:
-            samples = _cut_samples((cut or _prepare(root, download=download)) / split)
+            samples = _cut_samples((cut or _prepare(root, download=download)) / split, SAMPLES[split])
         super().__init__(
             name="DVS128Gesture",
             split=split,
@@ -95,14 +128,18 @@ class DVS128Gesture(EventDataset):
         )
 
 
+def _unpacked(root: Path) -> Path | None:
+    return next((f for f in (root / "DvsGesture", root / "extract" / "DvsGesture") if f.is_dir()), None)
+
+
 def _prepare(root: Path, *, download: bool) -> Path:
-    unpacked = next((f for f in (root / "DvsGesture", root / "extract" / "DvsGesture") if f.is_dir()), None)
+    unpacked = _unpacked(root)
     if unpacked is None:
         (archive,) = find_archives(root, [ARCHIVE], download=download)
         check_md5(ARCHIVE, archive)
         unpacked = root / "DvsGesture"
         make_folder(unpacked, functools.partial(unpack_inner, archive, "DvsGesture"))
-    samples = root / "DvsGesture-samples"
+    samples = root / CUT_FOLDER
     make_folder(samples, functools.partial(_cut_all, unpacked))
     return samples
 
@@ -111,14 +148,11 @@ def _cut_all(unpacked: Path, folder: Path) -> None:
     for split in SPLITS:
         for label in range(len(CLASS_NAMES)):
             (folder / split / str(label)).mkdir(parents=True)
-        for recording in _trials(unpacked / f"trials_to_{split}.txt"):
-            cut_recording(unpacked / recording, folder / split)
-
-
-def _trials(path: Path) -> list[str]:
-    if not path.is_file():
-        raise RecordingError(f"{path} does not exist; expected a list of recordings: unpack {ARCHIVE.name} again")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    recordings = [(split, recording) for split in SPLITS for recording in RECORDINGS[split]]
+    with progress("cutting recordings into samples", len(recordings)) as advance:
+        for number, (split, recording) in enumerate(recordings):
+            cut_recording(unpacked / f"{recording}.aedat", folder / split)
+            advance(number + 1)
 
 
 def cut_recording(path: Path, folder: Path) -> None:
@@ -130,7 +164,7 @@ def cut_recording(path: Path, folder: Path) -> None:
     """
     labels = path.with_name(f"{path.stem}_labels.csv")
     try:
-        lines = np.loadtxt(labels, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2)
+        lines = np.loadtxt(labels, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2).reshape(-1, 3)
     except (OSError, ValueError) as error:
         raise RecordingError(f"{labels} cannot be read ({error}); expected lines of class, start and end") from error
     events = read_events(path, sensor_size=SENSOR_SIZE)
@@ -145,20 +179,23 @@ def cut_recording(path: Path, folder: Path) -> None:
         number[label] += 1
 
 
-def _cut_samples(folder: Path) -> list[Sample]:
+def _cut_samples(folder: Path, expected: int) -> list[Sample]:
     samples = [
         Sample(f"{path.stem}:{label}", label, path)
         for label in range(len(CLASS_NAMES))
         for path in sorted((folder / str(label)).glob("*.npz"))
     ]
-    if not samples:
-        raise RecordingError(f"{folder} holds no samples; expected <label>/<recording>_<number>.npz: make it again")
+    if len(samples) != expected:
+        raise RecordingError(
+            f"{folder} holds {len(samples)} samples; expected {expected} of the form <label>/<recording>_<number>.npz: "
+            "delete the folder, so that it is made again"
+        )
     return samples
 
 
 def _tonic_samples(folder: Path) -> list[Sample]:
     paths = sorted(folder.glob("user*/*.npy"), key=lambda path: (path.parent.name, int(path.stem)))
-    return [Sample(f"{path.parent.name}_0:{path.stem}", int(path.stem), path) for path in paths]
+    return [Sample(f"{path.parent.name}_0:{int(path.stem)}", int(path.stem), path) for path in paths]
 
 
 def read_tonic(path: Path) -> Events:

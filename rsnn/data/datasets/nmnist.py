@@ -29,6 +29,7 @@ FOLDERS = {"train": "Train", "test": "Test"}
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 SENSOR_SIZE = (34, 34)
 SPLITS = ("train", "test")
+SAMPLES = {"train": 60_000, "test": 10_000}
 
 
 class NMNIST(EventDataset):
@@ -59,8 +60,11 @@ class NMNIST(EventDataset):
             for path in sorted((folder / name).iterdir() if (folder / name).is_dir() else [])
             if path.suffix in {".bin", ".npz"}
         ]
-        if not samples:
-            raise RecordingError(f"{folder} holds no samples; expected <digit>/<number>.bin: unpack the archive again")
+        if len(samples) != SAMPLES[split]:
+            raise RecordingError(
+                f"{folder} holds {len(samples)} samples; expected {SAMPLES[split]} of the form <digit>/<number>.bin: "
+                "delete the folder, so that it is unpacked again"
+            )
         super().__init__(
             name="NMNIST",
             split=split,

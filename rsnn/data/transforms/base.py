@@ -1,0 +1,172 @@
+"""What all transforms share: how they are called, checked, put together and applied to a data set.
+
+A transform is a frozen dataclass of its parameters, called with the data and a random generator:
+`transform(events, rng)`. It has no state, so that the generator alone decides what comes out, and it can be pickled and
+compared. `transform.with_label(events, label, rng)` is the same for data with a class, which some transforms change.
+"""
+
+from __future__ import annotations
+
+import abc
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.errors import InputError
+
+
+class Transform(abc.ABC):
+    """Base class; a subclass has `__call__` and, if it changes the class as well, `with_label`."""
+
+    @abc.abstractmethod
+    def __call__(self, data: Any, rng: np.random.Generator) -> Any:
+        """Return the changed data."""
+
+    def with_label(self, data: Any, label: int, rng: np.random.Generator) -> tuple[Any, int]:
+        """Return the changed data and its label."""
+        return self(data, rng), label
+
+
+class Compose(Transform):
+    """Transforms one after another.
+
+    Args:
+        transforms: those of events first, then `ToFrames`, then those of frames.
+
+    """
+
+    def __init__(self, *transforms: Transform) -> None:
+        self.transforms = transforms
+
+    def __call__(self, data: Any, rng: np.random.Generator) -> Any:
+        for transform in self.transforms:
+            data = transform(data, rng)
+        return data
+
+    def with_label(self, data: Any, label: int, rng: np.random.Generator) -> tuple[Any, int]:
+        for transform in self.transforms:
+            data, label = transform.with_label(data, label, rng)
+        return data, label
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(map(repr, self.transforms))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Compose) and self.transforms == other.transforms
+
+    def __hash__(self) -> int:
+        return hash(self.transforms)
+
+
+class Labelled(Protocol):
+    """A data set of `(data, label)`, as the data sets of recordings and `FrameCache` are."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name, for results."""
+
+    @property
+    def split(self) -> str:
+        """The part that this is."""
+
+    @property
+    def split_name(self) -> str:
+        """How the parts were made."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class index of each recording."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Name of each recording."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Name of each class, if known."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return the data and the label of one recording."""
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+
+
+class Transformed:
+    """A data set whose items go through a transform when they are fetched.
+
+    What is random depends on `seed`, `epoch` and the index alone: not on the order in which items are fetched, nor on
+    how many processes fetch them. Set `epoch` before each pass, or every pass sees the same.
+
+    Args:
+        dataset: recordings with labels, or their frames.
+        transform: changes each item; it may change the label.
+        seed: of everything random.
+
+    Attributes:
+        epoch: number of the pass, 0 at first.
+
+    """
+
+    def __init__(self, dataset: Labelled, transform: Transform, *, seed: int = 0) -> None:
+        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
+        self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
+        self.ids, self.class_names = dataset.ids, dataset.class_names
+        self.sensor_size: tuple[int, int] | None = getattr(dataset, "sensor_size", None)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class index of each recording before the transform, shape (recordings,)."""
+        return self.dataset.labels
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that the recordings come from."""
+        files: Sequence[Path] = getattr(self.dataset, "files", ())
+        return files
+
+    @property
+    def fingerprint(self) -> str:
+        """What the items depend on besides the files."""
+        return f"{getattr(self.dataset, 'fingerprint', '')} {self.transform!r} {self.seed} {self.epoch}"
+
+    def events(self, index: int) -> Any:
+        """Return the changed events of one recording."""
+        return self[index][0]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return the changed data and label of recording `index`; negative indices count from the end."""
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"recording {place} of {self.name}; it has {len(self)}")
+        data, label = self.dataset[place % len(self)]
+        rng = np.random.default_rng((self.seed, self.epoch, place % len(self)))
+        return self.transform.with_label(data, label, rng)
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{self.dataset!r}, each through {self.transform!r}>"
+
+
+def check_range(what: object, low: float, high: float, /, **values: float) -> None:
+    """Check that `low <= value <= high` for each value.
+
+    Raises:
+        InputError: it does not hold for one.
+
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            upper = "" if high == float("inf") else f" to {high:g}"
+            raise InputError(
+                f"{type(what).__name__}: {name} is {value!r}; expected a number from {low:g}{upper or ' on'}"
+            )

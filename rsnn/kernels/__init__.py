@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rsnn.errors import InputError
-from rsnn.kernels import lif_cupy, lif_spikingjelly, lif_torch
+from rsnn.kernels import lif_cupy, lif_native, lif_spikingjelly, lif_torch
 from rsnn.kernels.convlstm import convlstm_step
+from rsnn.kernels.graphs import graphed
 from rsnn.kernels.selection import available, selected, status, use
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate, spike
 
@@ -23,6 +24,7 @@ __all__ = [
     "Surrogate",
     "available",
     "convlstm_step",
+    "graphed",
     "lif",
     "selected",
     "spike",
@@ -30,7 +32,7 @@ __all__ = [
     "use",
 ]
 
-_LIF = {"torch": lif_torch, "spikingjelly": lif_spikingjelly, "cupy": lif_cupy}
+_LIF = {"torch": lif_torch, "spikingjelly": lif_spikingjelly, "cupy": lif_cupy, "native": lif_native}
 
 
 def _check_input(x: object, v: object, tau: float | Tensor) -> None:
@@ -86,15 +88,15 @@ def lif(
     """
     _check_input(x, v, tau)
     kernel = _LIF[selected(x.device, "lif")]
-    if not kernel.supports(tau, surrogate):
+    if not kernel.supports(x, tau, surrogate):
         kernel = lif_torch
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
         if v is None:
             v = torch.full_like(x[0], v_reset or 0.0, dtype=state_dtype)
         spikes, v = kernel.lif(
-            # The CUDA kernel reads any type itself.
-            x if kernel is lif_cupy else x.to(state_dtype),
+            # Our own kernels read any type themselves.
+            x if kernel in (lif_cupy, lif_native) else x.to(state_dtype),
             v.to(state_dtype),
             tau=tau,
             v_threshold=v_threshold,

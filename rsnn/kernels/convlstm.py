@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_native
+from rsnn.kernels import convlstm_native, convlstm_triton
 from rsnn.kernels.selection import selected
 
 
@@ -41,24 +41,35 @@ def convlstm(
     if torch.is_autocast_enabled(frames.device.type):
         dtype = torch.get_autocast_dtype(frames.device.type)
     tensors = (w_input, w_hidden, bias)
-    if selected(frames.device, "convlstm") == "native" and convlstm_native.supports(frames, *tensors):
+    kernel = selected(frames.device, "convlstm")
+    if kernel == "native" and convlstm_native.supports(frames, *tensors):
         h, c = (None if x is None else x.to(w_input.dtype) for x in (hidden, cell))
         features, hidden, cell = convlstm_native.convlstm(frames.to(w_input.dtype), *tensors, h, c, pool)
         return features.to(dtype), hidden.to(dtype), cell
     # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
     from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, frames.shape[:2])
-    shape = (frames.shape[1], w_hidden.shape[1], *frames.shape[3:])
+    if kernel == "triton" and convlstm_triton.supports(from_input, w_hidden):
+        features, hidden, cell = convlstm_triton.convlstm(from_input, w_hidden, hidden, cell)
+    else:
+        features, hidden, cell = _steps(from_input, w_hidden, hidden, cell)
+    if pool > 1:
+        features = F.max_pool2d(features.flatten(0, 1), pool).unflatten(0, features.shape[:2])
+    return features, hidden, cell
+
+
+def _steps(
+    from_input: Tensor, w_hidden: Tensor, hidden: Tensor | None, cell: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence for gates whose input half is computed, one operation at a time."""
+    shape = (from_input.shape[1], w_hidden.shape[1], *from_input.shape[3:])
     # Under autocast the cell, which adds up over the steps, does so in the weights' type.
     hidden = from_input.new_zeros(shape) if hidden is None else hidden.to(from_input.dtype)
-    cell = w_input.new_zeros(shape) if cell is None else cell.to(w_input.dtype)
+    cell = w_hidden.new_zeros(shape) if cell is None else cell.to(w_hidden.dtype)
     outputs = []
     for gates in from_input.unbind(0):
         hidden, cell = convlstm_step(gates + _convolve(hidden, w_hidden), cell)
         outputs.append(hidden)
-    features = torch.stack(outputs)
-    if pool > 1:
-        features = F.max_pool2d(features.flatten(0, 1), pool).unflatten(0, features.shape[:2])
-    return features, hidden, cell
+    return torch.stack(outputs), hidden, cell
 
 
 def convlstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,27 +12,15 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import native
+from rsnn.kernels.watched import sees_no_steps
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def supports(frames: Tensor, *parameters: Tensor | None) -> bool:
-    """Tell whether this kernel takes these tensors: plain ones of real memory, with weights of float32 or float64.
-
-    Anything that watches or transforms single operations (a dispatch mode, vmap, forward derivatives) gets them.
-    """
-    dtype = parameters[0].dtype if parameters[0] is not None else frames.dtype
-    if dtype not in _REALS or any(p is not None and p.dtype != dtype for p in parameters):
-        return False
-    if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
-    return (
-        type(frames) in (Tensor, torch.nn.Parameter)
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._get_tracing_state() is None
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    """Tell whether this kernel takes these tensors: plain ones, with weights of float32 or float64."""
+    dtypes = {p.dtype for p in parameters if p is not None}
+    return len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)
 
 
 def convlstm(
@@ -61,14 +49,9 @@ def _sizes(frames: Tensor, w_hidden: Tensor, pool: int) -> tuple[int, ...]:
     return T, N, C, w_hidden.shape[1], H, W, w_hidden.shape[2], pool
 
 
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    return like.new_empty(shape)
-
-
 def _run(name: str, sizes: tuple[int, ...], dtype: torch.dtype, tensors: tuple[Tensor | None, ...]) -> None:
     function = getattr(native.library("convlstm", _REALS[dtype]), f"convlstm_{name}")
-    pointers = [ctypes.c_void_p(x.data_ptr() if x is not None and x.numel() else None) for x in tensors]
-    if function((ctypes.c_int * len(sizes))(*sizes), torch.get_num_threads(), *pointers):
+    if function((ctypes.c_int * len(sizes))(*sizes), torch.get_num_threads(), *map(native.pointer, tensors)):
         raise MemoryError("the ConvLSTM kernel found no memory")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rsnn.kernels import gpu, lif_torch
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate
+from rsnn.kernels.watched import sees_no_steps
 
 THREADS = 256  # of a block
 # Fewer neurons get a thread each; more share one, 16 bytes of potential a thread, for wider loads and stores.
@@ -27,9 +28,10 @@ def unavailable() -> str | None:
     return gpu.missing("cupy", "pip install 'rsnn[cuda]'") or gpu.failure(_self_test)
 
 
-def supports(tau: float | Tensor, surrogate: Surrogate) -> bool:
+def supports(x: Tensor, tau: float | Tensor, surrogate: Surrogate) -> bool:
     """Tell whether the kernel has this neuron: one time constant for all (fixed or learned), a known surrogate."""
-    return (not isinstance(tau, Tensor) or tau.numel() == 1) and type(surrogate) in _SURROGATES
+    known = (not isinstance(tau, Tensor) or tau.numel() == 1) and type(surrogate) in _SURROGATES
+    return known and sees_no_steps(x)
 
 
 def lif(

@@ -8,7 +8,7 @@ from torch import Tensor
 from rsnn.kernels.surrogate import Surrogate, spike
 
 
-def supports(tau: float | Tensor, surrogate: Surrogate) -> bool:  # noqa: ARG001  (asked of every kernel)
+def supports(x: Tensor, tau: float | Tensor, surrogate: Surrogate) -> bool:  # noqa: ARG001  (asked of every kernel)
     """Tell whether this kernel has this neuron: it has every one."""
     return True
 

@@ -1,7 +1,8 @@
 """Which kernel computes an operator on a device: by preference, unless the user forces one.
 
-An operator is `"lif"` (the LIF sequence) or `"convlstm"` (the ConvLSTM). Every kernel has one name, may serve several
-operators, and says itself why it cannot run on this machine. `"torch"`, plain PyTorch, serves all of them everywhere.
+An operator is `"lif"` (the LIF sequence), `"convlstm"` (the ConvLSTM) or `"attention"`. Every kernel has one name, may
+serve several operators, and says itself why it cannot run on this machine. `"torch"`, plain PyTorch, serves all of them
+everywhere.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Literal
 import torch
 
 from rsnn.errors import InputError, UnknownNameError, suggest
-from rsnn.kernels import lif_cupy, lif_spikingjelly, native
+from rsnn.kernels import convlstm_triton, lif_cupy, lif_spikingjelly, native
 
-Operator = Literal["lif", "convlstm"]
+Operator = Literal["lif", "convlstm", "attention"]
 
 
 @dataclass(frozen=True)
@@ -29,29 +30,37 @@ class Kernel:
 
 
 KERNELS = {
-    "torch": Kernel(("lif", "convlstm"), None, lambda: None),
+    "torch": Kernel(("lif", "convlstm", "attention"), None, lambda: None),
     "spikingjelly": Kernel(("lif",), ("cpu", "cuda"), lif_spikingjelly.unavailable),
     "cupy": Kernel(("lif",), ("cuda",), lif_cupy.unavailable),
-    "native": Kernel(("convlstm",), ("cpu",), native.unavailable),
+    "triton": Kernel(("convlstm",), ("cuda",), convlstm_triton.unavailable),
+    "native": Kernel(("lif", "convlstm", "attention"), ("cpu",), native.unavailable),
 }
 
 # Fastest first; plain torch where nothing is named or nothing named can run. On the CPU SpikingJelly's operator is
-# slower than the plain loop, so it is not in that list.
+# slower than the plain loop, so it is not in that list. The order on GPUs is by what the kernels have to read and
+# write; scripts/bench_gpu.py measures it.
 PREFERENCE: dict[tuple[Operator, str], tuple[str, ...]] = {
     ("lif", "cuda"): ("cupy", "spikingjelly"),
+    ("convlstm", "cuda"): ("triton",),
+    ("lif", "cpu"): ("native",),
     ("convlstm", "cpu"): ("native",),
+    ("attention", "cpu"): ("native",),
 }
 
 _forced: tuple[str, ...] | None = None
 _reasons: dict[str, str | None] = {}
 
 
-# What it finds out (packages, devices, a self-test) is no part of a graph that torch.compile makes of the caller.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _reason(name: str) -> str | None:
     if name not in _reasons:
         _reasons[name] = KERNELS[name].unavailable()
     return _reasons[name]
+
+
+# What it finds out (packages, devices, a self-test) is no part of a graph that torch.compile makes of the caller. This
+# is what torch.compiler.assume_constant_result does, without importing all of torch.compile with the package.
+_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def status() -> dict[str, str | None]:
@@ -79,7 +88,7 @@ def selected(device: str | torch.device = "cpu", operator: Operator = "lif") -> 
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{device!r} is not a device; expected for example 'cpu' or 'cuda'") from error
     if operator not in KERNELS["torch"].operators:
-        raise UnknownNameError(f"there is no operator {operator!r}; expected 'lif' or 'convlstm'")
+        raise UnknownNameError(f"there is no operator {operator!r}; expected 'lif', 'convlstm' or 'attention'")
     forced = _forced
     if forced is None:
         variable = os.environ.get("RSNN_KERNEL")

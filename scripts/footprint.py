@@ -2,7 +2,8 @@
 
     python scripts/footprint.py
 
-Times are the least of several fresh processes each, torch alone and torch with rsnn in turn.
+Times are CPU seconds, which other programs stretch less than the clock's: the least of several fresh processes each,
+torch alone and torch with rsnn in turn.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 import rsnn
 
 RUNS = 5
-IMPORT = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
+IMPORT = "import time; began = time.process_time(); {}; print(time.process_time() - began)"
 LOAD = (
-    "import time, rsnn; rsnn.load({name!r}); began = time.perf_counter(); rsnn.load({name!r}); "
-    "print(time.perf_counter() - began)"
+    "import time, rsnn; rsnn.load({name!r}); began = time.process_time(); rsnn.load({name!r}); "
+    "print(time.process_time() - began)"
 )
 
 
@@ -27,9 +28,8 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    pairs = [
-        (seconds(IMPORT.format("import torch")), seconds(IMPORT.format("import torch, rsnn"))) for _ in range(RUNS)
-    ]
+    codes = IMPORT.format("import torch"), IMPORT.format("import torch, rsnn")
+    pairs = [[seconds(code) for code in codes] for _ in range(RUNS)]
     torch_alone, both = (min(times) for times in zip(*pairs, strict=True))
     print(f"import torch {torch_alone:.2f} s, import rsnn {both - torch_alone:.2f} s more (of {RUNS} runs, the least)")
     for name in rsnn.list_models(pretrained=True):

@@ -234,12 +234,18 @@ def _entry_row(name: str, entry: Any) -> dict[str, Any]:
 
 
 @app.command()
-def info(name: ModelName) -> None:
-    """Show what is known of a checkpoint: its card and where its weights are; or of a name without weights."""
+def info(
+    name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="Zoo name, ./folder, org/name, or a recording.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
     import rsnn
     from rsnn import hub
 
     with _user_errors():
+        if Path(name).expanduser().is_file() and name not in rsnn.list_models():
+            _print_recording(name, as_json)
+            return
         if name in rsnn.list_models() and hub.find_entry(name) is None:
             model = rsnn.create_model(name)
             parameters = sum(p.numel() for p in model.parameters())
@@ -254,6 +260,83 @@ def info(name: ModelName) -> None:
         if entry := hub.find_entry(name):
             out.print(f"Default weights of {entry.name}: {entry.full_name}" if name == entry.name else entry.full_name)
             out.print(f"SHA-256 {entry.sha256}", highlight=False, soft_wrap=True)
+
+
+def _print_recording(name: str, as_json: bool) -> None:
+    from rsnn.data.summary import summarize
+
+    found = summarize(name)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    width, height = found.sensor_size
+    hot = ", ".join(f"({x}, {y}) {count:,} events" for x, y, count in found.hot_pixels[:5])
+    more = f" and {len(found.hot_pixels) - 5} more" if len(found.hot_pixels) > 5 else ""
+    table = Table(show_header=False)
+    for row in (
+        ("format", f"{found.format}, {found.size_bytes:,} bytes"),
+        (
+            "sensor",
+            f"{width} x {height} pixels" + ("" if found.sensor_is_known else ", a guess: the file says none"),
+        ),
+        ("time", f"{found.duration_us / 1e6:.6f} s, from {found.first_us} to {found.last_us} µs"),
+        ("events", f"{found.events:,}, {found.rate_hz:,.0f} a second"),
+        ("polarity", f"{found.brighter:.1%} brighter, {1 - found.brighter:.1%} darker"),
+        ("pixels", f"{found.active_pixels:,} of {width * height:,} fire"),
+        ("hot pixels", f"{len(found.hot_pixels)}: {hot}{more}" if hot else "none"),
+    ):
+        table.add_row(*row)
+    out.print(f"[bold]{escape(name)}[/]")
+    out.print(table, highlight=False)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A recording, of any format rsnn reads.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A recording (.npz .csv .aedat .bin .dat .raw .es .h5), its frames (.npy), an animation (.gif .mp4) "
+            "or a sheet of frames (.png); brighter is red, darker blue.",
+        ),
+    ],
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="How many; by default 20, and as many as --fps needs in an animation.")
+    ] = None,
+    split_by: Annotated[str, typer.Option(help="Frames of equal 'time' or 'number' of events.")] = "time",
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the frames.")] = None,
+    fps: Annotated[float, typer.Option(min=0.1, max=120, help="Frames a second of an animation.")] = 25.0,
+    sensor_size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the recording, if its file does not say it.")
+    ] = None,
+    source_format: Annotated[str | None, typer.Option("--from", help="Format of IN, whatever it looks like.")] = None,
+    target_format: Annotated[str | None, typer.Option("--to", help="Format of OUT, whatever its suffix.")] = None,
+    keep_truncated: Annotated[bool, typer.Option(help="Take what is left of a truncated recording.")] = False,
+) -> None:
+    """Write a recording in another format, as frames, or as pictures to look at."""
+    from rsnn.data.convert import convert as run
+    from rsnn.data.convert import picture_frames
+    from rsnn.plots import PICTURES, save_picture
+    from rsnn.streaming.watching import parse_sensor_size
+
+    with _user_errors():
+        frame_size = parse_sensor_size(size)
+        options: dict[str, Any] = {
+            "source_format": source_format,
+            "sensor_size": parse_sensor_size(sensor_size),
+            "truncated": "keep" if keep_truncated else "error",
+            "split_by": split_by,
+            "size": None if frame_size is None else frame_size[::-1],
+        }
+        if target.suffix.lower() in PICTURES and target_format is None:
+            made = picture_frames(
+                source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
+            )
+            written = save_picture(made, target, fps=fps, title=source.name)
+        else:
+            written = run(source, target, target_format=target_format, num_frames=frames or 20, **options)
+        out.print(f"{escape(str(written))}: {written.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -437,17 +520,12 @@ def energy(
 ) -> None:
     """Count the operations of a model on recordings, layer by layer, and say what they cost; see docs/energy.md."""
     import rsnn
-    from rsnn.data import samples as shipped
 
     with _user_errors():
         loaded = rsnn.create_model(model) if untrained else _load(model)
-        if data is None:
-            sensor_size = rsnn.read_events(shipped.path()).sensor_size
-            fits = loaded.preprocessing is None or max(loaded.preprocessing.frame_size) <= min(sensor_size)
-            data = str(shipped.path()) if fits else "gestures:1"
-        recordings, chosen = _recordings(data, samples)
+        data, read, chosen = _recordings(loaded, data, samples)
         with _progress("counting", len(chosen)) as advance:
-            report = rsnn.energy_report(loaded, _counted(recordings, chosen, advance), energy=costs)
+            report = rsnn.energy_report(loaded, _counted(read, chosen, advance), energy=costs)
     if as_json:
         _print_json({"model": model, "data": data, "first": chosen.start, "end": chosen.stop, **report.to_dict()})
         return
@@ -463,33 +541,34 @@ def energy(
         err.print(f"[yellow]not counted:[/] {escape(what)} ({times} x)", highlight=False)
 
 
-def _recordings(data: str, samples: str) -> tuple[Any, range]:
-    """Open recordings by what the user calls them; return a list of `Events` or of pairs with labels, and a part."""
-    from rsnn.data import EventArchive, EventFolder, read_events
-    from rsnn.training.sources import sample_range
+def _recordings(model: EventClassifier, data: str | None, samples: str) -> tuple[str, Callable[[int], Events], range]:
+    """Open recordings: what they are, what reads one of them, and which were chosen; one that fits where None."""
+    import rsnn
+    from rsnn.data import EventArchive
+    from rsnn.data import samples as shipped
+    from rsnn.training.sources import open_part, sample_range
 
-    kind, _, number = data.partition(":")
-    recordings: Any
-    if kind == "gestures":
-        from rsnn.data.simulate import SimulatedGestures
-
-        if not number.isdigit():
-            raise InputError(f"--data {data!r}: expected gestures:NUMBER, as in gestures:22")
-        recordings = SimulatedGestures(int(number), split="test")
-    elif Path(data).is_dir():
-        recordings = EventFolder(data)
-    else:
+    if data is None:
+        events = rsnn.read_events(shipped.path())
+        size = model.preprocessing.frame_size if model.preprocessing else (1, 1)
+        if max(size) <= min(events.sensor_size):
+            return shipped.path().name, lambda _: events, range(1)
+        return "a simulated gesture", lambda _: _simulated_gesture("right_hand_wave", 0), range(1)
+    if Path(data).is_file():
         try:
-            recordings = EventArchive(data)
+            archive = EventArchive(data)
         except RSNNError:
-            recordings = [read_events(data)]  # whose error, if there is one, is of more use
-    return recordings, sample_range(samples, len(recordings))
+            events = rsnn.read_events(data)  # whose error, if there is one, is of more use
+            return data, lambda _: events, sample_range(samples, 1)
+        return data, archive.events, sample_range(samples, len(archive))
+    part = open_part(data, split="test")
+    return data, part.read, sample_range(samples, len(part))
 
 
-def _counted(recordings: Any, chosen: range, advance: Callable[[int], None]) -> Iterator[Any]:
+def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[int], None]) -> Iterator[Events]:
     for done, index in enumerate(chosen):
         advance(done)
-        yield recordings[index]
+        yield read(index)
 
 
 @app.command()
@@ -579,7 +658,7 @@ def simulate(
 @app.command()
 def doctor() -> None:
     """Say what this machine has: versions, devices, and which kernel runs where, with the reason if one cannot."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, distributions, version
 
     import torch
 
@@ -591,11 +670,17 @@ def doctor() -> None:
             table.add_row(package, version(package))
         except PackageNotFoundError:
             table.add_row(package, "[red]not installed[/]")
+    for package, names in {"triton": ("triton",), "cupy": ("cupy", "cupy-cuda13x", "cupy-cuda12x")}.items():
+        found = [f"{version(name)} ({name})" for name in names if any(True for _ in distributions(name=name))]
+        table.add_row(package, ", ".join(found) or "not installed (for GPUs)")
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     for device in devices:
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
         with _user_errors():
-            table.add_row(device, f"{name}, LIF by {kernels.selected(device)!r}")
+            chosen = ", ".join(
+                f"{label} by {kernels.selected(device, operator)!r}" for operator, label in kernels.OPERATORS.items()
+            )
+        table.add_row(device, f"{name}, {chosen}")
     for name, reason in kernels.status().items():
         table.add_row(f"kernel {name}", "[green]available[/]" if reason is None else f"[yellow]{escape(reason)}[/]")
     out.print(table)

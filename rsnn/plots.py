@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.errors import InputError
+from rsnn.errors import InputError, MissingDependencyError
 
 COLUMNS = 10
+PICTURES = (".gif", ".mp4", ".png")
 
 # Of an animation: pixels a side of its picture of the events, and milliseconds a frame.
 _PICTURE = 384
@@ -69,6 +71,7 @@ def save_animation(
     probabilities: npt.NDArray[Any] | None = None,
     labels: Sequence[str] = (),
     title: str = "",
+    frame_ms: float = _FRAME_MS,
 ) -> Path:
     """Write frames of counts (T, 2, H, W) as an animated GIF and return its path.
 
@@ -78,6 +81,7 @@ def save_animation(
         probabilities: of every class after each step (T, K), drawn as bars beside the events.
         labels: names of the K classes.
         title: above the picture.
+        frame_ms: how long each frame is shown, in milliseconds; the format knows hundredths of a second only.
 
     Raises:
         InputError: shapes do not go together, or the file cannot be written there.
@@ -111,13 +115,76 @@ def save_animation(
                 draw.rectangle((width + 8, top + 13, width + 9 + round(270 * share), top + 13 + pitch // 3), fill=fill)
         pictures.append(picture)
     target = Path(path)
-    durations = [_FRAME_MS] * (len(pictures) - 1) + [1500]
+    durations = [max(round(frame_ms), 20)] * (len(pictures) - 1) + [1500]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=target.stem, suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as made:
             pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-        os.replace(name, target)
+        Path(name).replace(target)
     except OSError as error:
         raise InputError(f"the picture {target} cannot be written: {error}") from error
     return target
+
+
+def save_video(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps: float = 25.0) -> Path:
+    """Write frames of counts (T, 2, H, W) as an MP4 (H.264) and return its path; needs PyAV.
+
+    Args:
+        frames: brighter red, darker blue, as in [`polarity_colours`][rsnn.plots.polarity_colours].
+        path: where to write it.
+        fps: frames a second.
+
+    Raises:
+        InputError: `frames` has another shape, or the file cannot be written there.
+        MissingDependencyError: PyAV is not installed.
+
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"writing {path} needs PyAV, which is not installed: pip install 'rsnn[video]'; an animated .gif needs "
+            "nothing more"
+        ) from error
+    colours = (255 * polarity_colours(frames)).astype(np.uint8)
+    scale = max(_PICTURE // max(colours.shape[1:3]), 1)
+    height, width = (side - side % 2 for side in (scale * colours.shape[1], scale * colours.shape[2]))
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=target.stem, suffix=".tmp", dir=target.parent)
+        os.close(handle)
+        try:
+            with av.open(name, "w", format="mp4") as container:
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+                stream.width, stream.height, stream.pix_fmt = max(width, 2), max(height, 2), "yuv420p"
+                for colour in colours:
+                    large = np.repeat(np.repeat(colour, scale, axis=0), scale, axis=1)
+                    picture = np.ascontiguousarray(large[: stream.height, : stream.width])
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                container.mux(stream.encode())
+            Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:  # FFmpeg's errors are among these
+        raise InputError(f"the video {target} cannot be written: {error}") from error
+    return target
+
+
+def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps: float, title: str = "") -> Path:
+    """Write frames of counts (T, 2, H, W) as the suffix of `path` says: .gif, .mp4, or a sheet of all as .png.
+
+    Raises:
+        InputError: the suffix is another one, or the file cannot be written.
+        MissingDependencyError: an .mp4 needs a package that is not installed.
+
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        return save_animation(frames, path, title=title, frame_ms=1000 / fps)
+    if suffix == ".mp4":
+        return save_video(frames, path, fps=fps)
+    if suffix == ".png":
+        return save_frames(frames, path, title=title)
+    raise InputError(f"{path} has the suffix {suffix!r}; expected one of {', '.join(PICTURES)}")

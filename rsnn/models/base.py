@@ -120,6 +120,11 @@ class EventClassifier(nn.Module):
 
         """
         before = ModelState(None, None) if state is None else state
+        if state is not None and self.preprocessing is not None and self.preprocessing.normalize == "per-sample":
+            raise InputError(
+                "the model's frames are normalised by the counts of the whole recording (normalize='per-sample'); "
+                "expected all of its frames in one call, without a state"
+            )
         features, encoder_state = _with_state(self.encoder, self._input(frames), before.encoder)
         logits, classifier_state = _with_state(self.classifier, features, before.classifier)
         return self.logit_scale * logits, ModelState(encoder_state, classifier_state)

@@ -15,7 +15,7 @@ from rsnn.errors import InputError
 from rsnn.nn.checks import check_positive
 
 SplitBy = Literal["time", "number"]
-Normalize = Literal["counts", "log1p", "binary"]
+Normalize = Literal["counts", "log1p", "binary", "clip", "per-sample"]
 
 # Numbers in the frames of one recording: 2**28 are 1 GiB, or 145 steps of 1280 x 720 pixels.
 _LARGEST_RECORDING = 2**28
@@ -30,9 +30,12 @@ class Preprocessing:
         num_frames: T, the time steps a recording is cut into.
         split_by: `"time"` for steps of equal duration (the paper's), `"number"` for equal numbers of events.
         normalize: what the network sees of a count: `"counts"` itself, `"log1p"` its log(1 + count), `"binary"`
-            whether it is above zero. Models apply it inside `forward`, so frames of counts are what they take.
+            whether it is above zero, `"clip"` at most `clip_at`, `"per-sample"` its ratio to the mean of the
+            recording's counts above zero. Models apply it inside `forward`, so frames of counts are what they take.
+            The last needs the whole recording at once: such a model can neither go on from a state nor follow a stream.
         window_ms: the usual duration of the recordings trained on, in milliseconds: what a stream, which has no end,
             takes for one; None where it is not known.
+        clip_at: the largest count that the network sees, for `normalize="clip"` and None otherwise.
 
     """
 
@@ -41,6 +44,7 @@ class Preprocessing:
     split_by: SplitBy = "time"
     normalize: Normalize = "counts"
     window_ms: int | None = None
+    clip_at: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.frame_size, tuple | list) or len(self.frame_size) != 2:
@@ -59,6 +63,13 @@ class Preprocessing:
             raise InputError(f"normalize={self.normalize!r}: expected one of {get_args(Normalize)}")
         if self.window_ms is not None:
             check_positive(window_ms=self.window_ms)
+        if self.clip_at is not None:
+            check_positive(clip_at=self.clip_at)
+        if (self.normalize == "clip") != (self.clip_at is not None):
+            raise InputError(
+                f"normalize={self.normalize!r} with clip_at={self.clip_at!r}: expected clip_at, the largest count, "
+                "with normalize='clip' and without it otherwise"
+            )
 
     def frames(self, events: Events) -> Float[Tensor, "T 2 H W"]:
         """Cut a recording into frames of counts (T, 2, height, width), float32.
@@ -94,9 +105,15 @@ class Preprocessing:
         return crop_to_shape(events, *self.frame_size)
 
     def normalized(self, frames: Tensor) -> Tensor:
-        """Apply `normalize` to frames of counts."""
+        """Apply `normalize` to frames of counts (T, N, 2, H, W), or of one recording (T, 2, H, W)."""
         if self.normalize == "log1p":
             return frames.log1p()
         if self.normalize == "binary":
             return (frames > 0).to(frames.dtype)
+        if self.normalize == "clip":
+            return frames.clamp(max=self.clip_at)
+        if self.normalize == "per-sample":
+            of_one = tuple(axis for axis in range(frames.ndim) if frames.ndim < 5 or axis != 1)
+            above = (frames > 0).sum(of_one, keepdim=True)
+            return frames * (above / frames.sum(of_one, keepdim=True).clamp(min=1)).to(frames.dtype)
         return frames

@@ -188,6 +188,11 @@ class StreamBatch:
                 f"the model was trained on frames of equal numbers of events (split_by={preprocessing.split_by!r}), "
                 "and a stream is cut by time; expected a model with split_by='time'"
             )
+        if preprocessing.normalize == "per-sample":
+            raise InputError(
+                "the model was trained on frames that are normalised by the counts of the whole recording "
+                "(normalize='per-sample'), which a stream has not; expected another normalize"
+            )
         if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
             raise InputError(f"streams={streams!r}: expected a whole number of at least 1")
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:

@@ -1,0 +1,110 @@
+"""From one file to another: a recording in another format, or its frames."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rsnn.data.chunks import iter_events
+from rsnn.data.files import replacing
+from rsnn.data.frames import to_frames
+from rsnn.data.readers import read_events
+from rsnn.data.writers import write_events
+from rsnn.errors import InputError
+
+PIECE_US = 100_000
+FRAMES_SUFFIX = ".npy"
+SHEET_FRAMES = 20
+LONGEST_ANIMATION = 1500  # frames: a minute of 25 a second
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    sensor_size: tuple[int, int] | None = None,
+    truncated: str = "error",
+    num_frames: int = 20,
+    split_by: str = "time",
+    size: tuple[int, int] | None = None,
+) -> Path:
+    """Write a recording in the format that the suffix of `target` says, or its frames if that is `.npy`.
+
+    A recording is read and written a tenth of a second at a time, so that its length does not matter (`.npz`, read or
+    written, and frames excepted).
+
+    Args:
+        source: the recording.
+        target: the file to write: as for `write_events`, or an `.npy` of frames (T, 2, H, W), uint16.
+        source_format: as `format` of `read_events`.
+        target_format: as `format` of `write_events`.
+        sensor_size: as for `read_events`.
+        truncated: as for `read_events`.
+        num_frames: of `.npy`, as for `to_frames`.
+        split_by: of `.npy`, as for `to_frames`.
+        size: of `.npy`, as for `to_frames`.
+
+    Returns:
+        The target's path.
+
+    Raises:
+        RecordingError: the source cannot be read, or an event does not fit in the target's format.
+        InputError: the target's suffix is none of those, or it cannot be written.
+
+    """
+    path = Path(target).expanduser()
+    if path.suffix.lower() == FRAMES_SUFFIX and target_format is None:
+        events = read_events(source, format=source_format, sensor_size=sensor_size, truncated=truncated)
+        frames = to_frames(events, num_frames, split_by, size=size)
+        with replacing(path) as partial:
+            np.save(partial, frames)
+        return path
+    pieces = iter_events(
+        source, duration_us=PIECE_US, format=source_format, sensor_size=sensor_size, truncated=truncated
+    )
+    return write_events(path, pieces, format=target_format)
+
+
+def picture_frames(
+    source: str | os.PathLike[str],
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    source_format: str | None = None,
+    sensor_size: tuple[int, int] | None = None,
+    truncated: str = "error",
+    split_by: str = "time",
+    size: tuple[int, int] | None = None,
+) -> npt.NDArray[Any]:
+    """Return the frames (T, 2, H, W) of a recording that a picture of it shows.
+
+    Args:
+        source: the recording.
+        num_frames: T; by default as many as last as long as the recording at `fps` a second, or 20 without `fps`.
+        fps: frames a second of an animation.
+        source_format: as for `convert`.
+        sensor_size: as for `convert`.
+        truncated: as for `convert`.
+        split_by: as for `to_frames`.
+        size: as for `to_frames`.
+
+    Raises:
+        RecordingError: the source cannot be read.
+        InputError: the animation would have more than 1,500 frames.
+
+    """
+    events = read_events(source, format=source_format, sensor_size=sensor_size, truncated=truncated)
+    if num_frames is None:
+        num_frames = SHEET_FRAMES if fps is None else max(round(events.duration_us * 1e-6 * fps), 1)
+    if num_frames > LONGEST_ANIMATION:
+        raise InputError(
+            f"{source} lasts {events.duration_us / 1e6:.1f} s, which makes {num_frames} frames; expected at most "
+            f"{LONGEST_ANIMATION}: choose a number of frames, which then pass faster"
+        )
+    return to_frames(events, num_frames, split_by, size=size, dtype="uint32")

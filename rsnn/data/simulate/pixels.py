@@ -201,21 +201,25 @@ class DVSPixels:
         place.sort()
         pixel = self._noise_until.searchsorted(place, side="right")
         np.minimum(pixel, self._noise_until.size - 1, out=pixel)
-        pixel = pixel[np.concatenate(([True], pixel[1:] != pixel[:-1]))]  # a pixel fires once
-        chance, side, when = self._rng.random((3, pixel.size))
+        chance, side, when = self._rng.random((3, number))
         hot = self._hot_share.take(pixel)
         cold = 1 - hot
         brightness = frame.take(pixel) / (255.0 if frame.dtype == np.uint8 else 1.0)
         keep = chance < hot + cold * (1 - (1 - BRIGHT_SHOT_NOISE) * brightness)
         self._busy[self._held] = True
         keep &= ~self._busy.take(pixel)
+        pause = self.parameters.refractory_period_s * 1e6 / span_us
+        again = (pixel[1:] == pixel[:-1]).nonzero()[0] + 1  # not the first noise event of its pixel
+        if pause and again.size:
+            when = when[np.lexsort((when, pixel))]
+            keep[again] &= when[again] - when[again - 1] >= pause
         t = start_us + when[keep] * span_us
         p = (side < hot + cold / 2)[keep].view(np.uint8)
         pixel = pixel[keep]
         self._excess[pixel] = 0
-        if self.parameters.refractory_period_s:
+        if pause:
             self._held = np.concatenate((self._held, pixel))
-            self._release_us = np.concatenate((self._release_us, t + self.parameters.refractory_period_s * 1e6))
+            self._release_us = np.concatenate((self._release_us, t + pause * span_us))
         return PixelEvents(t, pixel, p)
 
 

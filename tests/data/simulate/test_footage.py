@@ -1,0 +1,181 @@
+"""Films from files: what is read, when each frame is, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsnn.data.simulate import read_frames, to_events
+from rsnn.errors import InputError, MissingDependencyError
+
+
+def picture(value, size=(16, 12)):
+    return Image.new("L", size, value)
+
+
+def ball(number, size=(64, 48)):
+    """A disc that moves right by 2 pixels a frame."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    return np.where((x - 12 - 2 * number) ** 2 + (y - 24) ** 2 < 64, 220, 60).astype(np.uint8)
+
+
+def write_video(path, frames, rate=50, pts=None):
+    av = pytest.importorskip("av")
+    from fractions import Fraction
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width = frames[0].shape
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 8_000_000
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(frame, format="gray").reformat(format="yuv420p")
+            if pts is not None:
+                shown.pts, shown.time_base = pts[number], Fraction(1, 1000)
+            container.mux(stream.encode(shown))
+        container.mux(stream.encode())
+
+
+def test_a_folder_is_read_in_the_order_that_people_count_in(tmp_path):
+    for number in (10, 2, 1):
+        picture(number).save(tmp_path / f"frame{number}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    picture(200).save(tmp_path / ".hidden.png")
+    footage = read_frames(tmp_path, fps=400)
+    assert [(int(frame[0, 0]), t) for frame, t in footage] == [(1, 0), (2, 2500), (10, 5000)]
+    assert footage.count() == 3
+    assert next(iter(footage))[0].shape == (12, 16)
+
+
+def test_an_animation_has_times_of_its_own(tmp_path):
+    frames = [picture(value) for value in (10, 100, 250)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=[40, 20, 70], loop=0)
+    footage = read_frames(tmp_path / "film.gif")
+    assert [t for _, t in footage] == [0, 40_000, 60_000]
+    assert [int(frame.mean()) for frame, _ in footage] == pytest.approx([10, 100, 250], abs=2)
+    assert [t for _, t in read_frames(tmp_path / "film.gif", fps=1000)] == [0, 1000, 2000]
+
+
+def test_a_video_has_times_of_its_own(tmp_path):
+    write_video(tmp_path / "film.mp4", [ball(k) for k in range(12)])
+    footage = read_frames(tmp_path / "film.mp4")
+    frames = list(footage)
+    assert [t for _, t in frames] == [20_000 * k for k in range(12)]
+    assert footage.count() == 12
+    assert frames[5][0].dtype == np.uint8
+    assert np.abs(frames[5][0].astype(int) - ball(5)).mean() < 6
+    assert [t for _, t in read_frames(tmp_path / "film.mp4", fps=240)][:4] == [0, 4167, 8333, 12_500]
+
+
+def test_a_video_of_uneven_times_keeps_them(tmp_path):
+    write_video(tmp_path / "film.mkv", [ball(k) for k in range(4)], pts=[0, 10, 50, 57])
+    assert [t for _, t in read_frames(tmp_path / "film.mkv")] == [0, 10_000, 50_000, 57_000]
+
+
+def test_the_events_of_a_video_follow_what_moves(tmp_path):
+    write_video(tmp_path / "film.mp4", [ball(k) for k in range(12)])
+    events = to_events(tmp_path / "film.mp4", "clean")
+    front, back = events.x[events.p == 1], events.x[events.p == 0]
+    assert np.median(front) > np.median(back) + 8  # the disc is bright: its front is ON, its back OFF
+    assert 14 <= events.y.min() <= events.y.max() <= 34
+
+
+def test_sizes_are_cut_centrally_and_rescaled(tmp_path):
+    wide = np.zeros((20, 60), dtype=np.uint8)
+    wide[:, 20:40] = np.arange(20, dtype=np.uint8)[:, None] * 10  # what a square cuts out
+    for number in range(2):
+        Image.fromarray(wide).save(tmp_path / f"{number}.png")
+    (frame, _), _ = read_frames(tmp_path, fps=10, size=(10, 10))
+    assert frame.shape == (10, 10)
+    assert frame[:, 5].tolist() == pytest.approx([5 + 20 * k for k in range(10)], abs=2)
+    assert np.ptp(frame[:, 1:-1], axis=1).max() <= 2
+
+
+def test_gamma_undoes_the_curve_of_the_values(tmp_path):
+    for number in range(2):
+        picture(128).save(tmp_path / f"{number}.png")
+    (frame, _), _ = read_frames(tmp_path, fps=10, gamma=2.2)
+    assert frame.dtype == np.float32
+    assert frame[0, 0] == pytest.approx((128 / 255) ** 2.2, rel=1e-5)
+
+
+def test_colours_transparency_and_16_bits_become_intensity(tmp_path):
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "0.png")
+    Image.new("RGBA", (4, 4), (0, 255, 0, 255)).save(tmp_path / "1.png")
+    Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "2.png")
+    frames = [frame for frame, _ in read_frames(tmp_path, fps=10)]
+    assert [int(frame[0, 0]) for frame in frames[:2]] == [76, 150]  # 255 x 0.299 and 0.587
+    assert frames[2][0, 0] == pytest.approx(32768 / 65535, rel=1e-6)
+
+
+def test_films_can_be_gone_through_again(tmp_path):
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    footage = read_frames(tmp_path, fps=10)
+    assert [t for _, t in footage] == [t for _, t in footage]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "does not say when its images were taken; expected fps"),
+        ({"fps": 0}, "fps is 0"),
+        ({"fps": 10, "size": (0, 5)}, "sizes? is|sides between"),
+        ({"fps": 10, "gamma": 0}, "gamma is 0"),
+        ({"fps": 10, "gamma": float("nan")}, "gamma is nan"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, arguments, words):
+    picture(1).save(tmp_path / "1.png")
+    with pytest.raises(InputError, match=words):
+        read_frames(tmp_path, **arguments)
+
+
+def test_what_is_no_film_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_frames(tmp_path / "missing.mp4")
+    with pytest.raises(InputError, match="holds no images"):
+        read_frames(tmp_path, fps=10)
+    picture(1).save(tmp_path / "one.png")
+    with pytest.raises(InputError, match=r"is a single image.*--moving"):
+        read_frames(tmp_path / "one.png")
+    (tmp_path / "bad.gif").write_bytes(b"GIF89a and no more")
+    with pytest.raises(InputError, match=r"bad\.gif"):
+        read_frames(tmp_path / "bad.gif")
+
+
+def test_damaged_films_are_refused(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "film.mp4").write_bytes(b"no video at all" * 50)
+    with pytest.raises(InputError, match="is not a video that FFmpeg reads"):
+        read_frames(tmp_path / "film.mp4")
+    picture(9, (200, 200)).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:80])
+    with pytest.raises(InputError, match=r"1\.png cannot be decoded"):
+        list(read_frames(tmp_path, fps=10))
+
+
+def test_frames_of_different_sizes_are_refused(tmp_path):
+    picture(9).save(tmp_path / "0.png")
+    picture(9, (8, 8)).save(tmp_path / "1.png")
+    with pytest.raises(InputError, match="frame 1 has shape"):
+        to_events(tmp_path, fps=10)
+
+
+def test_a_video_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    real = builtins.__import__
+
+    def fake(name, *rest, **more):
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", fake)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'rsnn\[video\]'"):
+        read_frames(tmp_path / "film.mp4")

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rsnn.errors import InputError
+from rsnn.kernels.attention import attention
 from rsnn.nn.checks import check_features, check_positive
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
 
@@ -79,7 +79,7 @@ class PixelAttention(nn.Module):
             projection(pixels).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (T N, heads, H W, d)
             for projection in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = attention(query, key, value).transpose(1, 2).flatten(2)
         attended = self.project(attended)
         if self.join == "add":
             attended = pixels + attended

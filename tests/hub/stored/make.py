@@ -60,8 +60,6 @@ def models() -> dict[str, EventClassifier]:
                 votes=2,
                 dropout=0.5,
                 neunorm=0.9,
-                conv_gain=2.0,
-                linear_gain=2.0,
             ),
             logit_scale=10.0,
         ),
@@ -75,8 +73,6 @@ def models() -> dict[str, EventClassifier]:
                 neuron=nn.SRM(1.5, 1.0),
                 votes=2,
                 bias=False,
-                conv_gain=6.0,
-                linear_gain=6.0,
             ),
             logit_scale=10.0,
         ),
@@ -93,6 +89,8 @@ def enliven(model: torch.nn.Module, frames: torch.Tensor) -> None:
             parameter.data *= 3
         elif "linear.weight" in name:
             parameter.data *= 8
+        elif "synapses.weight" in name:
+            parameter.data *= 5
     model.train()
     with torch.no_grad():
         for _ in range(50):

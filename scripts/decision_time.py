@@ -1,8 +1,9 @@
 """Print accuracy against decision time: what a model says when it stops as soon as it is sure.
 
-    python scripts/decision_time.py MODEL ARCHIVE.npz --samples 800:1000
+    python scripts/decision_time.py MODEL DATA --samples 800:1000
 
-The archive holds labelled recordings, as `rsnn.data.EventArchive` reads them.
+DATA are labelled recordings as `rsnn evaluate` takes them: an archive (.npz), a folder, or `gestures:1100` for 110
+simulated ones of the test part.
 """
 
 from __future__ import annotations
@@ -12,26 +13,22 @@ import argparse
 import torch
 
 import rsnn
-from rsnn.data import EventArchive
 from rsnn.streaming.decisions import decision_curve
+from rsnn.training.sources import open_part
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="zoo name, ./folder, or org/name on the Hub")
-    parser.add_argument("archive", help="archive of labelled recordings")
+    parser.add_argument("data", help="labelled recordings")
     parser.add_argument("--samples", default=":", help="which of them, as FIRST:END")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = rsnn.load(options.model)
-    archive = EventArchive(options.archive)
-    if archive.labels is None:
-        raise rsnn.RSNNError(f"{options.archive} has no labels; expected an archive with an array 'label'")
-    first, end = (int(part) if part else None for part in options.samples.split(":"))
-    chosen = range(len(archive))[first:end]
-    curve = decision_curve(model, ((archive[i], int(archive.labels[i])) for i in chosen))
-    print(f"{options.model} on recordings {chosen.start} to {chosen.stop - 1} of {archive.path.name} ({len(chosen)})\n")
+    part = open_part(options.data, split="test", samples=options.samples)
+    curve = decision_curve(model, part.pairs())
+    print(f"`{options.model}`, {part.text}: {len(part)} recordings\n")
     print("| decide | accuracy | mean steps | mean time | never sure |")
     print("|---|---|---|---|---|")
     for row in curve:

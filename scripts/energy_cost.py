@@ -1,38 +1,49 @@
-"""Print what counting costs: the time of `energy_report` over that of a plain forward, for models of the zoo."""
+"""Print what counting costs: the time of `energy_report` over that of a plain forward, for models of the zoo.
+
+    python scripts/energy_cost.py [MODEL...]
+
+The two run in turn, so that other work on the machine hits both; the fastest of each counts.
+"""
+
+from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
 
 import rsnn
-from rsnn.energy import energy_report
 
 
-def best(run, repeats):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["rsnn-gesture-cl", "rsnn-gesture-cla", "scnn-gesture"])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = ["rsnn-nmnist-cl", "rsnn-gesture-cl", "rsnn-gesture-cla", "scnn-gesture", "convlstm-gesture-cl-sum"]
+    parser.add_argument("models", nargs="*", default=default)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    print("| model | forward | counted | ratio |")
+    print("|---|---|---|---|")
     for name in options.models:
         model = rsnn.create_model(name).eval()
         steps, size = model.preprocessing.num_frames, model.preprocessing.frame_size
         frames = (torch.rand(steps, options.batch, 2, *size) < 0.05).float()
+        plain, counted = [], []
         with torch.no_grad():
             model(frames)
-            plain = best(lambda model=model, frames=frames: model(frames), options.repeats)
-        counted = best(lambda model=model, frames=frames: energy_report(model, frames), options.repeats)
-        print(f"{name}: forward {plain:.3f} s, counted {counted:.3f} s, ratio {counted / plain:.2f}")
+            for _ in range(options.repeats):
+                plain.append(seconds(lambda model=model, frames=frames: model(frames)))
+                counted.append(seconds(lambda model=model, frames=frames: rsnn.energy_report(model, frames)))
+        fastest = (min(plain), min(counted))
+        print(f"| `{name}` | {fastest[0]:.3f} s | {fastest[1]:.3f} s | {fastest[1] / fastest[0]:.2f} |", flush=True)
+    print(f"\nBatches of {options.batch}, {torch.get_num_threads()} thread(s), the fastest of {options.repeats}.")
 
 
 if __name__ == "__main__":

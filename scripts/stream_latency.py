@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=1)
     parser.add_argument("--events-per-second", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--table", action="store_true", help="print the latency as a table, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     trained = options.model in rsnn.list_models(pretrained=True) or options.model not in rsnn.list_models()
@@ -70,6 +71,13 @@ def main() -> None:
         took.append(time.perf_counter() - began)
         assert len(predictions) == 1
     took_ms = 1e3 * np.array(took[20:])  # the first ones find nothing in any cache
+    if options.table:
+        cells = (f"`{options.model}`", options.threads, options.overlap)
+        figures = (np.median(took_ms), np.percentile(took_ms, 99), os.getloadavg()[0])
+        print("| model | threads | overlap | median | 99th percentile | load of the machine |")
+        print("|---|---|---|---|---|---|")
+        print("| {} | {} | {} | {:.1f} ms | {:.1f} ms | {:.1f} |".format(*cells, *figures))
+        return
     print(f"{options.model}, overlap {options.overlap}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f}")
     print(
         f"latency: median {np.median(took_ms):.2f} ms, 99th percentile {np.percentile(took_ms, 99):.2f} ms, "

@@ -1,0 +1,139 @@
+"""Measure the figures of docs/energy.md and docs/streaming.md anew, and write them between their marks.
+
+    python scripts/measure_docs.py --data FOLDER [NAME...]
+
+A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command. FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
+what cannot be (a checkpoint is missing) is left as it was, and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+SIMULATED = "gestures:1100"
+FIGURES: dict[str, tuple[str, list[list[str]]]] = {
+    "counters": ("energy.md", [["compare_counters.py"]]),
+    "table4": (
+        "energy.md",
+        [["table4.py", "--data", SIMULATED, "rsnn-gesture-cla", "rsnn-gesture-cl", "convlstm-gesture-cl-sum"]],
+    ),
+    "table4-nmnist": (
+        "energy.md",
+        [
+            [
+                "table4.py",
+                "--data",
+                "{data}/nmnist_1000.npz",
+                "--samples",
+                "800:1000",
+                "rsnn-nmnist-cl",
+                "{output}/width-16",
+                "{output}/width-4",
+            ]
+        ],
+    ),
+    "tradeoff": (
+        "energy.md",
+        [
+            [
+                "energy_tradeoff.py",
+                "rsnn-nmnist-cl",
+                "{data}/nmnist_1000.npz",
+                "--train",
+                ":800",
+                "--test",
+                "800:1000",
+                "--output",
+                "{output}",
+            ]
+        ],
+    ),
+    "cost": ("energy.md", [["energy_cost.py"]]),
+    "decisions-nmnist": (
+        "streaming.md",
+        [["decision_time.py", "rsnn-nmnist-cl", "{data}/nmnist_1000.npz", "--samples", "800:1000"]],
+    ),
+    "decisions-simulated": ("streaming.md", [["decision_time.py", "rsnn-gesture-cl", SIMULATED]]),
+    "decisions-clips": ("streaming.md", [["decision_time.py", "rsnn-gesture-cl", "{data}/dvsgesture_clips.npz"]]),
+    "latency": (
+        "streaming.md",
+        [
+            ["stream_latency.py", model, "--table", "--threads", threads, "--overlap", overlap]
+            for model, threads, overlap in (
+                ("rsnn-gesture-cl", "2", "1"),
+                ("rsnn-gesture-cl", "1", "1"),
+                ("rsnn-gesture-cl", "2", "2"),
+                ("rsnn-gesture-cla", "2", "1"),
+                ("rsnn-nmnist-cl", "2", "1"),
+            )
+        ],
+    ),
+}
+# What has to be measured before: the narrow networks are trained by the other's script.
+ORDER = ("counters", "tradeoff", "table4-nmnist", *(name for name in FIGURES if name not in ("tradeoff", "counters")))
+
+
+def measured(commands: list[list[str]], data: Path, output: Path) -> str:
+    """Return what the commands print; rows of the same table go under one head."""
+    texts: list[str] = []
+    for command in commands:
+        words = [word.format(data=data, output=output) for word in command]
+        ran = subprocess.run(
+            [sys.executable, ROOT / "scripts" / words[0], *words[1:]],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "NO_COLOR": "1"},
+            check=False,
+        )
+        if ran.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {(ran.stderr.strip().splitlines() or ['no word'])[-1]}")
+        lines = ran.stdout.strip().splitlines()
+        texts += lines[2:] if texts and lines[:2] == texts[:2] else lines
+    return "\n".join(texts)
+
+
+def replaced(text: str, name: str, figure: str) -> str:
+    """Return the page with a figure between its marks."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    if begin not in text:
+        raise RuntimeError(f"no mark {begin.strip()}")
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{figure}\n\n{end}", text, flags=re.S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, help="where the trade-off's networks go; a folder of their own")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(FIGURES):
+        parser.error(f"no figure {sorted(unknown)[0]!r}; expected some of {', '.join(FIGURES)}")
+    failed = 0
+    output = options.output or Path(tempfile.gettempdir()) / "rsnn-tradeoff"
+    for name in dict.fromkeys(ORDER):
+        if options.names and name not in options.names:
+            continue
+        page, commands = FIGURES[name]
+        try:
+            figure = measured(commands, options.data.resolve(), output.resolve())
+            path = ROOT / "docs" / page
+            path.write_text(replaced(path.read_text("utf-8"), name, figure), "utf-8")
+        except RuntimeError as error:
+            print(f"{name}: left as it was ({error})")
+            failed += 1
+        else:
+            print(f"{name}: measured", flush=True)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

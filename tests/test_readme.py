@@ -36,13 +36,23 @@ def test_the_first_example_stands_on_the_first_screen():
 
 
 def test_the_table_of_checkpoints_is_the_weights_table():
+    """`python scripts/publish_checkpoint.py --readme` writes it anew."""
     rows = json.loads((README.parent / "rsnn" / "zoo" / "weights.json").read_text("utf-8"))
     table = README.read_text("utf-8").split("<!-- checkpoints: begin -->")[1].split("<!-- checkpoints: end -->")[0]
     assert rows
-    for row in rows:
-        (line,) = (line for line in table.splitlines() if f"`{row['name']}`" in line and f"`.{row['tag']}`" in line)
-        assert f"{row['metrics']['accuracy']:.1%}" in line
-        assert f"{row['parameters']:,}" in line
+    lines = table.strip().splitlines()[2:]
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:4] == [
+            f"`{row['name']}` (`.{row['tag']}`)",
+            row["data"],
+            str(row["classes"]),
+            f"{row['parameters']:,}",
+        ]
+        assert cells[4] == f"{row['size_bytes'] / 1e6:.1f} MB"
+        assert cells[5] == f"{row['metrics']['accuracy']:.1%}, {row['split']}"
+        assert cells[6] == f"{row['metrics']['energy_joules'] * 1e6:.1f} µJ"
 
 
 def test_the_predict_line_of_the_readme_on_a_real_file(samples, tmp_path):

@@ -677,10 +677,10 @@ def doctor() -> None:
     for device in devices:
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
         with _user_errors():
-            chosen = ", ".join(
+            chosen = (
                 f"{label} by {kernels.selected(device, operator)!r}" for operator, label in kernels.OPERATORS.items()
             )
-        table.add_row(device, f"{name}, {chosen}")
+            table.add_row(device, f"{name}, {', '.join(chosen)}")
     for name, reason in kernels.status().items():
         table.add_row(f"kernel {name}", "[green]available[/]" if reason is None else f"[yellow]{escape(reason)}[/]")
     out.print(table)

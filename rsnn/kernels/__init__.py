@@ -13,10 +13,11 @@ from rsnn.errors import InputError
 from rsnn.kernels import lif_cupy, lif_native, lif_spikingjelly, lif_torch
 from rsnn.kernels.convlstm import convlstm_step
 from rsnn.kernels.graphs import graphed
-from rsnn.kernels.selection import available, selected, status, use
+from rsnn.kernels.selection import OPERATORS, available, selected, status, use
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate, spike
 
 __all__ = [
+    "OPERATORS",
     "ATan",
     "Exponential",
     "Rectangle",

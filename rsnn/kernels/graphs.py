@@ -94,22 +94,23 @@ class _Graph:
     """A recorded call: the tensors that it reads and writes, and how to run it again."""
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> None:
-        with torch.inference_mode(False), torch.no_grad():  # so that any later call may write to them
+        with torch.inference_mode(False), torch.no_grad():  # so that any later call may write to the tensors
             self.inputs = _map(torch.clone, inputs)
-        self.run, self.outputs = _record(function, self.inputs, device)
-        self.done: Any = None
+            self.run, self.outputs = _record(function, self.inputs, device)
+        self.device = device
+        self.done: torch.cuda.Event | None = None
 
     def replay(self, inputs: tuple[Any, ...]) -> Any:
         """Run the graph on `inputs` and return copies of its outputs."""
-        stream = torch.cuda.current_stream() if self.done is not None else None
-        if stream is not None:
-            stream.wait_event(self.done)  # a call before may have been on another stream
+        stream = torch.cuda.current_stream(self.device)
+        if self.done is not None:
+            stream.wait_event(self.done)  # the call before may have been on another stream
         for own, given in zip(_leaves(self.inputs), _leaves(inputs), strict=True):
             if isinstance(own, Tensor):
                 own.copy_(given)
         self.run()
         outputs = _map(torch.clone, self.outputs)
-        self.done = _event()
+        self.done = stream.record_event()
         return outputs
 
 
@@ -130,10 +131,6 @@ def _record(
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = function(*inputs)
     return graph.replay, outputs
-
-
-def _event() -> Any:
-    return torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
 
 
 def _can_replay(function: Callable[..., Any], tensors: list[Tensor]) -> bool:

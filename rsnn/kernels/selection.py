@@ -18,6 +18,7 @@ from rsnn.errors import InputError, UnknownNameError, suggest
 from rsnn.kernels import convlstm_triton, lif_cupy, lif_spikingjelly, native
 
 Operator = Literal["lif", "convlstm", "attention"]
+OPERATORS: dict[Operator, str] = {"lif": "LIF", "convlstm": "ConvLSTM", "attention": "attention"}  # and what to call them
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Kernel:
 
 
 KERNELS = {
-    "torch": Kernel(("lif", "convlstm", "attention"), None, lambda: None),
+    "torch": Kernel(tuple(OPERATORS), None, lambda: None),
     "spikingjelly": Kernel(("lif",), ("cpu", "cuda"), lif_spikingjelly.unavailable),
     "cupy": Kernel(("lif",), ("cuda",), lif_cupy.unavailable),
     "triton": Kernel(("convlstm",), ("cuda",), convlstm_triton.unavailable),
@@ -87,7 +88,7 @@ def selected(device: str | torch.device = "cpu", operator: Operator = "lif") -> 
         kind = torch.device(device).type
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{device!r} is not a device; expected for example 'cpu' or 'cuda'") from error
-    if operator not in KERNELS["torch"].operators:
+    if operator not in OPERATORS:
         raise UnknownNameError(f"there is no operator {operator!r}; expected 'lif', 'convlstm' or 'attention'")
     forced = _forced
     if forced is None:

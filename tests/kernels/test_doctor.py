@@ -1,0 +1,46 @@
+"""`rsnn doctor`: which kernel runs where, and the reason of every one that cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rsnn import kernels
+from rsnn.cli import app
+
+
+def doctor(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    ran = CliRunner().invoke(app, ["doctor"])
+    return ran.exit_code, " ".join(ran.output.replace("│", " ").split())
+
+
+def test_every_kernel_is_named_with_its_reason(monkeypatch):
+    code, text = doctor(monkeypatch)
+    assert code == 0
+    for name, reason in kernels.status().items():
+        assert f"kernel {name} {'available' if reason is None else reason[:40]}" in text
+    for operator, label in kernels.OPERATORS.items():
+        assert f"{label} by {kernels.selected('cpu', operator)!r}" in text
+
+
+def test_a_gpu_without_cupy_falls_back_and_says_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Some GPU at {device}")
+    reasons = dict.fromkeys(kernels.status()) | {"cupy": "cupy is not installed (pip install 'rsnn[cuda]')"}
+    monkeypatch.setattr(kernels.selection, "_reasons", reasons)
+    code, text = doctor(monkeypatch)
+    assert code == 0
+    for device in ("cuda:0", "cuda:1"):
+        assert f"{device} Some GPU at {device}, LIF by 'spikingjelly', ConvLSTM by 'triton'" in text
+    assert "kernel cupy cupy is not installed (pip install 'rsnn[cuda]')" in text
+
+
+@pytest.mark.parametrize("forced", ["fast", "cupy"])
+def test_a_kernel_that_cannot_be_forced_is_an_error(monkeypatch, forced):
+    monkeypatch.setattr(kernels.selection, "_reasons", dict.fromkeys(kernels.status()) | {"cupy": "no CUDA device"})
+    monkeypatch.setenv("RSNN_KERNEL", forced)
+    code, text = doctor(monkeypatch)
+    assert code == 1
+    assert f"RSNN_KERNEL: {'there is no kernel' if forced == 'fast' else 'kernel'} {forced!r}" in text

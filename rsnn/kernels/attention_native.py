@@ -29,7 +29,7 @@ def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(Q K^T / sqrt(d_k)) V; shapes as in [`rsnn.kernels.attention`][]."""
-    return torch.ops.rsnn.attention(query, key, value)[0]  # type: ignore[no-any-return]
+    return torch.ops.rsnn.attention(query, key, value)[0]
 
 
 def _run(name: str, query: Tensor, value: Tensor, tensors: tuple[Tensor, ...]) -> None:
@@ -56,9 +56,13 @@ def _backward(
     query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sums: Tensor, d_out: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = [x.contiguous() for x in (query, key, value, out, log_sums, d_out)]
-    gradients = tuple(x.new_empty(x.shape) for x in (query, key, value))
+    gradients = _gradients(query, key, value)
     _run("backward", query, value, (*inputs, *gradients))
     return gradients
+
+
+def _gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
@@ -71,14 +75,14 @@ _library.impl("attention", _forward, "CPU")
 _library.impl("attention_backward", _backward, "CPU")
 
 
-@torch.library.register_fake("rsnn::attention", lib=_library)
+@torch.library.register_fake("rsnn::attention", lib=_library)  # type: ignore[untyped-decorator]
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     return _outputs(query, value)
 
 
-@torch.library.register_fake("rsnn::attention_backward", lib=_library)
+@torch.library.register_fake("rsnn::attention_backward", lib=_library)  # type: ignore[untyped-decorator]
 def _fake_backward(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
-    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+    return _gradients(query, key, value)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:

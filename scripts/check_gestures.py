@@ -1,0 +1,121 @@
+"""Measure a gesture model where its training did not look: real clips, and simulated ones that something was done to.
+
+    python scripts/check_gestures.py MODEL --real dvsgesture_clips.npz --samples 440 [--json checks.json]
+
+Real clips (an archive of 128 x 128 pixels whose class names are those of the gestures) are classified as they are, in
+the mirror (with the class that this makes of them), and in random windows of one second. Simulated clips are those of
+`SimulatedGestures(samples, seed=0, split="test")`, as they are and
+
+    polarity_swapped   with ON and OFF exchanged
+    half_rate          with every other event left out at random
+    double_rate        with every event twice
+    shifted            moved by 16 pixels left, right, up or down, what leaves the sensor is lost
+    later_start        without their first third
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+import rsnn
+from rsnn.data import EventArchive, Events
+from rsnn.data.simulate import SimulatedGestures
+
+NAMES = SimulatedGestures.class_names
+MIRRORED = {name: name.replace("left", "*").replace("right", "left").replace("*", "right") for name in NAMES}
+for turn in ("cw", "ccw"):
+    for side in ("left", "right"):
+        other_side, other_turn = {"left": "right", "right": "left"}[side], {"cw": "ccw", "ccw": "cw"}[turn]
+        MIRRORED[f"{side}_arm_{turn}"] = f"{other_side}_arm_{other_turn}"
+WINDOWS, WINDOW_US = 25, 1_000_000
+
+
+def chosen(events: Events, kept: np.ndarray, *, dx: int = 0, dy: int = 0) -> Events:
+    """Return these events, by mask or by place, moved by (dx, dy) pixels and cut at the sensor's edges."""
+    t, x, y, p = (getattr(events, name)[kept] for name in "txyp")
+    x, y = x.astype(np.int64) + dx, y.astype(np.int64) + dy
+    inside = (x >= 0) & (x < events.sensor_size[0]) & (y >= 0) & (y < events.sensor_size[1])
+    x, y = x[inside].astype(np.uint16), y[inside].astype(np.uint16)
+    return Events(t=t[inside], x=x, y=y, p=p[inside], sensor_size=events.sensor_size)
+
+
+def mirrored(events: Events) -> Events:
+    x = (events.sensor_size[0] - 1 - events.x).astype(events.x.dtype)
+    return Events(t=events.t, x=x, y=events.y, p=events.p, sensor_size=events.sensor_size)
+
+
+def shifted(events: Events, rng: np.random.Generator) -> Events:
+    dx, dy = ((16, 0), (-16, 0), (0, 16), (0, -16))[rng.integers(4)]
+    return chosen(events, np.arange(len(events)), dx=dx, dy=dy)
+
+
+CHANGES: dict[str, Callable[[Events, np.random.Generator], Events]] = {
+    "as_they_are": lambda events, _: events,
+    "polarity_swapped": lambda events, _: Events(
+        t=events.t, x=events.x, y=events.y, p=1 - events.p, sensor_size=events.sensor_size
+    ),
+    "half_rate": lambda events, rng: chosen(events, rng.random(len(events)) < 0.5),
+    "double_rate": lambda events, _: chosen(events, np.repeat(np.arange(len(events)), 2)),
+    "shifted": shifted,
+    "later_start": lambda events, _: chosen(events, events.t >= events.t[0] + events.duration_us // 3),
+}
+
+
+def real_clips(path: Path) -> Iterator[tuple[str, Events, str]]:
+    """Yield (kind, events, class name): whole clips and random windows, each also in the mirror."""
+    archive = EventArchive(path, sensor_size=(128, 128))
+    rng = np.random.default_rng(0)
+    for events, label in zip(archive, archive.labels, strict=True):
+        name = str(archive.class_names[label])
+        cuts = [("clips", events)]
+        for _ in range(WINDOWS):
+            start = int(events.t[0]) + int(rng.integers(max(events.duration_us - WINDOW_US, 1)))
+            cuts.append(("windows", events.between(start, start + WINDOW_US)))
+        for kind, cut in cuts:
+            yield kind, cut, name
+            yield kind, mirrored(cut), MIRRORED[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="zoo name, ./folder, or org/name on the Hub")
+    parser.add_argument("--real", type=Path)
+    parser.add_argument("--samples", type=int, default=440, help="simulated test clips")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    arguments = parser.parse_args()
+    model = rsnn.load(arguments.model)
+    assert model.class_names == tuple(NAMES), model.class_names
+    figures: dict[str, float] = {}
+    if arguments.real:
+        right: dict[str, list[bool]] = {}
+        for kind, events, name in track(list(real_clips(arguments.real)), "real clips"):
+            result = model.predict(events)
+            right.setdefault(kind, []).append(result.label == name)
+            if kind == "clips":
+                print(f"real {name:16} -> {result.label:16} {result.probabilities[result.index]:.3f}")
+        for kind, hits in right.items():
+            figures[f"real_{kind}"] = len(hits)
+            figures[f"real_{kind}_accuracy"] = float(np.mean(hits))
+    clips = SimulatedGestures(arguments.samples, seed=0, split="test")
+    hits = dict.fromkeys(CHANGES, 0)
+    for index in track(range(len(clips)), "simulated clips"):
+        events, label = clips[index]
+        for change, function in CHANGES.items():
+            changed = function(events, np.random.default_rng((index, 1)))
+            hits[change] += model.predict(changed).index == label
+    for change, number in hits.items():
+        figures[f"{change}_accuracy"] = number / len(clips)
+    for name, value in figures.items():
+        print(f"{name:28} {value:.4f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

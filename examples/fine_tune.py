@@ -20,6 +20,7 @@ from rsnn.evaluation import evaluate
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("archive")
 parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--output", default="./my-digits")
 arguments = parser.parse_args()
 random.seed(0)
 torch.manual_seed(0)
@@ -30,7 +31,8 @@ samples = [(events, int(label) - 5) for events, label in zip(archive, archive.la
 validation = [(events, label) for events, label in samples[-200:] if label >= 0]
 training = [sample for c in range(5) for sample in [s for s in samples[:-200] if s[1] == c][:20]]
 
-model = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl", num_classes=5)  # the last layer is new, the rest is trained
+model = rsnn.RSNN.from_pretrained("rsnn-nmnist-cl")
+model.reset_classifier(5, ("five", "six", "seven", "eight", "nine"))  # the last layer is new, the rest is trained
 model.freeze("encoder")
 optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.01, classifier_lr=2e-3))
 print(f"before: {evaluate(model, validation).accuracy:.1%} of {len(validation)}")
@@ -46,5 +48,5 @@ for epoch in range(1, arguments.epochs + 1):
         optimizer.step()
     print(f"epoch {epoch}: {evaluate(model, validation).accuracy:.1%} of {len(validation)}")
 
-model.class_names = ("five", "six", "seven", "eight", "nine")
-model.eval().save_pretrained("./my-digits")
+model.eval().save_pretrained(arguments.output)
+print(f"saved: rsnn predict {arguments.output} RECORDING...")

@@ -20,7 +20,9 @@ class SLAYER(EventClassifier):
     - Inputs are the counts of a slice (theirs: whether any event came in a millisecond).
     - Time constants are one step each (theirs: 10 ms and 1 ms, both far below a slice).
     - Axonal delays, learned in theirs, are left out: they too are below a slice.
-    - The threshold is 1 (theirs: 10), and initial weights are a tenth of theirs: the same network in other units.
+    - The threshold is 1 (theirs: 10), which is the same network in other units.
+    - Initial weights are ten times PyTorch's. In these units theirs are ten times in convolutions and once in fully
+      connected layers, where their longer response gathers ten times as much; with once, no output fires here.
     - Class scores are rates, to which a softmax is applied (theirs: wanted numbers of spikes, 180 and 30).
 
     See [`SRM`][rsnn.nn.SRM] for the neurons' equations and their readings.

@@ -32,8 +32,9 @@ def made(name: str, num_frames: int = T) -> EventClassifier:
 
 
 def frames(batch: int = 2, num_frames: int = T, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    rate = torch.full((num_frames, batch, 2, *SIZE), 0.1, dtype=dtype)
-    return torch.poisson(rate, torch.Generator().manual_seed(1))
+    """Return random counts, each sample brighter than the one before."""
+    rate = torch.linspace(0.02, 0.3, batch, dtype=dtype)[:, None, None, None]
+    return torch.poisson(rate.expand(num_frames, batch, 2, *SIZE), torch.Generator().manual_seed(1))
 
 
 def loss(logits: torch.Tensor) -> torch.Tensor:

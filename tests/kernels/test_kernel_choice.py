@@ -9,10 +9,14 @@ from rsnn import kernels
 from rsnn.errors import InputError, RSNNError, UnknownNameError
 
 
+def reasons(monkeypatch, **reasons):
+    monkeypatch.setattr(kernels.selection, "_reasons", dict.fromkeys(kernels.selection.KERNELS) | reasons)
+
+
 @pytest.fixture(autouse=True)
-def _by_device(monkeypatch):
+def _without_native_kernels(monkeypatch):
     monkeypatch.delenv("RSNN_KERNEL", raising=False)
-    monkeypatch.setattr(kernels.selection, "_reasons", {})
+    monkeypatch.setattr(kernels.selection, "_reasons", {"native": "no C++ compiler was found"})
     with kernels.use("auto"):
         kernels.selection._forced = None
         yield
@@ -31,10 +35,6 @@ def test_plain_torch_on_the_cpu(device):
     assert kernels.selected() == "torch"
 
 
-def reasons(monkeypatch, **reasons):
-    monkeypatch.setattr(kernels.selection, "_reasons", dict.fromkeys(kernels.selection.KERNELS) | reasons)
-
-
 def test_a_gpu_gets_the_fused_kernels_that_are_there(monkeypatch):
     reasons(monkeypatch)
     assert kernels.selected("cuda") == "cupy"
@@ -45,22 +45,31 @@ def test_a_gpu_gets_the_fused_kernels_that_are_there(monkeypatch):
     assert kernels.selected("cuda") == "torch"
 
 
+def test_a_cpu_gets_the_native_kernels_that_are_there(monkeypatch):
+    reasons(monkeypatch)
+    for operator in kernels.OPERATORS:
+        assert kernels.selected("cpu", operator) == "native"
+        assert kernels.selected("meta", operator) == "torch"
+
+
 def test_a_forced_kernel_serves_its_own_operators_and_devices_only(monkeypatch):
     reasons(monkeypatch)
     with kernels.use("cupy"):
         assert kernels.selected("cuda") == "cupy"
-        assert kernels.selected("cpu") == "torch"
+        assert kernels.selected("cpu") == "native"
+        assert kernels.selected("cuda", "convlstm") == "triton"
     with kernels.use("torch", "cupy"):  # the first that serves it
         assert kernels.selected("cuda") == "torch"
     with kernels.use("native", "spikingjelly"):
         assert kernels.selected("cuda") == "spikingjelly"
         assert kernels.selected("cpu", "convlstm") == "native"
     with kernels.use("torch"):
-        assert kernels.selected("cpu", "convlstm") == "torch"
+        for operator in kernels.OPERATORS:
+            assert kernels.selected("cpu", operator) == kernels.selected("cuda", operator) == "torch"
 
 
 def test_no_operator():
-    with pytest.raises(UnknownNameError, match="there is no operator 'conv'; expected 'lif' or 'convlstm'"):
+    with pytest.raises(UnknownNameError, match="there is no operator 'conv'; expected 'lif', 'convlstm' or"):
         kernels.selected("cpu", "conv")
     with pytest.raises(InputError, match=r"use\(\) got no name"):
         kernels.use()
@@ -140,6 +149,7 @@ def test_bad_environment_variable_is_named(monkeypatch):
 def test_a_kernel_that_cannot_run_says_why(monkeypatch):
     import importlib.util
 
+    kernels.selection._reasons.clear()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "spikingjelly" else found(name))
     assert "spikingjelly" not in kernels.available()

@@ -21,6 +21,7 @@ from rsnn.errors import InputError, RSNNError, UnknownNameError
 
 if TYPE_CHECKING:
     from rsnn.data import Events
+    from rsnn.hub import WeightsEntry
     from rsnn.models import EventClassifier, Prediction
 
 app = typer.Typer(
@@ -204,33 +205,35 @@ def models(
     import rsnn
     from rsnn import hub
 
-    entries = {name: hub.find_entry(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
+    entries = {name: hub.entries_of(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
     if as_json:
-        _print_json([_entry_row(name, entry) for name, entry in entries.items()])
+        _print_json([{"name": name, **_weights(found)} for name, found in entries.items()])
         return
-    table = Table(
-        Column("name", no_wrap=True), "weights", "data", "classes", "parameters", "size", "accuracy", "energy"
-    )
-    for name, entry in entries.items():
-        if entry is None:
-            table.add_row(name, "[dim]untrained[/]")
-            continue
-        accuracy, joules = entry.metrics.get("accuracy"), entry.metrics.get("energy_joules")
-        table.add_row(
-            f"[bold]{name}[/]",
-            entry.tag,
-            entry.data,
-            str(entry.classes),
-            f"{entry.parameters:,}",
-            f"{entry.size_bytes / 1e6:.1f} MB",
-            "" if accuracy is None else f"{accuracy:.1%}",
-            "" if joules is None else f"{1e6 * joules:.1f} µJ",
-        )
-    out.print(table)
+    numbers = (Column(title, justify="right", no_wrap=True) for title in ("parameters", "size", "accuracy", "energy"))
+    table = Table(*(Column(title, no_wrap=True) for title in ("name", "tag", "data", "classes")), *numbers, box=None)
+    for name, found in entries.items():
+        for entry in found:
+            accuracy, joules = entry.metrics.get("accuracy"), entry.metrics.get("energy_joules")
+            table.add_row(
+                f"[bold]{name}[/]" if entry is found[0] else name,
+                entry.tag,
+                entry.data,
+                str(entry.classes),
+                f"{entry.parameters:,}",
+                f"{entry.size_bytes / 1e6:.1f} MB",
+                "" if accuracy is None else f"{accuracy:.1%}",
+                "" if joules is None else f"{1e6 * joules:.1f} µJ",
+            )
+    if table.row_count:
+        out.print(table)
+    if untrained := [name for name, found in entries.items() if not found]:
+        out.print(f"Untrained, from rsnn.create_model(name): {', '.join(untrained)}", highlight=False)
 
 
-def _entry_row(name: str, entry: Any) -> dict[str, Any]:
-    return {"name": name, "pretrained": None if entry is None else entry.to_dict()}
+def _weights(entries: list[Any]) -> dict[str, Any]:
+    """Return weights entries as plain data: the default of a name, and the others."""
+    default, *others = [entry.to_dict() for entry in entries] or [None]
+    return {"pretrained": default, "other_weights": others}
 
 
 @app.command()
@@ -246,20 +249,51 @@ def info(
         if Path(name).expanduser().is_file() and name not in rsnn.list_models():
             _print_recording(name, as_json)
             return
-        if name in rsnn.list_models() and hub.find_entry(name) is None:
-            model = rsnn.create_model(name)
-            parameters = sum(p.numel() for p in model.parameters())
-            out.print(f"[bold]{name}[/]: {type(model).__name__}, {parameters:,} parameters, no published weights")
-            out.print(f"rsnn.create_model({name!r}) builds it untrained.", highlight=False)
-            return
-        checkpoint = hub.resolve(name)
-        from rich.markdown import Markdown
+        untrained = name in rsnn.list_models() and hub.find_entry(name) is None
+        model = rsnn.create_model(name) if untrained else rsnn.load(name)
+        card = "" if untrained else hub.resolve(name, local_files_only=True).card()
+    if as_json:
+        _print_json({"name": name, **_model_facts(model), **_weights(_entries_of(name)), "card": card})
+    else:
+        _print_model(name, model, card)
 
-        card = checkpoint.card()
+
+def _entries_of(name: str) -> list[WeightsEntry]:
+    """Return the weights entry that a name means, then those with other tags."""
+    from rsnn import hub
+
+    entry = hub.find_entry(name)
+    return [] if entry is None else [entry, *(other for other in hub.entries_of(entry.name) if other is not entry)]
+
+
+def _model_facts(model: EventClassifier) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "classes": model.num_classes,
+        "class_names": model.class_names,
+        "preprocessing": None if model.preprocessing is None else asdict(model.preprocessing),
+    }
+
+
+def _print_model(name: str, model: EventClassifier, card: str) -> None:
+    """Print a model's card, its front matter left out, and which weights a name means."""
+    from rich.markdown import Markdown
+
+    facts, entries = _model_facts(model), _entries_of(name)
+    if card:
         out.print(Markdown(card.split("---\n", 2)[-1] if card.startswith("---\n") else card))
-        if entry := hub.find_entry(name):
-            out.print(f"Default weights of {entry.name}: {entry.full_name}" if name == entry.name else entry.full_name)
-            out.print(f"SHA-256 {entry.sha256}", highlight=False, soft_wrap=True)
+    said = f"[bold]{escape(name)}[/]: {facts['class']}, {facts['parameters']:,} parameters, {facts['classes']} classes"
+    if not entries:
+        out.print(said if card else f"{said}, no published weights")
+    if not entries and not card:
+        out.print(f"rsnn.create_model({name!r}) builds it untrained.", highlight=False)
+    for entry in entries[:1]:
+        others = "".join(f" Others: {other.full_name}." for other in entries[1:])
+        out.print(f"{said}\n{'Default weights' if name == entry.name else 'Weights'}: {entry.full_name}.{others}")
+        out.print(f"SHA-256 {entry.sha256}, {entry.licence}", highlight=False, soft_wrap=True)
 
 
 def _print_recording(name: str, as_json: bool) -> None:

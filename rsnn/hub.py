@@ -121,6 +121,11 @@ def find_entry(name: str) -> WeightsEntry | None:
     return next((entry for entry in _index.entries if name in (entry.name, entry.full_name)), None)
 
 
+def entries_of(name: str) -> list[WeightsEntry]:
+    """Return all weights entries of a zoo name without a tag, the default first."""
+    return [entry for entry in _index.entries if entry.name == name]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder that holds a checkpoint, found but not yet believed.

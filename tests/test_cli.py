@@ -91,8 +91,10 @@ def test_models_lists_names_and_weights():
     assert ran.exit_code == 0
     (line,) = (line for line in ran.stdout.splitlines() if "rsnn-nmnist-cl " in line)
     assert "first1000" in line
-    assert "untrained" not in line
-    assert any("rsnn-nmnist-cla" in line and "untrained" in line for line in ran.stdout.splitlines())
+    for part in (" nmnist ", " 10 ", " MB ", "%", " µJ"):
+        assert part in line
+    untrained = ran.stdout.split("Untrained, from rsnn.create_model(name): ")[1]
+    assert "rsnn-nmnist-cl-nopool" in untrained
 
 
 def test_models_as_json():
@@ -100,26 +102,56 @@ def test_models_as_json():
     rows = json.loads(ran.stdout)
     assert [row["name"] for row in rows] == rsnn.list_models(pretrained=True)
     assert all(len(row["pretrained"]["sha256"]) == 64 for row in rows)
+    assert all(row["pretrained"]["metrics"]["energy_joules"] > 0 for row in rows)
+    (untrained,) = json.loads(invoke("models", "scnn-sign", "--json").stdout)
+    assert untrained == {"name": "scnn-sign", "pretrained": None, "other_weights": []}
 
 
 def test_info_shows_the_card_and_the_default_tag():
     ran = invoke("info", "rsnn-nmnist-cl")
     assert ran.exit_code == 0, ran.output
-    assert "rsnn-nmnist-cl.first1000" in ran.stdout
-    assert "Limits" in ran.stdout
-    assert "SHA-256" in ran.stdout
+    assert "Default weights: rsnn-nmnist-cl.first1000" in ran.stdout
+    for part in ("Limits", "SHA-256", "Accuracy", "Energy", "Input", "Reproduce", "Citation", "531,704 parameters"):
+        assert part in ran.stdout
+    assert "library_name" not in ran.stdout
+
+
+def test_info_as_json():
+    ran = invoke("info", "rsnn-nmnist-cl", "--json")
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    assert (found["class"], found["classes"], found["class_names"]) == ("RSNN", 10, list("0123456789"))
+    assert found["pretrained"]["tag"] == "first1000"
+    assert found["preprocessing"]["frame_size"] == [34, 34]
+    assert found["card"].startswith("---\n")
+
+
+def test_info_of_a_folder(tmp_path):
+    model = rsnn.create_model("scnn-nmnist", num_classes=2, class_names=("yes", "no"))
+    model.save_pretrained(tmp_path)
+    ran = invoke("info", tmp_path)
+    assert ran.exit_code == 0, ran.output
+    parameters = sum(p.numel() for p in model.parameters())
+    assert f"SCNN, {parameters:,} parameters, 2 classes" in ran.stdout.replace("\n", "")
+    assert "Classes: yes, no." in ran.stdout
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    damaged = invoke("info", tmp_path)
+    assert damaged.exit_code == 1
+    assert "SHA-256" in damaged.output
 
 
 def test_info_of_a_name_without_weights():
-    ran = invoke("info", "convlstm-nmnist-cl-sum")
+    ran = invoke("info", "scnn-sign")
     assert ran.exit_code == 0
     assert "no published weights" in ran.stdout
+    found = json.loads(invoke("info", "scnn-sign", "--json").stdout)
+    assert (found["class"], found["pretrained"], found["card"]) == ("SCNN", None, "")
 
 
 def test_info_of_a_wrong_name_suggests():
-    ran = invoke("info", "convlstm-nmnist-cl-summ")
+    ran = invoke("info", "scnn-signs")
     assert ran.exit_code == 1
-    assert "convlstm-nmnist-cl-sum" in ran.output
+    assert "'scnn-sign'" in ran.output
 
 
 def write_archive(path, count=4):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from rsnn.errors import InputError, MissingDependencyError
 COLUMNS = 10
 PICTURES = (".gif", ".mp4", ".png")
 
-# Of an animation: pixels a side of its picture of the events, and milliseconds a frame.
+# Of an animation: pixels a side of its picture of the events, milliseconds a frame and of the last one.
 _PICTURE = 384
 _FRAME_MS = 150
+_LAST_MS = 1500
 
 
 def polarity_colours(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -56,11 +57,8 @@ def save_frames(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, title
             axes.imshow(colours[step], interpolation="nearest")
             axes.set_title(str(step + 1), fontsize=8)
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=120)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the picture {target} cannot be written: {error}") from error
+    with _written(target, "picture") as made:
+        figure.savefig(made, dpi=120, format=target.suffix[1:] or "png")
     return target
 
 
@@ -115,15 +113,9 @@ def save_animation(
                 draw.rectangle((width + 8, top + 13, width + 9 + round(270 * share), top + 13 + pitch // 3), fill=fill)
         pictures.append(picture)
     target = Path(path)
-    durations = [max(round(frame_ms), 20)] * (len(pictures) - 1) + [1500]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=target.stem, suffix=".tmp", dir=target.parent)
-        with os.fdopen(handle, "wb") as made:
-            pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-        Path(name).replace(target)
-    except OSError as error:
-        raise InputError(f"the picture {target} cannot be written: {error}") from error
+    durations = [max(round(frame_ms), 20)] * (len(pictures) - 1) + [_LAST_MS]
+    with _written(target, "picture") as made:
+        pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return target
 
 
@@ -151,24 +143,14 @@ def save_video(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps: f
     scale = max(_PICTURE // max(colours.shape[1:3]), 1)
     height, width = (side - side % 2 for side in (scale * colours.shape[1], scale * colours.shape[2]))
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=target.stem, suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        try:
-            with av.open(name, "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-                stream.width, stream.height, stream.pix_fmt = max(width, 2), max(height, 2), "yuv420p"
-                for colour in colours:
-                    large = np.repeat(np.repeat(colour, scale, axis=0), scale, axis=1)
-                    picture = np.ascontiguousarray(large[: stream.height, : stream.width])
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-                container.mux(stream.encode())
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:  # FFmpeg's errors are among these
-        raise InputError(f"the video {target} cannot be written: {error}") from error
+    with _written(target, "video") as made, av.open(str(made), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = max(width, 2), max(height, 2), "yuv420p"
+        for colour in colours:
+            large = np.repeat(np.repeat(colour, scale, axis=0), scale, axis=1)
+            picture = np.ascontiguousarray(large[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
     return target
 
 
@@ -188,3 +170,17 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
     if suffix == ".png":
         return save_frames(frames, path, title=title)
     raise InputError(f"{path} has the suffix {suffix!r}; expected one of {', '.join(PICTURES)}")
+
+
+@contextmanager
+def _written(target: Path, what: str) -> Iterator[Path]:
+    """Give the block a temporary name to write to, and the file its own name where that went well."""
+    made = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield made
+        made.replace(target)
+    except (OSError, ValueError) as error:  # FFmpeg's errors are among these, and a format that matplotlib has not
+        raise InputError(f"the {what} {target} cannot be written: {error}") from error
+    finally:
+        made.unlink(missing_ok=True)

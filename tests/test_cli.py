@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import rsnn
@@ -71,19 +72,30 @@ def test_a_wrong_model_name_suggests_the_nearest():
     assert "Traceback" not in ran.stderr
 
 
-def test_demo_names_the_shipped_digit_and_draws_it(tmp_path):
+def test_demo_plays_a_gesture_and_names_it(tmp_path):
     ran = run("demo", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "says 3" in ran.stdout
-    assert " ms" in ran.stdout
-    assert ran.stdout.count("%") >= 11
-    assert (tmp_path / "rsnn-demo.png").read_bytes().startswith(b"\x89PNG")
+    assert "says arm_roll" in ran.stdout
+    assert "after step  1: " in ran.stdout
+    assert " ms a step" in ran.stdout
+    assert "µJ" in ran.stdout
+    assert ran.stdout.count("%") >= 15
+    with Image.open(tmp_path / "rsnn-demo.gif") as picture:
+        assert picture.n_frames == 20
 
 
 def test_demo_takes_files_and_draws_each(tmp_path):
-    ran = invoke("demo", shipped.path(), shipped.path(), "--output", tmp_path / "seen.png")
+    files = (shipped.path(), shipped.path())
+    ran = invoke("demo", *files, "--model", "rsnn-nmnist-cl", "--output", tmp_path / "seen.gif")
     assert ran.exit_code == 0, ran.output
-    assert {file.name for file in tmp_path.iterdir()} == {"seen.png", "seen-2.png"}
+    assert ran.output.count("says 3") == 2
+    assert {file.name for file in tmp_path.iterdir()} == {"seen.gif", "seen-2.gif"}
+
+
+def test_demo_of_a_gesture_that_there_is_none_of():
+    ran = invoke("demo", "--gesture", "cartwheel")
+    assert ran.exit_code == 1
+    assert "no gesture 'cartwheel'; expected one of hand_clap" in " ".join(ran.output.split())
 
 
 def test_models_lists_names_and_weights():

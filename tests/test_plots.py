@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import rsnn
-from rsnn.plots import polarity_colours, save_frames
+from rsnn.plots import polarity_colours, save_animation, save_frames
 
 
 def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
@@ -28,3 +29,25 @@ def test_wrong_shape_and_unwritable_places_are_clear_errors(tmp_path):
         save_frames(np.zeros((3, 4, 4)), tmp_path / "x.png")
     with pytest.raises(rsnn.RSNNError, match="cannot be written"):
         save_frames(np.zeros((1, 2, 4, 4)), tmp_path)
+
+
+def test_an_animation_has_a_picture_a_step_and_leaves_no_other_file(tmp_path):
+    frames = np.zeros((3, 2, 32, 48))
+    frames[1, 1, 4:9, 5:20] = 2
+    shares = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
+    path = save_animation(frames, tmp_path / "new" / "a.gif", probabilities=shares, labels=("one", "two"), title="t")
+    with Image.open(path) as picture:
+        assert picture.n_frames == 3
+        picture.seek(1)
+        red, green, blue = picture.convert("RGB").getpixel((8 * 10, 24 + 8 * 6))
+        assert red > 200
+        assert max(green, blue) < 60
+    assert [file.name for file in path.parent.iterdir()] == ["a.gif"]
+
+
+def test_an_animation_of_shapes_that_do_not_go_together(tmp_path):
+    with pytest.raises(rsnn.RSNNError, match=r"shape \(2, 2\) for 3 frames and 2 labels"):
+        save_animation(np.zeros((3, 2, 4, 4)), tmp_path / "a.gif", probabilities=np.ones((2, 2)), labels=("a", "b"))
+    with pytest.raises(rsnn.RSNNError, match="cannot be written"):
+        save_animation(np.zeros((1, 2, 4, 4)), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -18,9 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torch import Tensor
+
 SOURCES = Path(__file__).parent / "csrc"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 # The first set that the compiler takes: not all know OpenMP (threads start anew then), nor this name of the processor.
 OPTIONS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native", "-fopenmp"), ("-mcpu=native",), ())
 
@@ -57,6 +59,11 @@ def unavailable() -> str | None:
     except NativeError as error:
         return str(error)
     return None
+
+
+def pointer(x: Tensor | None) -> ctypes.c_void_p:
+    """Return the address of a tensor's numbers; null for None and for empty tensors."""
+    return ctypes.c_void_p(x.data_ptr() if x is not None and x.numel() else None)
 
 
 def _key(name: str) -> str:
@@ -101,7 +108,16 @@ def _compile(name: str, real: str, file: Path) -> None:
     os.close(handle)
     try:
         for options in OPTIONS:
-            command = [compiler, *FLAGS, f"-DREAL={real}", *options, str(SOURCES / f"{name}.cpp"), "-o", made]
+            command = [
+                compiler,
+                *FLAGS,
+                f"-DREAL={real}",
+                f"-DREAL_{real}",
+                *options,
+                str(SOURCES / f"{name}.cpp"),
+                "-o",
+                made,
+            ]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0 and _loads(made):
                 Path(made).chmod(0o700)

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Surrogate
-from rsnn.nn.checks import check_features, check_kind, check_positive, check_sizes
+from rsnn.kernels import ATan, Surrogate, lif_native, sparse_native
+from rsnn.nn.checks import check_features, check_kind, check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
+from rsnn.nn.steps import add_up
 from rsnn.nn.voting import Voting, resized_output
 
 
@@ -42,10 +44,63 @@ class SpikingConv(nn.Module):
         self, x: Float[Tensor, "T N C H W"], potential: Tensor | None
     ) -> tuple[Float[Tensor, "T N D h w"], Tensor]:
         """Return the (pooled) spikes of every step, and the potential after the last one."""
-        current = self.norm(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
-        spikes, potential = self.lif(current, potential)
+        native = kernels.selected(x.device, "lif") == "native"
+        if native and self._is_plain() and sparse_native.supports(x, self.conv.weight):
+            current = sparse_native.convolution(x.flatten(0, 1), self.conv.weight).unflatten(0, x.shape[:2])
+        else:
+            current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if native and self._is_fused(current, potential):
+            return self._norm_lif_pool(current, potential)
+        spikes, potential = self.lif(self.norm(current.flatten(0, 1)).unflatten(0, x.shape[:2]), potential)
         if self.pool > 1:
             spikes = F.max_pool2d(spikes.flatten(0, 1), self.pool).unflatten(0, x.shape[:2])
+        return spikes, potential
+
+    def _is_plain(self) -> bool:
+        """Tell whether the convolution is the one this class makes, and no hook watches it."""
+        conv = self.conv
+        plain = type(conv) is nn.Conv2d and conv.bias is None and conv.groups == 1 and conv.padding_mode == "zeros"
+        as_made = (conv.stride, conv.padding, conv.dilation) == ((1, 1), (conv.kernel_size[0] // 2,) * 2, (1, 1))
+        return plain and as_made and not is_watched(conv)
+
+    def _is_fused(self, current: Tensor, potential: Tensor | None) -> bool:
+        """Tell whether normalization, neurons and pooling are those this class makes, for a kernel that does all."""
+        norm, lif = self.norm, self.lif
+        shape = (*current.shape[1:],)
+        return (
+            (type(norm), type(lif)) == (nn.BatchNorm2d, LIF)
+            and not is_watched(norm, lif)
+            and lif_native.supports(current, 1.0 if lif.w is None else lif.w, lif.surrogate)
+            and current.dtype in (torch.float32, torch.float64, torch.bfloat16)
+            and current.numel() > current.shape[2]  # a batch normalization of one pixel is an error of its own
+            and (potential is None or (isinstance(potential, Tensor) and (*potential.shape,) == shape))
+        )
+
+    def _norm_lif_pool(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+        norm, lif = self.norm, self.lif
+        batch = norm.training or norm.running_mean is None
+        spikes, potential, mean, variance = lif_native.norm_lif(
+            lif_native.channels_last(current),
+            potential,
+            (norm.weight, norm.bias, None if batch else norm.running_mean, None if batch else norm.running_var),
+            tau=lif.tau if lif.w is None else 1 / lif.w.sigmoid(),
+            v_threshold=lif.v_threshold,
+            v_reset=lif.v_reset,
+            surrogate=lif.surrogate,
+            detach_reset=lif.detach_reset,
+            batch_statistics=batch,
+            eps=norm.eps,
+            pool=self.pool,
+        )
+        if norm.training and not (norm.running_mean is None or norm.running_var is None):
+            rows = current.numel() // current.shape[2]
+            share = norm.momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                share = 1 / float(norm.num_batches_tracked) if share is None else share
+            with torch.no_grad():
+                norm.running_mean.lerp_(mean.to(norm.running_mean), share or 0.0)
+                norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var), share or 0.0)
         return spikes, potential
 
 
@@ -168,7 +223,7 @@ class SCNN(nn.Module):
         """
         check_kind(state, SCNNState, type(self).__name__)
         votes, potentials = self.step_votes(features, None if state is None else state.potentials)
-        total = votes.sum(0) if state is None else state.votes + votes.sum(0)
+        total = add_up(votes, None if state is None else state.votes)
         steps = features.shape[0] + (0 if state is None else state.steps)
         return total / steps, SCNNState(potentials, total, steps)
 

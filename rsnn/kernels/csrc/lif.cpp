@@ -1,0 +1,373 @@
+// LIF neurons over a sequence of input currents, with what stands around them in a spiking network: scale and shift of
+// every channel before (a batch normalization), maximum pooling after; forward and backward.
+//
+// Shapes: T steps, N batch, H height, W width, C channels; channels lie next to each other (channels_last). Neurons
+// without such a structure are one row of H = W = 1. Each neuron's whole sequence is run while its potential is in the
+// innermost cache. Backward computes the potentials anew from the inputs: forward leaves nothing behind.
+#include <algorithm>
+#include <new>
+
+#include "common.h"
+
+namespace {
+
+typedef REAL R;  // of potentials and arithmetic: float or double
+typedef Vec<R> V;
+constexpr int kL = kLanes<R>;
+
+// Values in memory: REAL, or bfloat16 beside float.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+INLINE V load_as(const R* from, int count) { return load<R>(from, count); }
+INLINE void store_as(R* to, V value, int count) { store<R>(to, value, count); }
+
+INLINE Vec<float> load_as(const BFloat16* from, int count) {
+  typedef uint16_t Half __attribute__((vector_size(kBytes / 2)));
+  typedef uint32_t Word __attribute__((vector_size(kBytes)));
+  Half half{};
+  std::memcpy(&half, from, 2 * std::min(count, kLanes<float>));
+  return (Vec<float>)(__builtin_convertvector(half, Word) << 16);
+}
+
+INLINE void store_as(BFloat16* to, Vec<float> value, int count) {
+  typedef uint16_t Half __attribute__((vector_size(kBytes / 2)));
+  typedef uint32_t Word __attribute__((vector_size(kBytes)));
+  Word bits = (Word)value;
+  bits += 0x7fffu + ((bits >> 16) & 1u);  // to the nearest, ties to even
+  const Half half = __builtin_convertvector(bits >> 16, Half);
+  std::memcpy(to, &half, 2 * std::min(count, kLanes<float>));
+}
+
+struct Size {
+  int64_t T, N, H, W, C, pool;
+};
+
+enum Surrogate { kATan, kSigmoid, kRectangle, kExponential };
+
+struct Neuron {
+  R tau, threshold, rest, alpha, scale;
+  int soft, detach, surrogate;
+  // A division by a power of two is a product, exactly.
+  R inverse;
+  bool exact;
+  explicit Neuron(const double* v)
+      : tau(v[0]), threshold(v[1]), rest(v[2]), alpha(v[3]), scale(v[4]), soft(v[5]), detach(v[6]), surrogate(v[7]) {
+    int exponent;
+    exact = std::frexp(tau, &exponent) == (R)0.5;
+    inverse = 1 / tau;
+  }
+  INLINE V charge(V v, V x) const {
+    const V pull = x - (v - rest);
+    return exact ? v + pull * inverse : v + pull / tau;
+  }
+  INLINE V after(V h) const {
+    if (soft) return h - (h >= threshold ? spread<R>(threshold) : V{});
+    return h >= threshold ? spread<R>(rest) : h;
+  }
+  INLINE V derivative(V h) const {
+    const V x = h - threshold;
+    switch (surrogate) {
+      case kATan: {
+        const V z = (R)(1.57079632679489661923 * alpha) * x;
+        return (alpha / 2) / ((R)1 + z * z);
+      }
+      case kSigmoid: {
+        const V s = sigmoid<R>(alpha * x);
+        return alpha * s * ((R)1 - s);
+      }
+      case kRectangle: {
+        const V distance = x < (R)0 ? -x : x;
+        return distance < (R)0.5 / alpha ? spread<R>(alpha) : V{};
+      }
+      default: {
+        const V distance = x < (R)0 ? -x : x;
+        return scale * exp_of(-alpha * distance);
+      }
+    }
+  }
+};
+
+// A piece of work: channels c0 to c1 of the windows w0 to w1 of a row of windows of sample n.
+struct Piece {
+  int64_t n, row, w0, w1, c0, c1;
+};
+
+// How the neurons are cut into pieces of about `target` neurons.
+struct Cut {
+  int64_t rows, columns, across, width, channels, pieces;
+  Cut(const Size& s, int64_t target) {
+    rows = (s.H + s.pool - 1) / s.pool;
+    columns = (s.W + s.pool - 1) / s.pool;
+    const int64_t window = s.pool * s.pool;
+    channels = std::max<int64_t>(kL, std::min(s.C, target / window / kL * kL));
+    width = std::max<int64_t>(1, target / (window * channels));
+    across = (columns + width - 1) / width;
+    parts = (s.C + channels - 1) / channels;
+    pieces = s.N * rows * across * parts;
+  }
+  Piece piece(const Size& s, int64_t number) const {
+    Piece p;
+    p.c0 = number % parts * channels;
+    p.c1 = std::min(s.C, p.c0 + channels);
+    number /= parts;
+    p.w0 = number % across * width;
+    p.w1 = std::min(columns, p.w0 + width);
+    number /= across;
+    p.row = number % rows;
+    p.n = number / rows;
+    return p;
+  }
+
+ private:
+  int64_t parts;
+};
+
+// Calls one(neuron's place in a step, place of its potential in the piece's memory, y in window, x, c) for each vector.
+template <class One>
+INLINE void each(const Size& s, const Piece& p, const One& one) {
+  const int64_t channels = (p.c1 - p.c0 + kL - 1) / kL * kL;
+  const int64_t x0 = p.w0 * s.pool, x1 = std::min(s.W, p.w1 * s.pool);
+  for (int64_t i = 0; i < s.pool; ++i) {
+    const int64_t y = p.row * s.pool + i;
+    if (y >= s.H) break;
+    for (int64_t x = x0; x < x1; ++x) {
+      const int64_t at = ((p.n * s.H + y) * s.W + x) * s.C;
+      const int64_t own = (i * (p.w1 - p.w0) * s.pool + x - x0) * channels;
+      for (int64_t c = p.c0; c < p.c1; c += kL) one(at + c, own + c - p.c0, i, x, c, int(std::min<int64_t>(kL, p.c1 - c)));
+    }
+  }
+}
+
+struct Affine {
+  const R *scale, *shift;  // of each channel, or null
+  INLINE V operator()(V x, int64_t c, int count) const {
+    return scale ? x * load<R>(scale + c, count) + load<R>(shift + c, count) : x;
+  }
+};
+
+template <class X>
+void forward(const Size& s, const Neuron& neuron, const Affine& affine, const X* x, const R* start, X* spikes, R* end,
+             int threads) {
+  const int64_t step = s.N * s.H * s.W * s.C;
+  const int64_t h = s.H / s.pool, w = s.W / s.pool, pooled = s.N * h * w * s.C;
+  const Cut cut(s, 2048);
+  on_team(threads, [&](int rank, int size) {
+    for (int64_t number = rank; number < cut.pieces; number += size) {
+      const Piece p = cut.piece(s, number);
+      const R* from = start;  // then `end`, where the potential stays between the steps
+      for (int64_t t = 0; t < s.T; ++t) {
+        const X* x_t = x + t * step;
+        X* out = spikes + t * pooled;
+        each(s, p, [&](int64_t at, int64_t, int64_t i, int64_t column, int64_t c, int count) {
+          const V before = from ? load<R>(from + at, count) : spread<R>(neuron.rest);
+          const V charged = neuron.charge(before, affine(load_as(x_t + at, count), c, count));
+          store<R>(end + at, neuron.after(charged), count);
+          V fired = charged >= neuron.threshold ? spread<R>(1) : V{};
+          const int64_t y = p.row, across = column / s.pool;
+          if (y >= h || across >= w) return;  // the rest that fills no window
+          X* to = out + ((p.n * h + y) * w + across) * s.C + c;
+          if (i || column % s.pool) {
+            const V so_far = load_as(to, count);
+            fired = so_far > fired ? so_far : fired;
+          }
+          store_as(to, fired, count);
+        });
+        from = end;
+      }
+    }
+  });
+}
+
+// d_x is by the scaled and shifted input. sums: for each thread and channel, of d_x and of d_x (x - center), or null;
+// d_tau: for each thread, or null.
+template <class X>
+void backward(const Size& s, const Neuron& neuron, const Affine& affine, const R* center, const X* x, const R* start,
+              const X* d_spikes, const R* d_end, X* d_x, R* d_start, double* sums, double* d_tau, int threads) {
+  const int64_t step = s.N * s.H * s.W * s.C;
+  const int64_t h = s.H / s.pool, w = s.W / s.pool, pooled = s.N * h * w * s.C;
+  const Cut cut(s, std::max<int64_t>(256, std::min<int64_t>(2048, 32768 / s.T)));
+  const int64_t own = cut.width * s.pool * s.pool * ((cut.channels + kL - 1) / kL * kL);
+  const int64_t windows = cut.width * ((cut.channels + kL - 1) / kL * kL);
+  // Of each thread: charged potentials of all steps, the gradient of the potential, what of the window is given away.
+  const int64_t each_thread = (s.T + 1) * own + 2 * windows + 2 * s.C + 2 * kL;
+  Buffer<R> memory(threads * each_thread);
+  on_team(threads, [&](int rank, int size) {
+    R* charged = memory.data() + rank * each_thread;
+    R* d_v = charged + s.T * own;
+    R* taken = d_v + own;
+    R* partial = taken + 2 * windows;
+    double tau_sum = 0;
+    for (int64_t number = rank; number < cut.pieces; number += size) {
+      const Piece p = cut.piece(s, number);
+      const int64_t channels = (p.c1 - p.c0 + kL - 1) / kL * kL;
+      for (int64_t t = 0; t < s.T; ++t)
+        each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t c, int count) {
+          const V before = t ? neuron.after(load<R>(charged + (t - 1) * own + mine))
+                             : start ? load<R>(start + at, count)
+                                     : spread<R>(neuron.rest);
+          store<R>(charged + t * own + mine, neuron.charge(before, affine(load_as(x + t * step + at, count), c, count)));
+        });
+      each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t, int count) {
+        store<R>(d_v + mine, d_end ? load<R>(d_end + at, count) : V{});
+      });
+      for (int64_t c = p.c0; c < p.c1 && sums; ++c) partial[c] = partial[s.C + c] = 0;
+      V tau_lanes{};
+      for (int64_t t = s.T - 1; t >= 0; --t) {
+        const X* d_out = d_spikes ? d_spikes + t * pooled : nullptr;
+        const R* now = charged + t * own;
+        if (s.pool > 1 && d_out) {
+          // 1 where a pixel of the window fires: without any, the first pixel gets the gradient, as in torch.
+          std::fill(taken, taken + 2 * windows, R(0));
+          each(s, p, [&](int64_t, int64_t mine, int64_t, int64_t column, int64_t c, int) {
+            R* any = taken + (column / s.pool - p.w0) * channels + c - p.c0;
+            store<R>(any, load<R>(now + mine) >= neuron.threshold ? spread<R>(1) : load<R>(any));
+          });
+        }
+        each(s, p, [&](int64_t at, int64_t mine, int64_t i, int64_t column, int64_t c, int count) {
+          const V charge = load<R>(now + mine);
+          const V slope = neuron.derivative(charge);
+          V d_spike{};
+          const int64_t across = column / s.pool;
+          if (d_out && p.row < h && across < w) {
+            d_spike = load_as(d_out + ((p.n * h + p.row) * w + across) * s.C + c, count);
+            if (s.pool > 1) {
+              R* any = taken + (across - p.w0) * channels + c - p.c0;
+              R* given = any + windows;
+              const bool first = i == 0 && column % s.pool == 0;
+              const V fires = charge >= neuron.threshold ? spread<R>(1) : V{};
+              const V chosen = first ? (load<R>(any) > (R)0 ? fires : spread<R>(1)) : fires * ((R)1 - load<R>(given));
+              store<R>(given, first ? chosen : load<R>(given) + chosen);
+              d_spike *= chosen;
+            }
+          }
+          const V d_after = load<R>(d_v + mine);
+          V through = charge >= neuron.threshold && !neuron.soft ? V{} : spread<R>(1);
+          if (!neuron.detach) through += (neuron.soft ? spread<R>(-neuron.threshold) : neuron.rest - charge) * slope;
+          const V d_charge = d_spike * slope + d_after * through;
+          const V d_input = neuron.exact ? d_charge * neuron.inverse : d_charge / neuron.tau;
+          store<R>(d_v + mine, d_charge - d_input);
+          store_as(d_x + t * step + at, d_input, count);
+          if (sums) {
+            const V input = load_as(x + t * step + at, count);
+            store<R>(partial + c, load<R>(partial + c, count) + d_input, count);
+            store<R>(partial + s.C + c,
+                     load<R>(partial + s.C + c, count) + d_input * (input - load<R>(center + c, count)), count);
+          }
+          if (d_tau) {  // H = V + (X - (V - rest)) / tau
+            const V before = t ? neuron.after(load<R>(now - own + mine))
+                               : start ? load<R>(start + at, count)
+                                       : spread<R>(neuron.rest);
+            const V part = d_input * (before - charge);
+            for (int lane = 0; lane < count; ++lane) tau_lanes[lane] += part[lane];
+          }
+        });
+      }
+      each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t, int count) {
+        store<R>(d_start + at, load<R>(d_v + mine), count);
+      });
+      if (sums)
+        for (int64_t c = p.c0; c < p.c1; ++c) {
+          sums[(2 * rank) * s.C + c] += partial[c];
+          sums[(2 * rank + 1) * s.C + c] += partial[s.C + c];
+        }
+      for (int lane = 0; lane < kL; ++lane) tau_sum += tau_lanes[lane];
+    }
+    if (d_tau) d_tau[rank] = tau_sum;
+  });
+}
+
+// Mean and variance of every channel of rows x C values.
+template <class X>
+void moments(int64_t rows, int64_t C, const X* x, R* mean, R* variance, int threads) {
+  constexpr int64_t kRows = 64;
+  Buffer<double> sums(size_t(threads) * 2 * C);
+  Buffer<R> pivot(C + kL);
+  for (int64_t c = 0; c < C; c += kL) store<R>(pivot.data() + c, load_as(x + c, int(std::min<int64_t>(kL, C - c))));
+  on_team(threads, [&](int rank, int size) {
+    double* own = sums.data() + size_t(rank) * 2 * C;
+    for (int64_t first = rank * kRows; first < rows; first += size * kRows)
+      for (int64_t c = 0; c < C; c += kL) {
+        const int count = int(std::min<int64_t>(kL, C - c));
+        const V middle = load<R>(pivot.data() + c);
+        V sum{}, squares{};
+        for (int64_t row = first; row < std::min(first + kRows, rows); ++row) {
+          const V difference = load_as(x + row * C + c, count) - middle;
+          sum += difference;
+          squares += difference * difference;
+        }
+        for (int lane = 0; lane < count; ++lane) {
+          own[c + lane] += sum[lane];
+          own[C + c + lane] += squares[lane];
+        }
+      }
+  });
+  for (int64_t c = 0; c < C; ++c) {
+    double sum = 0, squares = 0;
+    for (int rank = 0; rank < threads; ++rank) {
+      sum += sums.data()[size_t(rank) * 2 * C + c];
+      squares += sums.data()[size_t(rank) * 2 * C + C + c];
+    }
+    sum /= rows;
+    mean[c] = R(pivot.data()[c] + sum);
+    variance[c] = R(std::max(0.0, squares / rows - sum * sum));
+  }
+}
+
+// d_x = a d_x + b x + c, with three numbers for each channel: what is left of a batch normalization's backward.
+template <class X>
+void combine(int64_t rows, int64_t C, const X* x, X* d_x, const R* a, const R* b, const R* c, int threads) {
+  constexpr int64_t kRows = 64;
+  on_team(threads, [&](int rank, int size) {
+    for (int64_t first = rank * kRows; first < rows; first += size * kRows)
+      for (int64_t row = first; row < std::min(first + kRows, rows); ++row)
+        for (int64_t at = 0; at < C; at += kL) {
+          const int count = int(std::min<int64_t>(kL, C - at));
+          const int64_t place = row * C + at;
+          V value = load<R>(a + at, count) * load_as(d_x + place, count) + load<R>(c + at, count);
+          if (b) value += load<R>(b + at, count) * load_as(x + place, count);
+          store_as(d_x + place, value, count);
+        }
+  });
+}
+
+template <class Run>
+int guarded(const Run& run) {
+  try {
+    run();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
+Size sizes(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5]}; }
+
+}  // namespace
+
+#define LIF(X, SUFFIX)                                                                                                \
+  EXPORT int lif_forward##SUFFIX(const int64_t* size, int threads, const double* neuron, const R* scale,              \
+                                 const R* shift, const X* x, const R* start, X* spikes, R* end) {                     \
+    return guarded([&] { forward<X>(sizes(size), Neuron(neuron), {scale, shift}, x, start, spikes, end, threads); }); \
+  }                                                                                                                   \
+  EXPORT int lif_backward##SUFFIX(const int64_t* size, int threads, const double* neuron, const R* scale,             \
+                                  const R* shift, const R* center, const X* x, const R* start, const X* d_spikes,     \
+                                  const R* d_end, X* d_x, R* d_start, double* sums, double* d_tau) {                  \
+    return guarded([&] {                                                                                              \
+      backward<X>(sizes(size), Neuron(neuron), {scale, shift}, center, x, start, d_spikes, d_end, d_x, d_start, sums, \
+                  d_tau, threads);                                                                                    \
+    });                                                                                                               \
+  }                                                                                                                   \
+  EXPORT int lif_moments##SUFFIX(int64_t rows, int64_t C, int threads, const X* x, R* mean, R* variance) {            \
+    return guarded([&] { moments<X>(rows, C, x, mean, variance, threads); });                                         \
+  }                                                                                                                   \
+  EXPORT int lif_combine##SUFFIX(int64_t rows, int64_t C, int threads, const X* x, X* d_x, const R* a, const R* b,    \
+                                 const R* c) {                                                                        \
+    return guarded([&] { combine<X>(rows, C, x, d_x, a, b, c, threads); });                                           \
+  }
+
+LIF(R, )
+#ifdef REAL_float
+LIF(BFloat16, _bfloat16)
+#endif

@@ -20,7 +20,7 @@ import numpy as np
 
 from rsnn.data import Events, write_events
 
-BYTES_AN_EVENT = {".raw": 4.1, ".dat": 8, ".aedat": 8, ".es": 5, ".bin": 5, ".csv": 20, ".h5": 7}
+BYTES_AN_EVENT = {".raw": 4.1, ".dat": 8, ".aedat": 8, ".es": 5, ".bin": 5, ".csv": 20, ".h5": 7, ".npz": 13}
 SENSORS = {".raw": (1280, 720), ".dat": (1280, 720), ".es": (1280, 720), ".bin": (34, 34)}
 PIECE = 1 << 18
 RATE = 50  # events a microsecond are written: 50 million a second, what the fastest cameras send

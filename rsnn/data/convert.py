@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rsnn.data.chunks import iter_events
 from rsnn.data.files import replacing
 from rsnn.data.frames import to_frames
+from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
 from rsnn.data.writers import write_events
 from rsnn.errors import InputError
@@ -68,7 +69,8 @@ def convert(
     pieces = iter_events(
         source, duration_us=PIECE_US, format=source_format, sensor_size=sensor_size, truncated=truncated
     )
-    return write_events(path, pieces, format=target_format)
+    with progress(f"converting {Path(source).name}"):
+        return write_events(path, pieces, format=target_format)
 
 
 def picture_frames(

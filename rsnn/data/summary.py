@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.chunks import iter_events
+from rsnn.data.progress import progress
 from rsnn.data.readers import open_source
 
 WINDOW_US = 1_000_000
@@ -93,13 +94,14 @@ def summarize(
     counts: npt.NDArray[np.int64] | None = None
     first = last = brighter = 0
     windows = iter_events(path, duration_us=WINDOW_US, format=format, sensor_size=sensor_size, truncated=truncated)
-    for window in windows:
-        width, height = window.sensor_size
-        if counts is None:
-            counts, first = np.zeros(width * height, dtype=np.int64), int(window.t[0])
-        counts += np.bincount(window.y.astype(np.int64) * width + window.x, minlength=width * height)
-        brighter += int(window.p.sum(dtype=np.int64))
-        last = int(window.t[-1])
+    with progress(f"reading {source.path.name}"):
+        for window in windows:
+            width, height = window.sensor_size
+            if counts is None:
+                counts, first = np.zeros(width * height, dtype=np.int64), int(window.t[0])
+            counts += np.bincount(window.y.astype(np.int64) * width + window.x, minlength=width * height)
+            brighter += int(window.p.sum(dtype=np.int64))
+            last = int(window.t[-1])
     assert counts is not None  # a recording without events is an error
     return Summary(
         path=str(Path(path)),

@@ -32,6 +32,12 @@ def spikingjelly_utils() -> Any:
         return importlib.import_module("spikingjelly.datasets.utils")
 
 
+@functools.cache
+def spikingjelly_cifar10dvs() -> Any:
+    """Import SpikingJelly's loader of AEDAT 2.0, with all that its package wants."""
+    return importlib.import_module("spikingjelly.datasets.cifar10_dvs")
+
+
 def slow_aedat31(path: Path) -> list[tuple[int, int, int, int]]:
     data = path.read_bytes()
     place = data.index(b"#!END-HEADER\r\n") + len(b"#!END-HEADER\r\n")
@@ -80,6 +86,7 @@ def same_rows(events: Events, rows: list[tuple[int, int, int, int]]) -> bool:
 def slow_es(path: Path) -> list[tuple[int, int, int, int]]:
     data = path.read_bytes()
     events, t, place = [], 0, 20
+    (height,) = struct.unpack_from("<H", data, 18)
     while place < len(data):
         first = data[place]
         if first >= 0xFE:
@@ -88,7 +95,7 @@ def slow_es(path: Path) -> list[tuple[int, int, int, int]]:
             continue
         t += first >> 1
         x, y = struct.unpack_from("<HH", data, place + 1)
-        events.append((t, x, y, first & 1))
+        events.append((t, x, height - 1 - y, first & 1))
         place += 5
     return events
 

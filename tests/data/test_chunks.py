@@ -80,3 +80,39 @@ def test_as_read_events(samples):
         path = samples / "formats" / name
         whole = read_events(path)
         assert np.array_equal(np.concatenate([window.t for window in iter_events(path, duration_us=10_000)]), whole.t)
+
+
+@pytest.mark.parametrize("kind", ["columns", "compressed", "seconds", "structured", "table", "fortran", "npy"])
+@pytest.mark.parametrize("block", [1, 7, 99, 100, 1000])
+def test_numpy_files_in_blocks(tmp_path, rng, monkeypatch, kind, block):
+    monkeypatch.setattr("rsnn.data.readers.npz.BLOCK_EVENTS", block)
+    events = random_events(rng, 100, (34, 34))
+    columns = {name: getattr(events, name) for name in "txyp"}
+    table = np.stack([column.astype(np.int64) for column in columns.values()], axis=1)
+    path = tmp_path / "clip.npz"
+    {
+        "columns": lambda: np.savez(path, **columns),
+        "compressed": lambda: np.savez_compressed(path, **columns),
+        "seconds": lambda: np.savez(path, **columns | {"t": events.t / 1e6}),
+        "structured": lambda: np.savez(path, a=np.zeros(3), events=events.to_structured()),
+        "table": lambda: np.savez(path, table),
+        "fortran": lambda: np.savez(path, np.asfortranarray(table)),
+        "npy": lambda: np.save(path.with_suffix(".npy"), events.to_structured()),
+    }[kind]()
+    path = path.with_suffix(".npy") if kind == "npy" else path
+    assert read_events(path) == events
+    windows = list(iter_events(path, duration_us=100_000))
+    assert np.array_equal(np.concatenate([window.to_structured() for window in windows]), events.to_structured())
+
+
+def test_places_in_numpy_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("rsnn.data.readers.npz.BLOCK_EVENTS", 4)
+    path = tmp_path / "clip.npz"
+    p = np.zeros(10, dtype=int)
+    p[6] = 3
+    np.savez(path, t=range(10), x=[0] * 10, y=[0] * 10, p=p)
+    with pytest.raises(RecordingError, match="event 6 has the polarity 3"):
+        read_events(path)
+    np.savez(path, t=[*range(9), 2], x=[0] * 10, y=[0] * 10, p=[0] * 10)
+    with pytest.raises(RecordingError, match="event 9, time runs backwards, from 8 to 2"):
+        read_events(path)

@@ -11,6 +11,7 @@ import pytest
 import writers
 from made import random_events
 from miniatures import LABELS, md5, recording, serving
+from oracles import spikingjelly_cifar10dvs
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventFolder, FrameCache, read_events, write_events
 from rsnn.data.datasets import archives, cifar10dvs, gesture, nmnist
@@ -275,9 +276,8 @@ def test_cifar10dvs_of_spikingjelly(tmp_path, monkeypatch):
 
 def test_spikingjelly_turns_the_images_as_we_turn_them_back(tmp_path):
     """Its own loader of an AEDAT 2.0 file and ours of what it saved agree."""
-    load = pytest.importorskip("spikingjelly.datasets.cifar10_dvs", exc_type=ImportError)
     writers.write_aedat20(tmp_path / "clip.aedat", miniatures.cifar10dvs_events("cat", 1))
-    load._read_aedat_save_to_np(tmp_path / "clip.aedat", tmp_path / "clip.npz")
+    spikingjelly_cifar10dvs()._read_aedat_save_to_np(tmp_path / "clip.aedat", tmp_path / "clip.npz")
     assert cifar10dvs.read_spikingjelly(tmp_path / "clip.npz") == miniatures.cifar10dvs_events("cat", 1)
 
 
@@ -318,6 +318,18 @@ def test_nmnist_of_others(tmp_path, monkeypatch, where):
         for split in nmnist.SPLITS:
             NMNIST(tmp_path, split)
             (tmp_path / nmnist.FOLDERS[split]).rename(tmp_path / "new" / where / nmnist.FOLDERS[split])
+    check_nmnist(tmp_path / "new")
+
+
+def test_nmnist_as_spikingjelly_converts_it(tmp_path, monkeypatch):
+    miniatures.nmnist_archives(tmp_path, monkeypatch)
+    for split in nmnist.SPLITS:
+        data = NMNIST(tmp_path, split)
+        for index, sample in enumerate(data.samples):
+            folder = tmp_path / "new" / "events_np" / split / str(sample.label)
+            folder.mkdir(parents=True, exist_ok=True)
+            events = data.events(index)
+            np.savez(folder / f"{sample.path.stem}.npz", t=events.t, x=events.x, y=events.y, p=events.p)
     check_nmnist(tmp_path / "new")
 
 

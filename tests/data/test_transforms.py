@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made import random_events, recordings
 from torch.utils.data import DataLoader
 
-from rsnn.data import Events, to_frames
+from rsnn.data import EventArchive, Events, FrameCache, to_frames
 from rsnn.data import transforms as tf
 from rsnn.data.datasets.gesture import CLASS_NAMES, MIRRORED_LABELS
 from rsnn.errors import InputError
@@ -466,3 +466,20 @@ def test_frames_of_events():
 def test_wrong_parameters(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_archives_and_filters_before_the_cache(tmp_path):
+    recordings = [random_events(np.random.default_rng(n), 300, SIZE) for n in range(3)]
+    columns = {name: np.concatenate([getattr(events, name) for events in recordings]) for name in "txyp"}
+    np.savez(tmp_path / "a.npz", **columns, offsets=range(0, 901, 300), label=[1, 0, 1], sensor_size=SIZE)
+    data = tf.Transformed(EventArchive(tmp_path / "a.npz"), tf.Denoise(100_000))
+    assert [label for _, label in data] == [1, 0, 1]
+    clean = [tf.Denoise(100_000)(events, rng()) for events in recordings]
+    assert [events for events, _ in data] == clean
+    cached = FrameCache(data, 4, root=tmp_path / "cache")
+    assert np.array_equal(cached.frames, np.stack([to_frames(events, 4) for events in clean]))
+    other = FrameCache(tf.Transformed(data.dataset, tf.Denoise(90_000)), 4, root=tmp_path / "cache")
+    assert other.folder != cached.folder
+    np.savez(tmp_path / "b.npz", **columns, offsets=range(0, 901, 300))
+    with pytest.raises(InputError, match="b has no labels; expected a class for each recording"):
+        tf.Transformed(EventArchive(tmp_path / "b.npz"), tf.Denoise(1))

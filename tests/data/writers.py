@@ -153,7 +153,8 @@ def write_es(path: str | Path, events: Events, *, kind: int = 1) -> None:
     body = bytearray()
     before = 0
     flag_bits, unit = (1, 127) if kind == 1 else (2, 63)
-    for t, x, y, p in rows(events):
+    for t, x, row, p in rows(events):
+        y = events.sensor_size[1] - 1 - row
         step = t - before
         before = t
         body.append(0xFE if kind == 1 else 0xFC)

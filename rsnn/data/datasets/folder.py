@@ -11,6 +11,7 @@ from pathlib import Path
 from rsnn.data.chunks import largest_coordinates
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.events import check_sensor_size
+from rsnn.data.progress import progress
 from rsnn.data.readers import open_source, read_events
 from rsnn.data.readers.common import usual_sensor_size
 from rsnn.errors import RecordingError
@@ -114,13 +115,15 @@ def _from_manifest(root: Path) -> list[Row]:
 def _common_sensor_size(root: Path, paths: list[Path]) -> tuple[int, int]:
     said: dict[tuple[int, int], Path] = {}
     silent = []
-    for path in paths:
-        source, reader = open_source(path, None, "error")
-        size = reader.read(source).sensor_size
-        if size is None:
-            silent.append((source, reader))
-        else:
-            said.setdefault(size, path)
+    with progress("looking at recordings", len(paths)) as advance:
+        for number, path in enumerate(paths):
+            source, reader = open_source(path, None, "error")
+            size = reader.read(source).sensor_size
+            if size is None:
+                silent.append((source, reader))
+            else:
+                said.setdefault(size, path)
+            advance(number + 1)
     if len(said) > 1:
         (one, first), (other, second) = list(said.items())[:2]
         raise RecordingError(
@@ -130,5 +133,10 @@ def _common_sensor_size(root: Path, paths: list[Path]) -> tuple[int, int]:
         )
     if said:
         return next(iter(said))
-    largest = [largest_coordinates(reader.read(source).blocks) for source, reader in silent]
-    return usual_sensor_size(max(width for width, _ in largest), max(height for _, height in largest))
+    width = height = 1
+    with progress("looking for the largest coordinates", len(silent)) as advance:
+        for number, (source, reader) in enumerate(silent):
+            one_width, one_height = largest_coordinates(reader.read(source).blocks)
+            width, height = max(width, one_width), max(height, one_height)
+            advance(number + 1)
+    return usual_sensor_size(width, height)

@@ -2,8 +2,8 @@
 
 16 bytes say "Event Stream", the version and the type; four say width and height. Then an event is five bytes:
 one with the microseconds since the event before and flags, and x and y in little-endian order. Bytes between
-events can be an overflow, which only lets time pass, or a reset, which means nothing here. Addresses are kept
-as stored; the format does not say whether y runs up or down.
+events can be an overflow, which only lets time pass, or a reset, which means nothing here. The format counts rows from
+the bottom of the image, as its author's programs show it; here they are counted from the top.
 
 | type | first byte of an event | overflow | reset |
 |---|---|---|---|
@@ -52,10 +52,10 @@ def read(source: Source) -> Decoded:
     width, height = int.from_bytes(head[16:18], "little"), int.from_bytes(head[18:20], "little")
     if width == 0 or height == 0:
         raise source.fault(f"bytes 16 to 19 say a sensor of {width} x {height} pixels; expected at least one pixel")
-    return Decoded((width, height), _blocks(source, head[15]))
+    return Decoded((width, height), _blocks(source, head[15], height - 1))
 
 
-def _blocks(source: Source, kind: int) -> Iterator[Block]:
+def _blocks(source: Source, kind: int, bottom: int) -> Iterator[Block]:
     flag_bits, overflow_us, first_control = (1, 127, 0xFE) if kind == DVS else (2, 63, 0xFC)
     t_before, left, offset = 0, b"", HEADER_BYTES
     with source.path.open("rb") as file:
@@ -80,7 +80,7 @@ def _blocks(source: Source, kind: int) -> Iterator[Block]:
             yield Block(
                 t=times[change],
                 x=stream[place + 1] | stream[place + 2].astype(np.uint16) << 8,
-                y=stream[place + 3] | stream[place + 4].astype(np.uint16) << 8,
+                y=bottom - (stream[place + 3] | stream[place + 4].astype(np.int32) << 8),
                 p=first[change] >> (flag_bits - 1) & 1,
                 where=at_bytes(offset, 1, place),
             )

@@ -6,21 +6,25 @@ writer of this library adds it. Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
 from rsnn.data.readers.common import Block, Decoded, Source
+from rsnn.errors import RecordingError
 
 NAME = "NumPy"
 ZIP_MAGIC = b"PK\x03\x04"
 NPY_MAGIC = b"\x93NUMPY"
+BLOCK_EVENTS = 1 << 19
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -31,29 +35,60 @@ def recognises(head: bytes, path: Path) -> bool:
 
 
 def read(source: Source) -> Decoded:
-    """Read the arrays, all at once."""
-    arrays = load_arrays(source)
-    if "offsets" in arrays:
-        raise source.fault(
-            f"it holds {len(arrays['offsets']) - 1} recordings one after another; expected one: "
-            "open it with rsnn.data.EventArchive(path)"
-        )
-    return Decoded(_sensor_size(source, arrays), iter([_block(source, arrays)]))
+    """Look at the arrays' headers; their values are read in blocks."""
+    with _opened(source) as arrays:
+        headers = {name: _read_header(source, stream, size) for name, (stream, size) in arrays.items()}
+        if "offsets" in headers:
+            raise source.fault(
+                f"it holds {math.prod(headers['offsets'].shape) - 1} recordings one after another; expected one: "
+                "open it with rsnn.data.EventArchive(path)"
+            )
+        size = _load_array(source, *arrays["sensor_size"], headers["sensor_size"]) if "sensor_size" in headers else None
+    return Decoded(None if size is None else _sensor_size(source, size), _blocks(source, _layout(source, headers)))
 
 
 def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an `.npz` by name, or the one of an `.npy` under the name ""."""
+    with _opened(source) as arrays:
+        return {
+            name: _load_array(source, stream, size, _read_header(source, stream, size))
+            for name, (stream, size) in arrays.items()
+        }
+
+
+class Header(NamedTuple):
+    """What an array's first bytes say: shape, whether columns come first, type of the values."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+class Layout(NamedTuple):
+    """Where the columns are: in arrays of their own, or in one array as fields or as columns of two dimensions."""
+
+    length: int
+    names: dict[str, str]
+    table: str | None
+    unit: float | None
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[dict[str, tuple[Any, int]]]:
+    """Yield a stream of each array's bytes and how many they are, the one of an `.npy` under the name ""."""
     try:
-        with source.path.open("rb") as file:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(source.path.open("rb"))
             if file.read(len(NPY_MAGIC)) == NPY_MAGIC:
                 file.seek(0)
-                return {"": _load_array(source, file, source.size())}
-        with zipfile.ZipFile(source.path) as archive:
-            arrays = {}
-            for member in archive.infolist():
-                if member.filename.endswith(".npy"):
-                    with archive.open(member) as stream:
-                        arrays[member.filename.removesuffix(".npy")] = _load_array(source, stream, member.file_size)
+                yield {"": (file, source.size())}
+                return
+            archive = stack.enter_context(zipfile.ZipFile(source.path))
+            yield {
+                member.filename.removesuffix(".npy"): (stack.enter_context(archive.open(member)), member.file_size)
+                for member in archive.infolist()
+                if member.filename.endswith(".npy")
+            }
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -66,59 +101,109 @@ def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
         raise source.fault(
             f"the file is truncated or damaged ({error}); expected a whole .npy or .npz file: copy it again"
         ) from error
-    return arrays
 
 
-def _load_array(source: Source, stream: Any, size: int) -> npt.NDArray[Any]:
+def _read_header(source: Source, stream: Any, size: int) -> Header:
     try:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
+        header = Header(*read_header(stream))
+    except (zipfile.BadZipFile, zlib.error, OSError):
+        raise
     except Exception as error:  # NumPy evaluates the header as text: what a damaged one raises is not documented
         raise source.fault(f"an array's header is damaged ({error}); expected one that NumPy wrote") from error
-    if dtype.hasobject:
-        raise source.fault(f"an array holds Python objects ({dtype}); expected numbers: save it as t, x, y, p arrays")
+    if header.dtype.hasobject:
+        raise source.fault(
+            f"an array holds Python objects ({header.dtype}); expected numbers: save it as t, x, y, p arrays"
+        )
+    if header.dtype.itemsize == 0 or any(side < 0 for side in header.shape):
+        raise source.fault(f"an array of {header.dtype} has the shape {header.shape}; expected rows of numbers")
     # The header is checked against the bytes that are there before any memory is asked for.
-    count = 1
-    for side in shape:
-        count *= side
-    expected = count * dtype.itemsize
-    data = stream.read(expected) if expected <= size else b""
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    if expected > size:
+        raise _short(source, header, size)
+    return header
+
+
+def _short(source: Source, header: Header, size: int) -> RecordingError:
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    return source.fault(
+        f"the file is truncated: an array of shape {header.shape} needs {expected} bytes and {size} are there; "
+        "expected the whole array: copy the file again"
+    )
+
+
+def _load_array(source: Source, stream: Any, size: int, header: Header) -> npt.NDArray[Any]:
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    data = stream.read(expected)
     if len(data) < expected:
-        raise source.fault(
-            f"the file is truncated: an array of shape {shape} needs {expected} bytes and {size} are there; "
-            "expected the whole array: copy the file again"
-        )
-    array = np.frombuffer(data, dtype=dtype)
-    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+        raise _short(source, header, size)
+    array = np.frombuffer(data, dtype=header.dtype)
+    return array.reshape(header.shape[::-1]).T if header.fortran else array.reshape(header.shape)
 
 
-def _block(source: Source, arrays: Mapping[str, npt.NDArray[Any]]) -> Block:
-    table: Mapping[str, npt.NDArray[Any]] = arrays
-    names = find_columns(arrays)
-    if names is None:
-        for array in arrays.values():
-            if array.dtype.names is not None and (names := find_columns(array.dtype.names)):
-                table = {name: array[name] for name in names.values()}
-                break
-            if array.dtype.names is None and array.ndim == 2 and array.shape[1] == len(DEFAULT_ORDER):
-                table = dict(zip(DEFAULT_ORDER, array.T, strict=True))
-                names = {name: name for name in DEFAULT_ORDER}
-                break
-    if names is None:
-        held = {name: (array.shape, array.dtype.names or str(array.dtype)) for name, array in arrays.items()}
-        raise source.fault(
-            f"it holds {held}; expected arrays t, x, y and p, a structured array with these fields, or "
-            "columns of shape (n, 4)"
-        )
-    columns = {field: table[name] for field, name in names.items()}
-    return block_of(source, columns, unit_of_name(names["t"]), lambda index: f"event {index}")
+def _layout(source: Source, headers: Mapping[str, Header]) -> Layout:
+    if names := find_columns(headers):
+        shapes = {field: headers[name].shape for field, name in names.items()}
+        if len(set(shapes.values())) > 1 or len(shapes["t"]) != 1:
+            raise source.fault(f"the columns have shapes {shapes}; expected one dimension and the same length")
+        return Layout(shapes["t"][0], names, None, unit_of_name(names["t"]))
+    for table, (shape, _, dtype) in headers.items():
+        if dtype.names is not None and len(shape) == 1 and (names := find_columns(dtype.names)):
+            return Layout(shape[0], names, table, unit_of_name(names["t"]))
+        if dtype.names is None and len(shape) == 2 and shape[1] == len(DEFAULT_ORDER):
+            return Layout(shape[0], {}, table, None)
+    held = {name: (header.shape, header.dtype.names or str(header.dtype)) for name, header in headers.items()}
+    raise source.fault(
+        f"it holds {held}; expected arrays t, x, y and p, a structured array with these fields, or "
+        "columns of shape (n, 4)"
+    )
 
 
-def _sensor_size(source: Source, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[int, int] | None:
-    size = arrays.get("sensor_size")
-    if size is None:
-        return None
+def _blocks(source: Source, layout: Layout) -> Iterator[Block]:
+    unit = layout.unit
+    with _opened(source) as arrays:
+        wanted = list(layout.names.values()) if layout.table is None else [layout.table]
+        headers = {name: _read_header(source, *arrays[name]) for name in wanted}
+        for start in range(0, layout.length, BLOCK_EVENTS):
+            rows = min(BLOCK_EVENTS, layout.length - start)
+            if layout.table is None:
+                columns = {
+                    field: _rows(source, arrays[name], headers[name], rows) for field, name in layout.names.items()
+                }
+            elif headers[layout.table].fortran:  # its columns come one after another: there are no blocks of rows
+                array = _load_array(source, *arrays[layout.table], headers[layout.table])
+                columns = dict(zip(DEFAULT_ORDER, array.T, strict=True))
+            else:
+                array = _rows(source, arrays[layout.table], headers[layout.table], rows)
+                columns = (
+                    {field: array[name] for field, name in layout.names.items()}
+                    if layout.names
+                    else dict(zip(DEFAULT_ORDER, array.T, strict=True))
+                )
+            if unit is None and columns["t"].dtype.kind == "f":  # the first block decides for all
+                unit = 1e6 if bool((columns["t"] % 1 != 0).any()) else 1.0
+            yield block_of(source, columns, unit, _at_event(start))
+            if layout.table is not None and headers[layout.table].fortran:
+                return
+
+
+def _rows(source: Source, array: tuple[Any, int], header: Header, rows: int) -> npt.NDArray[Any]:
+    """Return the next rows of an array whose header has been read."""
+    stream, size = array
+    width = math.prod(header.shape[1:])
+    data = stream.read(rows * width * header.dtype.itemsize)
+    if len(data) < rows * width * header.dtype.itemsize:
+        raise _short(source, header, size)
+    values = np.frombuffer(data, dtype=header.dtype)
+    return values if len(header.shape) == 1 else values.reshape(rows, width)
+
+
+def _at_event(start: int) -> Callable[[int], str]:
+    return lambda index: f"event {start + index}"
+
+
+def _sensor_size(source: Source, size: npt.NDArray[Any]) -> tuple[int, int]:
     if (
         size.shape not in {(2,), (3,)}
         or size.dtype.kind not in "iu"

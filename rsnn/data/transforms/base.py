@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.events import Events
 from rsnn.errors import InputError
 
 
@@ -63,7 +64,7 @@ class Compose(Transform):
 
 
 class Labelled(Protocol):
-    """A data set of `(data, label)`, as the data sets of recordings and `FrameCache` are."""
+    """A data set of `(data, label)`, or of events with labels: all data sets of recordings, archives, `FrameCache`."""
 
     @property
     def name(self) -> str:
@@ -78,19 +79,19 @@ class Labelled(Protocol):
         """How the parts were made."""
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Class index of each recording."""
+    def labels(self) -> npt.NDArray[Any] | None:
+        """Class index of each recording, if known."""
 
     @property
-    def ids(self) -> Sequence[str]:
-        """Name of each recording."""
+    def ids(self) -> Sequence[Any] | npt.NDArray[Any] | None:
+        """Name of each recording, if they have any."""
 
     @property
     def class_names(self) -> Sequence[str] | None:
         """Name of each class, if known."""
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return the data and the label of one recording."""
+    def __getitem__(self, index: int) -> Any:
+        """Return the data and the label of one recording, or its events alone."""
 
     def __len__(self) -> int:
         """Return the number of recordings."""
@@ -110,18 +111,28 @@ class Transformed:
     Attributes:
         epoch: number of the pass, 0 at first.
 
+    Raises:
+        InputError: the recordings have no labels.
+
     """
 
     def __init__(self, dataset: Labelled, transform: Transform, *, seed: int = 0) -> None:
+        if dataset.labels is None:
+            raise InputError(f"{dataset.name} has no labels; expected a class for each recording")
         self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
         self.ids, self.class_names = dataset.ids, dataset.class_names
-        self.sensor_size: tuple[int, int] | None = getattr(dataset, "sensor_size", None)
+
+    @property
+    def sensor_size(self) -> tuple[int, int]:
+        """(width, height) of the recordings before the transform."""
+        size: tuple[int, int] = self.dataset.sensor_size  # type: ignore[attr-defined]  # frames have none
+        return size
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """Class index of each recording before the transform, shape (recordings,)."""
-        return self.dataset.labels
+        return np.asarray(self.dataset.labels, dtype=np.int64)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -146,7 +157,9 @@ class Transformed:
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"recording {place} of {self.name}; it has {len(self)}")
-        data, label = self.dataset[place % len(self)]
+        item = self.dataset[place % len(self)]
+        # An archive gives its recordings without their labels.
+        data, label = (item, int(self.labels[place % len(self)])) if isinstance(item, Events) else item
         rng = np.random.default_rng((self.seed, self.epoch, place % len(self)))
         return self.transform.with_label(data, label, rng)
 

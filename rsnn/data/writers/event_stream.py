@@ -27,7 +27,7 @@ def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) ->
             begins = np.cumsum(overflows + EVENT_BYTES) - EVENT_BYTES
             stream = np.full(int(begins[-1]) + EVENT_BYTES, OVERFLOW, dtype=np.uint8)
             stream[begins] = step << 1 | piece.p
-            for place, column in ((1, piece.x), (3, piece.y)):
+            for place, column in ((1, piece.x), (3, sensor_size[1] - 1 - piece.y)):
                 stream[begins + place] = column & 0xFF
                 stream[begins + place + 1] = column >> 8
             file.write(stream.tobytes())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 import rsnn
+from rsnn.training import load_recipe, train
 
 # with a learning rate for the problem below
 NAMES = {"slayer-gesture": 3e-3, "stbp-gesture": 3e-3, "cnnsnn-gesture": 1e-3, "stbp-cifar10dvs": 5e-4}
@@ -48,6 +50,43 @@ def test_learns(name):
         logits = model.eval()(frames)
     assert (logits.argmax(1) == labels).float().mean() >= 0.9
     assert F.cross_entropy(logits, labels) < 0.5 * first
+
+
+def write_archive(path):
+    """Write recordings of the bars as events, 24 x 24 pixels, a class a direction."""
+    frames, labels = moving_bars(8)
+    columns, offsets = {name: [] for name in "txyp"}, [0]
+    for n in range(len(labels)):
+        t, p, y, x = frames[:, n].nonzero().T.numpy()
+        columns["t"].append(t * 1000)
+        columns["x"].append(x)
+        columns["y"].append(y)
+        columns["p"].append(p)
+        offsets.append(offsets[-1] + len(t))
+    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+    ids = np.array([f"bar{n}" for n in range(len(labels))])
+    names = ("upright", "level")
+    np.savez(path, **arrays, offsets=offsets, label=labels.numpy(), id=ids, class_names=names, sensor_size=SIZE)
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_training_loop_takes_them(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSNN_CACHE", str(tmp_path / "cache"))
+    changes = [
+        "data.kind=archive",
+        f"data.size={list(SIZE)}",
+        f"data.num_frames={T}",
+        "validation.fraction=0.25",
+        "validation.by=id",
+        "loop.batch_size=3",
+        "phases.classifier.epochs=1",
+    ]
+    metrics = train(load_recipe(name, changes), write_archive(tmp_path / "bars.npz"), tmp_path / "run")
+    assert 0 <= metrics["last_accuracy"] <= 1
+    model = rsnn.load(tmp_path / "run" / "model")
+    assert type(model) is type(rsnn.create_model(name, frame_size=SIZE))
+    assert model.class_names == ("upright", "level")
 
 
 @pytest.mark.parametrize("name", NAMES)

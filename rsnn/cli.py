@@ -84,7 +84,11 @@ def predict(
     """Classify recordings. Exits with 1 when any of them failed; the others are classified all the same."""
     with _user_errors():
         loaded = _load(model)
-    results = [_classify(loaded, file) for file in files]
+    results = []
+    with _progress("classifying", len(files), shown=len(files) > 1) as advance:
+        for file in files:
+            results.append(_classify(loaded, file))
+            advance(len(results))
     if as_json:
         _print_json(results)
     else:
@@ -687,6 +691,54 @@ def simulate(
             format=format,
         )
         out.print(said, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="Zoo name with the encoder CL; it runs with fresh weights.")] = (
+        "rsnn-gesture-cl"
+    ),
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
+    train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
+    density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of spikes between the stages.")] = 0.1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median counts.")] = 5,
+    scaling: Annotated[bool, typer.Option("--scaling", help="How time and memory grow with the sizes instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time this library on the CPU against the same network written the plain way, in turn, in one process."""
+    from rsnn import bench as measure
+
+    with _user_errors():
+        if scaling:
+            with _progress("measuring", 15) as advance:
+                found = measure.scaling(repeats=repeats, on_progress=advance)
+            data: Any = [vars(row) for row in found]
+            rows, said = measure.sizes(found), [f"{measure.machine()}"]
+        else:
+            batches = tuple(batch or (1, 16))
+            with _progress("measuring", len(batches) + 4) as advance:
+                report = measure.bench(
+                    model,
+                    batches=batches,
+                    train_batch=train_batch,
+                    density=density,
+                    repeats=repeats,
+                    on_progress=advance,
+                )
+            data, rows, said = report.to_dict(), measure.tables(report), report.summary()
+    if as_json:
+        _print_json(data)
+        return
+    for line in said:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+    if markdown:
+        out.print(f"\n{measure.markdown(rows)}", highlight=False, soft_wrap=True, markup=False)
+        return
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    out.print(table)
 
 
 @app.command()

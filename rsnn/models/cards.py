@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsnn.models.config import public_name
+
 PAPER = """@inproceedings{rsnn2024,
   title = {{RSNN}: Recurrent Spiking Neural Networks for Dynamic Spatial-Temporal Information Processing},
   booktitle = {Proceedings of the 32nd ACM International Conference on Multimedia},
@@ -172,9 +174,8 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
 
 
 def _usage(source: str, kind: str) -> str:
-    loader = f"rsnn.{kind}.from_pretrained" if kind in ("RSNN", "ConvLSTMClassifier", "SCNN") else "rsnn.load"
     return (
-        f'```python\nimport rsnn\n\nmodel = {loader}("{source}")\n'
+        f'```python\nimport rsnn\n\nmodel = {public_name(kind)}.from_pretrained("{source}")\n'
         'result = model.predict("recording.aedat")\nprint(result.label, result.probabilities)\n```'
     )
 
@@ -208,10 +209,17 @@ def _preprocessing(model: dict[str, Any]) -> str:
         return f"{classes} It takes frames; how recordings became frames was not stored."
     height, width = steps["frame_size"]
     cut = "equal duration" if steps["split_by"] == "time" else "equal numbers of events"
+    seen = {
+        "counts": "counts",
+        "log1p": "log(1 + count)",
+        "binary": "whether there was an event",
+        "clip": f"counts up to {steps.get('clip_at')}",
+        "per-sample": "counts relative to the recording's mean",
+    }[steps["normalize"]]
     usual = f" Those it was trained on last about {steps['window_ms'] / 1000:g} s." if steps.get("window_ms") else ""
     return (
         f"{classes} A recording is cut into {steps['num_frames']} frames of {cut}, {width} x {height} pixels; the "
-        f"network sees {steps['normalize']} per pixel and polarity. Larger sensors are cropped to the frames' shape "
+        f"network sees {seen} per pixel and polarity. Larger sensors are cropped to the frames' shape "
         f"and scaled by adding events into the coarser grid.{usual}"
     )
 

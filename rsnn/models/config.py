@@ -59,6 +59,11 @@ def model_types() -> list[str]:
     return sorted(_MODELS)
 
 
+def public_name(kind: str) -> str:
+    """Return where users find a class of model, as in `"rsnn.RSNN"`."""
+    return f"rsnn.{kind}" if kind in ("RSNN", "ConvLSTMClassifier", "SCNN") else f"rsnn.models.{kind}"
+
+
 def is_stock(part: object) -> bool:
     """Tell whether `part` is of a class a configuration can name (a subclass is not: it may do anything)."""
     return type(part) in _PARTS.values() or type(part) in _MODELS.values()

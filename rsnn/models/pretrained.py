@@ -35,7 +35,8 @@ def load_model(source: str | os.PathLike[str], *, expected: str | None = None, *
     kind = description.get("type") if isinstance(description, dict) else None
     if expected not in (None, kind) and kind in configs.model_types():
         raise CheckpointError(
-            f"{checkpoint.source} is a {kind}, not a {expected}: load it with rsnn.{kind}.from_pretrained(...), or "
+            f"{checkpoint.source} is a {kind}, not a {expected}: load it with "
+            f"{configs.public_name(kind)}.from_pretrained(...), or "
             "with rsnn.load(...), which returns whatever a checkpoint is"
         )
     try:

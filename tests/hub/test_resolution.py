@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rsnn
-from rsnn import hub
+from rsnn import hub, nn
 from rsnn.errors import CheckpointError, InputError, RSNNError, UnknownNameError
 from rsnn.hub import WeightsEntry
 
@@ -144,6 +144,15 @@ def test_arguments_that_contradict_each_other(zoo):
 def test_another_class_names_the_right_one(zoo, kind):
     with pytest.raises(CheckpointError, match=rf"is a RSNN, not a {kind}: load it with rsnn\.RSNN\.from_pretrained"):
         getattr(rsnn, kind).from_pretrained(NAME)
+
+
+def test_a_class_that_is_not_at_the_top_is_named_where_it_is(tmp_path):
+    network = nn.SpikingNetwork(2, 3, (12, 12), ("SP4", "4FC"), neuron=nn.SRM())
+    rsnn.models.SLAYER(nn.FramePool(2), network).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is a SLAYER, not a RSNN: load it with rsnn\.models\.SLAYER\.from_pre"):
+        rsnn.RSNN.from_pretrained(tmp_path)
+    assert type(rsnn.models.SLAYER.from_pretrained(tmp_path)) is rsnn.models.SLAYER
+    assert 'rsnn.models.SLAYER.from_pretrained("./this-folder")' in (tmp_path / "README.md").read_text()
 
 
 def test_load_returns_whatever_it_is(tmp_path):

@@ -170,12 +170,15 @@ def models(draw):
         widths = tuple(draw(small) for _ in pools)
         convs = nn.ConvClassifier(reduction.out_channels(channels), num_classes, size, widths, pools, votes)
         classifier = nn.DecisionHead(reduction, convs, channels)
+    normalize = draw(st.sampled_from(["counts", "log1p", "binary", "clip", "per-sample"]))
     preprocessing = st.builds(
         rsnn.Preprocessing,
         st.just(FRAME_SIZE),
         st.integers(1, 5),
         st.sampled_from(["time", "number"]),
-        st.sampled_from(["counts", "log1p", "binary"]),
+        st.just(normalize),
+        window_ms=st.none() | st.integers(1, 5000),
+        clip_at=st.integers(1, 20) if normalize == "clip" else st.none(),
     )
     names = st.text(st.characters(categories=("L", "N", "P", "S")), max_size=12)
     kind = draw(st.sampled_from([rsnn.RSNN, rsnn.SCNN, rsnn.ConvLSTMClassifier]))

@@ -69,11 +69,13 @@ class _Recomputed:
 @contextlib.contextmanager
 def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from counting a batch twice when its layer runs again."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[operator]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0  # the statistics move by nothing
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)  # type: ignore[operator]

@@ -16,6 +16,11 @@ def test_archive(tmp_path_factory):
     return write_archive(tmp_path_factory.mktemp("data") / "test.npz", recordings=9, seed=1)
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("RSNN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def recipe():
     """A recipe of an encoder phase of `epochs`, small enough to run in a second, with changes on top."""

@@ -69,7 +69,7 @@ def test_a_stored_recipe_is_the_recipe(name):
         ("lr=1", "lr"),
         ("loop.batchsize=1", "'loop.batch_size'"),
         ("phases.encoder.epoch=1", "'phases.encoder.epochs'"),
-        ("seed.x=1", "'seed.x'"),
+        ("seed.x=1", "a whole number"),
         ("optimizer.lr=fast", "expected a number"),
         ("optimizer.lr=inf", "expected a number"),
         ("optimizer.lr=-1", "above 0"),

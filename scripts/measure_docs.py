@@ -2,7 +2,8 @@
 
     python scripts/measure_docs.py --data FOLDER [NAME...]
 
-A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command. FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
+A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
+FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
 what cannot be (a checkpoint is missing) is left as it was, and said so.
 """
 

@@ -49,11 +49,9 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
         torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
         model.eval()
         for batch in _batches(frames, getattr(model, "preprocessing", None)):
-            recorder.start()
             batch = batch.to(weight)
-            with torch.no_grad(), recorder:
+            with torch.no_grad(), recorder.watching():
                 model(batch)
-            recorder.finish()
             samples += batch.shape[1]
     finally:
         recorder.close()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
-from rsnn.nn import LIF, SRM, ConvLSTM
+from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
+from rsnn.nn.scnn import SpikingConv
 
 # Each rule gets the ledger, the module's name and itself, its input, its state before (None: fresh), its output, and
 # whether the input can only hold zeros and ones.
@@ -30,11 +31,13 @@ class Whole:
     Attributes:
         rule: what counts it.
         spikes: whether its output can only hold zeros and ones.
+        neurons: name of the submodule that has the state, where it is not the module itself.
 
     """
 
     rule: Rule
     spikes: bool
+    neurons: str = ""
 
 
 def find(module: nn.Module) -> Whole | None:
@@ -42,7 +45,7 @@ def find(module: nn.Module) -> Whole | None:
     for kind, whole in _RULES.items():
         # A subclass that computes something else is not what the rule is about.
         if isinstance(module, kind) and type(module).forward is kind.forward:
-            return None if isinstance(module, nn.LSTM) and not _plain(module) else whole
+            return whole if _as_made(module) else None
     return None
 
 
@@ -63,12 +66,23 @@ class Call:
 
 
 def unpooled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """Return a call, and the arguments to call with instead: the rules need outputs that were not pooled."""
+    """Return a call, and the arguments to call with instead: the rules need outputs that were not pooled.
+
+    `restore` has to follow.
+    """
     given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
     _, x, *rest = given.values()
     pool = given.get("pool", 1)
+    if isinstance(module, SpikingConv):
+        pool, module.pool = module.pool, 1
     names = [name for name in given if name not in ("self", "pool")]
     return Call(x, rest[0] if len(names) > 1 else None, pool), {name: given[name] for name in names}
+
+
+def restore(module: nn.Module, call: Call) -> None:
+    """Undo what `unpooled` did to the module."""
+    if isinstance(module, SpikingConv):
+        module.pool = call.pool
 
 
 def pooled(output: Any, pool: int) -> Any:
@@ -139,9 +153,36 @@ def _convlstm(
     _gates(ledger, name, hidden, None if state is None else state[1])
 
 
-def _plain(module: nn.LSTM) -> bool:
-    """Tell whether the hidden states are all in the output: one layer, one direction, no projection."""
-    return module.num_layers == 1 and not module.bidirectional and not module.proj_size
+def _spiking_conv(
+    ledger: Ledger, name: str, module: SpikingConv, x: Tensor, _state: Any, output: Any, binary: bool
+) -> None:
+    spikes, conv = output[0], module.conv
+    prefix = f"{name}." if name else ""
+    ledger.convolution(
+        f"{prefix}conv",
+        conv.weight,
+        nonzero_map(x.flatten(0, 1)),
+        x.shape[0] * x.shape[1],
+        spikes.shape[3:],
+        stride=conv.stride,
+        padding=cast("tuple[int, int]", conv.padding),
+        dilation=conv.dilation,
+        groups=conv.groups,
+        binary=binary,
+        bytes_per_element=spikes.element_size(),
+    )
+    _neurons(ledger, f"{prefix}lif", spikes, mac=1, ac=0)
+
+
+def _as_made(module: nn.Module) -> bool:
+    """Tell whether the rule fits: an LSTM whose hidden states are all in its output, a stage nobody has rebuilt."""
+    if isinstance(module, nn.LSTM):
+        return module.num_layers == 1 and not module.bidirectional and not module.proj_size
+    if isinstance(module, SpikingConv):
+        conv = module.conv
+        zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        return zeros and (type(module.norm), type(module.lif)) == (nn.BatchNorm2d, LIF)
+    return True
 
 
 def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, output: Any, binary: bool) -> None:
@@ -172,9 +213,19 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, out
     _gates(ledger, name, hidden, None if state is None else state[1])
 
 
+def _sum(ledger: Ledger, name: str, module: nn.Module, x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+    # What is added to a sum that begins empty; the mean divides it as well.
+    total = output[0]
+    divides = (nonzero(total), total.numel()) if isinstance(module, MeanFrames) else 0
+    ledger.pointwise(name, "pointwise", total.numel(), total.element_size(), mac=divides, ac=(nonzero(x), x.numel()))
+
+
 _RULES: dict[type[nn.Module], Whole] = {
     LIF: Whole(_lif, spikes=True),
     SRM: Whole(_srm, spikes=True),
     ConvLSTM: Whole(_convlstm, spikes=False),
+    SpikingConv: Whole(_spiking_conv, spikes=True, neurons="lif"),
     nn.LSTM: Whole(_lstm, spikes=False),
+    SumFrames: Whole(_sum, spikes=False),
+    MeanFrames: Whole(_sum, spikes=False),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 class Recorder(TorchDispatchMode):
-    """Counts what runs while it is active, over all samples; `close` takes its hooks off the model.
+    """Counts what runs while it is `watching`, over all samples; `close` takes its hooks off the model.
 
     Modules that `modules.find` knows are counted as a whole, and their insides run unwatched; the operations of all
     others are counted one by one. Whether a tensor is binary belongs to its storage, so views inherit it; every
@@ -27,7 +28,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger(model)
         self._path: list[str] = []
-        self._calls: list[modules.Call] = []  # of the modules that are counted as a whole and run now
+        self._calls: list[tuple[nn.Module, modules.Call]] = []  # that are counted as a whole and run now
         self._comparing: set[str] = set()
         self._binary: set[int] = set()
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
@@ -35,8 +36,13 @@ class Recorder(TorchDispatchMode):
         self._state_paths: set[str] = set()
         self._onednn: list[bool] = []
         self._hooks: list[Any] = []
+        known: list[str] = []
         for name, module in model.named_modules():
+            if any(name.startswith(f"{outer}." if outer else "") for outer in known):
+                continue  # a hook in there would keep it from running as one operation
             whole = modules.find(module)
+            if whole is not None:
+                known.append(name)
             self._hooks.append(module.register_forward_pre_hook(self._enter(name, whole), with_kwargs=True))
             self._hooks.append(
                 module.register_forward_hook(self._leave(name, whole), always_call=True, with_kwargs=True)
@@ -49,6 +55,21 @@ class Recorder(TorchDispatchMode):
         while self._onednn:
             torch._C._set_mkldnn_enabled(self._onednn.pop())
         self.start()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count one pass."""
+        self.start()
+        self.__enter__()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            if self._calls:  # interrupted inside a module that is counted as a whole, which runs unwatched
+                while self._calls:
+                    modules.restore(*self._calls.pop())
+            else:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.ledger.finish()
 
     def start(self) -> None:
         """Forget what belongs to one pass: storages are reused by the next."""
@@ -70,10 +91,10 @@ class Recorder(TorchDispatchMode):
                     torch._C._set_mkldnn_enabled(False)
             if whole is None:
                 return None
+            call, unpooled = modules.unpooled(module, args, kwargs)
             if not self._calls:
                 self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            call, unpooled = modules.unpooled(module, args, kwargs)
-            self._calls.append(call)
+            self._calls.append((module, call))
             return (), unpooled
 
         return hook
@@ -84,7 +105,8 @@ class Recorder(TorchDispatchMode):
             if isinstance(module, _RECURRENT):
                 torch._C._set_mkldnn_enabled(self._onednn.pop())
             if whole is not None:
-                call = self._calls.pop()
+                _, call = self._calls.pop()
+                modules.restore(module, call)
                 if self._calls:
                     return modules.pooled(output, call.pool)
                 try:
@@ -132,7 +154,8 @@ class Recorder(TorchDispatchMode):
             return  # what a module returns of its parts' states is theirs
         self._state_paths.add(name)
         whole = modules.find(module)
-        layer = self.ledger.layer(name, "neuron" if whole is not None and whole.spikes else "pointwise")
+        row = ".".join(filter(None, (name, "" if whole is None else whole.neurons)))
+        layer = self.ledger.layer(row, "neuron" if whole is not None and whole.spikes else "pointwise")
         layer.state_bytes += sum(s.numel() * s.element_size() for s in state)
 
     # Operations
@@ -239,10 +262,6 @@ class Recorder(TorchDispatchMode):
             binary=binary,
             bytes_per_element=out.element_size(),
         )
-
-    def finish(self) -> None:
-        """Add up what was collected over the pass."""
-        self.ledger.finish()
 
     def _attention(self, args: Any, out: Tensor) -> None:
         query, key, value = args[:3]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rsnn.errors import InputError
 from rsnn.nn.checks import check_features, check_kind, check_like, check_positive, check_sizes, check_state
+from rsnn.nn.steps import add_up
 from rsnn.nn.voting import Voting, resized_output
 
 
@@ -73,7 +74,7 @@ class SumFrames(nn.Module):
         """
         check_features(features, None, "SumFrames")
         check_state(None if state is None else (state,), (features.shape[1:],), "SumFrames", features)
-        total = features.sum(0) if state is None else state + features.sum(0)
+        total = add_up(features, state)
         return total, total
 
 
@@ -103,9 +104,8 @@ class MeanFrames(nn.Module):
         check_features(features, None, "MeanFrames")
         check_kind(state, MeanState, "MeanFrames")
         check_state(None if state is None else (state.total,), (features.shape[1:],), "MeanFrames", features)
-        total, steps = features.sum(0), features.shape[0]
-        if state is not None:
-            total, steps = state.total + total, state.steps + steps
+        total = add_up(features, None if state is None else state.total)
+        steps = features.shape[0] + (0 if state is None else state.steps)
         return total / steps, MeanState(total, steps)
 
 
@@ -360,7 +360,7 @@ class LSTMHead(nn.Module):
             x, (h, c) = layer(x, None if state is None else (state.hidden[i], state.cell[i]))
             hidden.append(h)
             cell.append(c)
-        total = x.sum(0) if state is None else state.total + x.sum(0)
+        total = add_up(x, None if state is None else state.total)
         return self.voting(total), LSTMHeadState(tuple(hidden), tuple(cell), total)
 
     def _check_state(self, state: LSTMHeadState | None, features: Tensor) -> None:

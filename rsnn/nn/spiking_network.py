@@ -21,6 +21,7 @@ from rsnn.nn.checks import check_features, check_kind, check_positive, check_siz
 from rsnn.nn.lif import LIF
 from rsnn.nn.neunorm import NeuNorm
 from rsnn.nn.srm import SRM
+from rsnn.nn.steps import add_up
 from rsnn.nn.voting import Voting, resized_output
 
 # Five digits are more than any published network needs, and few enough for sizes that torch can multiply.
@@ -239,7 +240,7 @@ class SpikingNetwork(nn.Module):
         """
         check_kind(state, SpikingNetworkState, type(self).__name__)
         votes, layers = self.step_votes(features, None if state is None else state.layers)
-        total = votes.sum(0) if state is None else state.votes + votes.sum(0)
+        total = add_up(votes, None if state is None else state.votes)
         steps = features.shape[0] + (0 if state is None else state.steps)
         return total / steps, SpikingNetworkState(layers, total, steps)
 

@@ -442,3 +442,34 @@ def test_every_family_is_counted_and_batches_are_means(name):
             mean = sum(getattr(row, field) for row in rows[1:]) / 2
             # The order of summation may move a potential across its threshold.
             assert getattr(rows[0], field) == pytest.approx(mean, rel=1e-2, abs=20)
+
+
+def test_a_stage_that_runs_as_one_operation(monkeypatch):
+    """Nothing inside a stage of the spiking CNN is hooked, and its pooling is left as it was, after an error too."""
+    stage = SCNN(1, 2, (4, 4), pools=(2,), channels=4, votes=1).convs[0]
+    inside = []
+
+    def forward(self, x, potential):
+        inside.append([*self.conv._forward_hooks, *self.lif._forward_hooks, self.pool])
+        return reference(self, x, potential)
+
+    reference = type(stage).forward
+    model = rsnn.SCNN(rsnn.nn.FramePool(1), SCNN(1, 2, (4, 4), pools=(2,), channels=4, votes=1))
+    frames = torch.full((2, 1, 1, 4, 4), 9.0)
+    report = energy_report(model, frames)
+    assert layer(report, "classifier.convs.0.conv").mac == 2 * 4 * 100
+    assert layer(report, "classifier.convs.0.lif").neuron_steps == 2 * 4 * 16
+    assert layer(report, "classifier.convs.0.lif").state_bytes == 4 * 16 * 4
+    assert model.classifier.convs[0].pool == 2
+    monkeypatch.setattr(type(stage), "forward", forward)
+    energy_report(model, frames)
+    assert inside == [[1]]
+
+    def broken(self, x, potential):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(stage), "forward", broken)
+    with pytest.raises(KeyboardInterrupt):
+        energy_report(model, frames)
+    assert model.classifier.convs[0].pool == 2
+    assert not model.classifier.convs[0]._forward_hooks

@@ -1,0 +1,26 @@
+"""Sums over time that do not depend on how the steps come in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
+    """Return before + steps[0] + steps[1] + ..., added in this order.
+
+    So a sequence and chunks of it give the same to the last bit. `sum(0)`, which adds in an order of its own, stays
+    where that cannot be or does not matter: in half precision, where it keeps its subtotals in float32, and in
+    compiled and exported graphs.
+
+    Args:
+        steps: (T, ...).
+        before: the sum (...) of earlier steps; None for none.
+
+    """
+    if steps.dtype in (torch.float16, torch.bfloat16) or torch.compiler.is_compiling():
+        return steps.sum(0) if before is None else before + steps.sum(0)
+    for step in steps.unbind(0):
+        before = step if before is None else before + step
+    assert before is not None  # there is a step
+    return before

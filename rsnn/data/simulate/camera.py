@@ -18,6 +18,8 @@ from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
 from rsnn.data.simulate.readout import Readout
 from rsnn.errors import InputError
 
+ONE_AS_BITS = int(np.float32(1).view(np.uint32))
+
 Frames = str | os.PathLike[str] | Iterable[tuple[npt.NDArray[Any], int]] | Iterable[npt.NDArray[Any]]
 
 
@@ -109,7 +111,8 @@ def _deliver(readout: Readout, parts: list[PixelEvents], start_us: int, end_us: 
     H, W = readout.shape
     sent = readout.deliver(join(parts), end_us)
     t = np.clip(np.rint(sent.t), start_us, end_us).astype(np.int64)
-    y, x = np.divmod(sent.pixel, W)
+    row = sent.pixel // W
+    x, y = (sent.pixel - row * W).astype(np.uint16), row.astype(np.uint16)
     return Events(t=t, x=x, y=y, p=sent.p, sensor_size=(W, H))
 
 
@@ -143,11 +146,11 @@ def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | 
         return frame if frame.ndim == 2 else (frame @ LUMA) / np.float32(255)
     if frame.dtype.kind != "f":
         raise InputError(f"frame {number} holds {frame.dtype} values; expected uint8 (0 to 255) or float (0 to 1)")
-    # One pass finds bad values: NaN fails the comparison as well.
-    if not (frame.min() >= 0 and frame.max() <= 1):
+    frame32 = np.ascontiguousarray(frame, dtype=np.float32)
+    # As whole numbers the bits of 0 to 1 are the least, so one fast pass shows that all is well; -0.0 looks bad there.
+    if frame32.view(np.uint32).max() > ONE_AS_BITS and not (frame.min() >= 0 and frame.max() <= 1):
         raise InputError(
             f"frame {number} holds values from {frame.min()} to {frame.max()}; expected floats between 0 and 1: "
             "divide by the largest intensity"
         )
-    frame = frame.astype(np.float32, copy=False)
-    return frame if frame.ndim == 2 else frame @ LUMA
+    return frame32 if frame.ndim == 2 else frame32 @ LUMA

@@ -185,11 +185,15 @@ class DVSPixels:
         np.negative(rest, out=rest, where=down)
         self._excess[pixel] = rest
         p = up.view(np.uint8)
-        if count.max() > 1:
-            which = np.repeat(np.arange(pixel.size), count)
-            turn = np.arange(which.size) - (np.cumsum(count) - count).take(which)
-            pixel, p = pixel.take(which), p.take(which)
-            first = np.minimum(first.take(which) + turn * period.take(which), 1)
+        again = (count > 1).nonzero()[0]
+        if again.size:
+            more = count.take(again) - 1
+            which = np.repeat(again, more)
+            turn = np.arange(1, which.size + 1) - np.repeat(np.cumsum(more) - more, more)
+            later = np.minimum(first.take(which) + turn * period.take(which), 1)
+            first = np.concatenate((first, later))
+            pixel = np.concatenate((pixel, pixel.take(which)))
+            p = np.concatenate((p, p.take(which)))
         first *= span_us
         first += start_us
         return PixelEvents(first, pixel, p)

@@ -16,6 +16,8 @@ REBOUND_SPREAD = 0.45  # and the standard deviation of its logarithm
 CROSSTALK_PIXELS = 22.0  # mean distance along the row
 CROSSTALK_DELAY_US = 300.0
 
+TICKS = 16  # of a microsecond, to sort by
+
 
 class Readout:
     """The periphery of an H x W sensor, and what still waits in it.
@@ -45,7 +47,7 @@ class Readout:
 
         """
         events = join([self._waiting, self._add_artefacts(events)])
-        ready, self._waiting = _split(events.take(np.argsort(events.t, kind="stable")), until_us)
+        ready, self._waiting = _split(_sorted(events), until_us)
         if self.parameters.readout_rate_hz and ready.t.size:
             service_us = 1e6 / self.parameters.readout_rate_hz
             ready = ready._replace(t=_queue(ready.t, service_us, self._free_us))
@@ -83,6 +85,20 @@ class Readout:
         phase = self._row_phase_us[row]
         granted: npt.NDArray[np.float64] = np.ceil((t - phase) / period_us) * period_us + phase
         return granted
+
+
+def _sorted(events: PixelEvents) -> PixelEvents:
+    """Return the events in order of time, to a tick: two passes over 16-bit keys are faster than to sort floats."""
+    if not events.t.size:
+        return events
+    start = float(np.floor(events.t.min()))
+    if (float(events.t.max()) - start) * TICKS >= 2**32:
+        return events.take(np.argsort(events.t, kind="stable"))
+    ticks = ((events.t - start) * TICKS).astype(np.uint32)
+    low = (ticks & 0xFFFF).astype(np.uint16)
+    events = events.take(np.lexsort((low, (ticks >> 16).astype(np.uint16))))
+    # Two events of one tick that came in the wrong order leave together.
+    return events._replace(t=np.maximum.accumulate(events.t))
 
 
 def _split(events: PixelEvents, until_us: float) -> tuple[PixelEvents, PixelEvents]:

@@ -254,6 +254,9 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
     facts = card_facts(card, full_name, runs, measured)
     dtype = torch.float16 if options.half else None
     trained = rsnn.load(find_checkpoint(options.run, options.name))
+    if trained.preprocessing is not None and trained.preprocessing.window_ms is None:
+        window_ms = rsnn.create_model(options.name).preprocessing.window_ms  # type: ignore[union-attr]
+        trained.preprocessing = replace(trained.preprocessing, window_ms=window_ms)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / full_name
         trained.save_pretrained(folder, dtype=dtype)

@@ -32,6 +32,7 @@ class Data:
         frame_size: (height, width) of its sensor.
         pools: pooling of the spiking CNN's stages.
         head_channels, head_pools: of the decision heads' CNN.
+        window_ms: usual duration of a recording, which a stream takes for its window.
 
     """
 
@@ -40,6 +41,7 @@ class Data:
     pools: tuple[int, ...]
     head_channels: tuple[int, ...]
     head_pools: tuple[int, ...]
+    window_ms: int
 
 
 # The two networks of Table 1: three stages for gestures, four (two of them pooled) for CIFAR10-DVS. The two data sets
@@ -63,6 +65,7 @@ DATA = {
             "other_gestures",
         ),
         frame_size=(128, 128),
+        window_ms=1500,  # a gesture repeats: a second or two of it are enough
         **_THREE,
     ),
     "cifar10dvs": Data(
@@ -79,10 +82,11 @@ DATA = {
             "truck",
         ),
         frame_size=(128, 128),
+        window_ms=1300,
         **_FOUR,
     ),
-    "nmnist": Data(class_names=tuple("0123456789"), frame_size=(34, 34), **_FOUR),
-    "sign": Data(class_names=tuple(f"sign_{i}" for i in range(15)), frame_size=(128, 128), **_THREE),
+    "nmnist": Data(class_names=tuple("0123456789"), frame_size=(34, 34), window_ms=310, **_FOUR),
+    "sign": Data(class_names=tuple(f"sign_{i}" for i in range(15)), frame_size=(128, 128), window_ms=4000, **_THREE),
 }
 
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -118,6 +122,7 @@ class Settings:
             num_frames=self.num_frames or 20,
             split_by=self.split_by,  # type: ignore[arg-type]
             normalize=self.normalize,  # type: ignore[arg-type]
+            window_ms=data.window_ms,
         )
 
     def labels(self, data: Data) -> tuple[int, tuple[str, ...] | None]:

@@ -141,3 +141,10 @@ def memory_of_refusal(folder: str) -> int:
 def push(folder: str, repo: str, **options: Any) -> str:
     """Publish the checkpoint in `folder`."""
     return rsnn.load(folder).push_to_hub(repo, **options)
+
+
+def push_folder(folder: str, repo: str, **options: Any) -> str:
+    """Publish a checkpoint's folder as it stands."""
+    from rsnn import hub
+
+    return hub.push(folder, repo, **options)

@@ -7,6 +7,7 @@ import re
 
 import hub_clients as clients
 import pytest
+import torch
 from hub_models import files_of, small_model
 
 import rsnn
@@ -240,6 +241,31 @@ def test_push_and_load(server, client, model, checkpoint, expected):
     assert uploaded["README.md"].startswith(b"---\n")
     assert [method for method, _, _ in server.asked("/store/")] == ["PUT"]
     assert client()(clients.load_as, "RSNN", REPO) == expected
+
+
+def test_push_a_folder_as_it_stands(server, client, checkpoint, expected):
+    """Its own card, and results on a benchmark of the Hub; what belongs to no checkpoint stays here."""
+    (checkpoint / "README.md").write_text("---\nlibrary_name: rsnn\n---\n# Mine\n")
+    (checkpoint / ".eval_results").mkdir()
+    (checkpoint / ".eval_results/bars.yaml").write_text("- dataset: {id: someone/bars, task_id: default}\n  value: 1\n")
+    (checkpoint / "notes.txt").write_text("private")
+    user = client(HF_TOKEN="hf_writer")
+    user(clients.push_folder, str(checkpoint), REPO)
+    repository = server.repositories[REPO]
+    uploaded = repository.commits[repository.refs["main"]]
+    names = [".eval_results/bars.yaml", ".gitattributes", "README.md", "config.json", "model.safetensors"]
+    assert sorted(uploaded) == names
+    assert uploaded["README.md"].endswith(b"# Mine\n")
+    assert user(clients.load, REPO) == expected
+
+
+def test_push_in_half_precision(server, client, model, checkpoint):
+    client()(clients.push, str(checkpoint), REPO, token="hf_writer", dtype=torch.float16)
+    loaded = client()(clients.load, REPO)
+    for tensor in model.state_dict().values():
+        if tensor.ndim > 1:
+            tensor.copy_(tensor.half().float())
+    assert loaded == clients.describe(model)
 
 
 def test_push_over_a_former_model(server, client, checkpoint, expected, tmp_path):

@@ -4,7 +4,8 @@
 
 1. `SimulatedGestures` performs and films TRAIN, VALIDATION and TEST clips; no performer is in two parts.
 2. The encoder learns under its decision head (CL: sum, CLA: mean), first on frames of half the size, where a clip costs
-   a quarter, then on whole frames.
+   a quarter, then on whole frames. CL learns which way an arm turns from short windows first, in which it moves little
+   from one frame to the next; on long windows alone it does not find out.
 3. The spiking CNN learns over that encoder, which stays as it is. `scnn` has no encoder and learns by itself.
 
 A pass is one clip shown once: a random window of it, mirrored, turned, scaled, shifted, thinned or thickened. The
@@ -33,7 +34,7 @@ from rsnn.data import EventArchive, Events
 from rsnn.data.simulate import SimulatedGestures
 from rsnn.models import EventClassifier
 
-TRAIN, VALIDATION, TEST = 3_520, 440, 1_100
+TRAIN, VALIDATION, TEST = 3_520, 440, 440
 SECONDS = {"train": (0.8, 6.0), "validation": (0.5, 6.0), "test": (0.5, 6.0)}
 SHARD = 110  # clips in a file
 BATCH = 16
@@ -51,7 +52,10 @@ class Stage:
         lr: highest learning rate.
         start: stage whose weights it starts from, as far as they fit.
         side: of the frames.
-        num_frames: T.
+        window_s: shortest and longest window.
+        gentle: leave out the worst sensors (noise, swapped polarities, few events).
+        planned: passes of the learning rate's schedule, where the stage ends before it.
+        stride: the spiking CNN sees every stride-th step, from a random one on; cheaper, for a beginning.
         freeze: leave the encoder as it is.
 
     """
@@ -61,11 +65,30 @@ class Stage:
     lr: float
     start: str | None = None
     side: int = 128
-    num_frames: int = 20
+    window_s: tuple[float, float] = (0.5, 6.0)
+    gentle: bool = False
+    planned: int | None = None
+    stride: int = 1
     freeze: bool = False
 
 
-STAGES: dict[str, dict[str, Stage]] = {}
+# The last stages' names are those of the zoo.
+CL, CLA = "convlstm-gesture-cl-sum", "convlstm-gesture-cla-mean"
+STAGES = {
+    "cl": {
+        "cl-half": Stage(CL, 20_000, 3e-3, side=64, planned=48_000),
+        "cl-short": Stage(CL, 16_000, 4e-3, "cl-half", side=64, window_s=(0.25, 0.7), gentle=True),
+        "cl-wide": Stage(CL, 20_000, 3e-3, "cl-short", side=64, window_s=(0.4, 5.0)),
+        CL: Stage(CL, 10_000, 2e-3, "cl-wide"),
+        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 10_000, 2e-3, CL, freeze=True),
+    },
+    "cla": {
+        "cla-half": Stage(CLA, 60_000, 4e-3, side=64),
+        CLA: Stage(CLA, 14_000, 2e-3, "cla-half"),
+        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 10_000, 2e-3, CLA, freeze=True),
+    },
+    "scnn": {"scnn-gesture": Stage("scnn-gesture", 10_000, 2e-3)},
+}
 
 
 def simulate(folder: Path, split: str, number: int) -> list[EventArchive]:
@@ -92,19 +115,19 @@ def _simulate_shard(split: str, number: int, file: Path) -> None:
     made.replace(file)
 
 
-def augmented(events: Events, label: int, rng: np.random.Generator) -> tuple[Events, int]:
+def augmented(events: Events, label: int, stage: Stage, rng: np.random.Generator) -> tuple[Events, int]:
     """Return a random window of a clip, seen from elsewhere and through another sensor, and its label."""
     t = events.t - events.t[0]
     total_us = int(t[-1]) + 1
-    window_us = min(total_us, 1e6 * np.exp(rng.uniform(np.log(0.5), np.log(6.0))))
-    if rng.random() < 0.1:
+    window_us = min(total_us, 1e6 * np.exp(rng.uniform(*np.log(stage.window_s))))
+    if rng.random() < 0.1 and not stage.gentle:
         window_us = total_us
     start = rng.uniform(0, total_us - window_us)
     first, end = np.searchsorted(t, [start, start + window_us])
     if end - first < 20:
         first, end = 0, t.size
     # From 0.37 to twice as many events: each is kept or repeated at random; a repeat lands nearby.
-    gain = np.exp(rng.uniform(-1.0, 0.7))
+    gain = np.exp(rng.uniform(-0.3, 0.5) if stage.gentle else rng.uniform(-1.0, 0.7))
     chosen = np.arange(first, end)
     kept = chosen[rng.random(chosen.size) < gain]
     repeated = chosen[rng.random(chosen.size) < gain - 1]
@@ -112,7 +135,7 @@ def augmented(events: Events, label: int, rng: np.random.Generator) -> tuple[Eve
     x, y = events.x[which] + rng.random(which.size) - 64, events.y[which] + rng.random(which.size) - 64
     x[kept.size :] += rng.normal(0, 0.7, repeated.size)
     y[kept.size :] += rng.normal(0, 0.7, repeated.size)
-    mirrored, swapped = rng.random() < 0.5, rng.random() < 0.25
+    mirrored, swapped = rng.random() < 0.5, rng.random() < 0.25 and not stage.gentle
     if mirrored:
         x = -x
     angle, wide = np.deg2rad(rng.normal(0, 5)), np.exp(rng.uniform(-0.2, 0.2))
@@ -123,7 +146,7 @@ def augmented(events: Events, label: int, rng: np.random.Generator) -> tuple[Eve
     )
     p = events.p[which] ^ np.uint8(swapped)
     t = t[which]
-    if rng.random() < 0.3:  # a noisier sensor
+    if rng.random() < 0.3 and not stage.gentle:  # a noisier sensor
         noise = min(int(rng.exponential(0.3) * 128 * 128 * window_us * 1e-6), 60_000)
         t = np.concatenate((t, rng.integers(t.min(), t.max() + 1, noise)))
         x, y = (np.concatenate((side, 128 * rng.random(noise))) for side in (x, y))
@@ -137,8 +160,10 @@ def augmented(events: Events, label: int, rng: np.random.Generator) -> tuple[Eve
 class Windows(torch.utils.data.IterableDataset):
     """Augmented frames (T, 2, side, side) and labels without end; every clip comes once in each round."""
 
-    def __init__(self, archives: list[EventArchive], model: EventClassifier, seed: tuple[int, ...]) -> None:
-        self.archives, self.preprocessing, self.seed = archives, model.preprocessing, seed
+    def __init__(
+        self, archives: list[EventArchive], stage: Stage, model: EventClassifier, seed: tuple[int, ...]
+    ) -> None:
+        self.archives, self.stage, self.preprocessing, self.seed = archives, stage, model.preprocessing, seed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
         worker = torch.utils.data.get_worker_info()
@@ -146,29 +171,19 @@ class Windows(torch.utils.data.IterableDataset):
         while True:
             for place in rng.permutation(sum(map(len, self.archives))):
                 archive, index = self.archives[place // SHARD], place % SHARD
-                events, label = augmented(archive[index], int(archive.labels[index]), rng)
+                events, label = augmented(archive[index], int(archive.labels[index]), self.stage, rng)
                 if len(events):
                     yield self.preprocessing.frames(events), label
 
 
-def logits_of(model: EventClassifier, frames: torch.Tensor, frozen: bool) -> torch.Tensor:
-    """Return the model's logits; the spiking CNN computes in bfloat16, its potentials in float32."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        features, _ = model.encoder(model.preprocessing.normalized(frames))
-    spiking = isinstance(model.classifier, rsnn.nn.SCNN)
-    with torch.autocast("cpu", torch.bfloat16, enabled=spiking):
-        rates, _ = model.classifier(features)
-    return rates.float() * model.logit_scale
-
-
 @torch.no_grad()
-def accuracy(model: EventClassifier, archives: list[EventArchive], frozen: bool) -> float:
+def accuracy(model: EventClassifier, archives: list[EventArchive]) -> float:
     model.eval()
     right = 0
     for archive in archives:
         for part in np.array_split(np.arange(len(archive)), 5):
             frames = torch.stack([model.preprocessing.frames(archive[i]) for i in part], dim=1)
-            predicted = logits_of(model, frames, frozen).argmax(1)
+            predicted = model(frames).argmax(1)
             right += int((predicted == torch.from_numpy(np.asarray(archive.labels)[part])).sum())
     model.train()
     return right / sum(map(len, archives))
@@ -182,7 +197,7 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         return
     torch.manual_seed(seed)
     size = (stage.side, stage.side)
-    model = rsnn.create_model(stage.model, frame_size=size, num_frames=stage.num_frames, normalize="log1p")
+    model = rsnn.create_model(stage.model, frame_size=size, normalize="log1p")
     if stage.start:
         before = rsnn.load(root / stage.start / "best").state_dict()
         own = model.state_dict()
@@ -194,8 +209,10 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=stage.lr)
     steps = stage.passes // BATCH
+    planned = max(stage.planned or 0, stage.passes) // BATCH
+    rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.08, div_factor=10, final_div_factor=100
+        optimizer, rates, total_steps=planned + 1, pct_start=0.08, div_factor=10, final_div_factor=100
     )
     done, best, last = 0, -1.0, -1.0
     if state_file.exists():
@@ -205,12 +222,14 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         schedule.load_state_dict(state["schedule"])
         done, best = state["done"], state["best"]
     workers = max((os.cpu_count() or 1) - 1, 0)
-    windows = Windows(clips["train"], model, (seed, done))
+    windows = Windows(clips["train"], stage, model, (seed, done))
     loader = iter(torch.utils.data.DataLoader(windows, BATCH, num_workers=workers, collate_fn=_batch))
     model.train()
     for step in track(range(done, steps), name, steps - done):
         frames, labels = next(loader)
-        loss = F.cross_entropy(logits_of(model, frames, stage.freeze), labels, label_smoothing=0.05)
+        features = model.forward_features(frames)[step % stage.stride :: stage.stride]
+        scores, _ = model.classifier(features)
+        loss = F.cross_entropy(model.logit_scale * scores, labels, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -218,7 +237,7 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         schedule.step()
         if (step + 1) % (CHECK // BATCH) and step + 1 < steps:
             continue
-        last = accuracy(model, clips["validation"], stage.freeze)
+        last = accuracy(model, clips["validation"])
         print(f"{name}: {(step + 1) * BATCH} passes, loss {loss.item():.3f}, validation {last:.4f}")
         if last >= best:
             best = last
@@ -253,7 +272,7 @@ def main() -> None:
         train(name, quick, arguments.output, clips, arguments.seed)
         model = rsnn.load(arguments.output / name / "best")
         if stage.side == 128:
-            print(f"{name}: {accuracy(model, clips['test'], True):.4f} of the simulated test clips right")
+            print(f"{name}: {accuracy(model, clips['test']):.4f} of the simulated test clips right")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ the mirror (with the class that this makes of them), and in random windows of on
     double_rate        with every event twice
     shifted            moved by 16 pixels left, right, up or down, what leaves the sensor is lost
     later_start        without their first third
+
+`--keep FILE` keeps the simulated clips in an archive and takes them from there the next time.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +85,30 @@ def real_clips(path: Path) -> Iterator[tuple[str, Events, str]]:
             yield kind, mirrored(cut), MIRRORED[name]
 
 
+def simulated_clips(number: int, file: Path | None) -> EventArchive | SimulatedGestures:
+    """Return the simulated test clips, from `file` where that is given; it is written first where it is not there."""
+    clips = SimulatedGestures(number, seed=0, split="test")
+    if file is None:
+        return clips
+    if not file.exists():
+        with Pool() as pool:
+            made = pool.imap(clips.__getitem__, range(number), chunksize=4)
+            recordings = [events for events, _ in track(made, "simulating", number)]
+        columns = {name: np.concatenate([getattr(events, name) for events in recordings]) for name in "txyp"}
+        offsets = np.cumsum([0, *map(len, recordings)])
+        temporary = file.with_suffix(".tmp")
+        with temporary.open("wb") as target:
+            np.savez(target, **columns, offsets=offsets, label=clips.labels, class_names=NAMES)
+        temporary.replace(file)
+    return EventArchive(file, sensor_size=(128, 128))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="zoo name, ./folder, or org/name on the Hub")
     parser.add_argument("--real", type=Path)
     parser.add_argument("--samples", type=int, default=440, help="simulated test clips")
+    parser.add_argument("--keep", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
     model = rsnn.load(arguments.model)
@@ -102,10 +124,11 @@ def main() -> None:
         for kind, hits in right.items():
             figures[f"real_{kind}"] = len(hits)
             figures[f"real_{kind}_accuracy"] = float(np.mean(hits))
-    clips = SimulatedGestures(arguments.samples, seed=0, split="test")
+    clips = simulated_clips(arguments.samples, arguments.keep)
+    labels = clips.labels
     hits = dict.fromkeys(CHANGES, 0)
     for index in track(range(len(clips)), "simulated clips"):
-        events, label = clips[index]
+        events, label = clips.events(index), int(labels[index])
         for change, function in CHANGES.items():
             changed = function(events, np.random.default_rng((index, 1)))
             hits[change] += model.predict(changed).index == label

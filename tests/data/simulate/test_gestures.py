@@ -83,7 +83,8 @@ def test_a_clip_depends_on_its_seed_split_and_number_alone():
     clips = SimulatedGestures(30, seed=4, duration_s=(0.3, 0.5))
     events, label = clips[12]
     again, _ = SimulatedGestures(500, seed=4, duration_s=(0.3, 0.5))[12]
-    assert label == 12 % 11
+    assert label == clips.labels[12] == 12 % 11
+    assert clips.ids[12] == "train-seed4-12"
     assert all(np.array_equal(getattr(events, field), getattr(again, field)) for field in "txyp")
     others = (SimulatedGestures(30, seed=5, duration_s=(0.3, 0.5))[12][0], clips[23][0])
     others += (SimulatedGestures(30, seed=4, split="test", duration_s=(0.3, 0.5))[12][0],)
@@ -103,7 +104,7 @@ def test_performers_of_the_parts_are_different_people():
 
 def test_clips_look_like_recordings_of_the_sensor():
     clips = SimulatedGestures(11, seed=1, duration_s=(0.8, 0.8))
-    assert clips.labels == list(range(11))
+    assert clips.labels.tolist() == list(range(11))
     for events, _ in clips:
         assert events.sensor_size == (128, 128)
         assert 0 <= events.t[0] < 100_000

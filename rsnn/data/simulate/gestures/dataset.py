@@ -6,6 +6,7 @@ import operator
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rsnn.data.events import Events
 from rsnn.data.simulate.camera import to_events
@@ -75,9 +76,24 @@ class SimulatedGestures:
         return self.num_samples
 
     @property
-    def labels(self) -> list[int]:
-        """Class index of every clip."""
-        return [index % len(CLASS_NAMES) for index in range(len(self))]
+    def name(self) -> str:
+        """Name of the data set, for results."""
+        return "simulated gestures"
+
+    @property
+    def split_name(self) -> str:
+        """How the parts are made: by performer."""
+        return "by-performer"
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class index of every clip, shape (num_samples,)."""
+        return np.arange(len(self)) % len(CLASS_NAMES)
+
+    @property
+    def ids(self) -> list[str]:
+        """Name of every clip, which says how to have it made again."""
+        return [f"{self.split}-seed{self.seed}-{index}" for index in range(len(self))]
 
     def subject(self, index: int) -> int:
         """Return the number of the performer of clip `index`."""
@@ -85,7 +101,12 @@ class SimulatedGestures:
         return first + int(self._rng(index, 0).integers(number))
 
     def __getitem__(self, index: int) -> tuple[Events, int]:
-        """Return clip `index` and its label; times start near 0."""
+        """Return clip `index` and its label; times start near 0.
+
+        Raises:
+            IndexError: there is no such clip.
+
+        """
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"clip {place} of {len(self)} simulated gestures")
@@ -102,6 +123,10 @@ class SimulatedGestures:
         events = to_events(film.frames(), parameters, seed=(self.seed, list(SUBJECTS).index(self.split), place))
         clip = events.between(WARM_UP_US, WARM_UP_US + duration_us)
         return Events(clip.t - WARM_UP_US, clip.x, clip.y, clip.p, self.sensor_size), label
+
+    def events(self, index: int) -> Events:
+        """Return clip `index` without its label."""
+        return self[index][0]
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, list(SUBJECTS).index(self.split), index, purpose))

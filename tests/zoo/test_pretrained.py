@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from huggingface_hub import ModelCard
 import rsnn
 from rsnn import hub
 from rsnn.data import samples as shipped
-from rsnn.zoo.weights import WEIGHTS
+from rsnn.zoo.weights import CHECKPOINTS, WEIGHTS
 
-REPLAYS = Path(__file__).parent / "replays"
+ROOT = Path(__file__).parent.parent.parent
+REPLAYS = ROOT / "tests" / "zoo" / "replays"
 BUNDLED = [entry for entry in WEIGHTS if entry.folder is not None]
 
 
@@ -34,6 +37,26 @@ def no_network(monkeypatch):
 
 def test_there_are_bundled_checkpoints():
     assert "rsnn-nmnist-cl" in {entry.name for entry in BUNDLED}
+
+
+def test_the_table_is_plain_data_and_the_folders_are_its_own():
+    rows = json.loads((Path(rsnn.zoo.__file__).parent / "weights.json").read_text("utf-8"))
+    assert len({(row["name"], row["tag"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert row["name"] in rsnn.list_models()
+        assert re.fullmatch(r"[\w-]+", row["tag"])
+        assert re.fullmatch(r"[0-9a-f]{64}", row["sha256"])
+        assert all(type(row[key]) is int and row[key] > 0 for key in ("size_bytes", "parameters", "classes"))
+        assert all(type(row[key]) is str and row[key] for key in ("data", "split", "licence"))
+        assert all(type(value) in (int, float) for value in row["metrics"].values())
+        assert 0 <= row["metrics"]["accuracy"] <= 1
+        assert row["metrics"]["energy_joules"] > 0
+        assert (row.get("repo") is None) == (row.get("commit") is None)
+    bundled = {entry.full_name for entry in BUNDLED}
+    assert {path.name for path in CHECKPOINTS.iterdir()} == bundled
+    assert {path.stem for path in REPLAYS.iterdir()} == bundled
+    assert {path.stem for path in (ROOT / "scripts" / "cards").iterdir()} >= bundled
+    assert sum(entry.size_bytes for entry in BUNDLED) < 60e6, "the wheel has to stay small: publish with --half"
 
 
 def test_it_loads_without_a_network_by_name_and_by_tag(entry, no_network):

@@ -702,7 +702,7 @@ def bench(
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
     density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of spikes between the stages.")] = 0.1,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median counts.")] = 5,
-    scaling: Annotated[bool, typer.Option("--scaling", help="How time and memory grow with the sizes instead.")] = False,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Measure how the cost grows with the sizes.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -767,6 +767,8 @@ def doctor() -> None:
                 f"{label} by {kernels.selected(device, operator)!r}" for operator, label in kernels.OPERATORS.items()
             )
             table.add_row(device, f"{name}, {', '.join(chosen)}")
+        if device != "cpu" and kernels.status()["spikingjelly"] is None:
+            table.add_row(f"spikingjelly on {device}", escape(kernels.lif_spikingjelly.implementation(device)))
     for name, reason in kernels.status().items():
         table.add_row(f"kernel {name}", "[green]available[/]" if reason is None else f"[yellow]{escape(reason)}[/]")
     out.print(table)

@@ -169,7 +169,8 @@ def _convlstm_backward(
         # The weights' gradient, of all steps at once: the first has no hidden state where it started from zeros.
         before = outputs[:-1] if hidden is None else torch.cat((hidden[None], outputs[:-1]))
         weight_grad = _weight_grad(before.flatten(0, 1), gate_grads[T - len(before) :].flatten(0, 1), w_hidden)
-        return gate_grads, weight_grad, _convolve_back(gate_grads[0], w_hidden), cell_grad
+        start_grad = torch.empty_like(outputs[0]) if hidden is None else _convolve_back(gate_grads[0], w_hidden)
+        return gate_grads, weight_grad, start_grad, cell_grad
 
 
 @_convlstm_backward.register_fake

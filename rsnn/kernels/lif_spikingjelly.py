@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
 from torch import Tensor
 
 from rsnn.kernels import surrogate as ours
@@ -23,6 +24,18 @@ def unavailable() -> str | None:
     if int(found.split(".")[0]) < 2:
         return f"spikingjelly {found} is too old (pip install -U 'spikingjelly>=2.0')"
     return None
+
+
+def implementation(device: str) -> str:
+    """Return the name of what SpikingJelly itself chooses on `device`, and the reasons against its other ones."""
+    from spikingjelly.activation_based.functional.neuron import neuron_implementation
+
+    try:
+        found = neuron_implementation("lif", torch.device(device))
+    except Exception as error:  # SpikingJelly finds out by compiling
+        return f"none: {error}"
+    reasons = [f"{name}: {reason}" for name, reason in found["unavailable"].items()]
+    return "; ".join((found["implementation"], *reasons))
 
 
 def lif(

@@ -30,9 +30,11 @@ def test_a_gpu_without_cupy_falls_back_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Some GPU at {device}")
     reasons = dict.fromkeys(kernels.status()) | {"cupy": "cupy is not installed (pip install 'rsnn[cuda]')"}
     monkeypatch.setattr(kernels.selection, "_reasons", reasons)
+    monkeypatch.setattr(kernels.lif_spikingjelly, "implementation", lambda device: f"native on {device}")
     code, text = doctor(monkeypatch)
     assert code == 0
     for device in ("cuda:0", "cuda:1"):
+        assert f"spikingjelly on {device} native on {device}" in text
         assert f"{device} Some GPU at {device}, LIF by 'spikingjelly', ConvLSTM by 'triton'" in text
     assert "kernel cupy cupy is not installed (pip install 'rsnn[cuda]')" in text
 
@@ -44,3 +46,8 @@ def test_a_kernel_that_cannot_be_forced_is_an_error(monkeypatch, forced):
     code, text = doctor(monkeypatch)
     assert code == 1
     assert f"RSNN_KERNEL: {'there is no kernel' if forced == 'fast' else 'kernel'} {forced!r}" in text
+
+
+def test_what_spikingjelly_itself_takes():
+    assert kernels.lif_spikingjelly.implementation("cpu") == "torch-reference"
+    assert kernels.lif_spikingjelly.implementation("meta").startswith("none: Unsupported neuron device")

@@ -18,7 +18,7 @@ from rsnn.errors import InputError, UnknownNameError, suggest
 from rsnn.kernels import convlstm_triton, lif_cupy, lif_spikingjelly, native
 
 Operator = Literal["lif", "convlstm", "attention"]
-OPERATORS: dict[Operator, str] = {"lif": "LIF", "convlstm": "ConvLSTM", "attention": "attention"}  # by what they are called
+OPERATORS: dict[Operator, str] = {"lif": "LIF", "convlstm": "ConvLSTM", "attention": "attention"}  # as one writes them
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
     python scripts/bench_caches.py [--recordings 128] [--rounds 5]
 
 Synthetic recordings of DVS128 Gesture's size (128 x 128 pixels, 300,000 events, 20 frames) are written once; each way
-then makes its cache, and is read in turn, in batches of 16 by one `DataLoader`, in this process and in two others.
-Prints the seconds to make each cache, its size, the samples a second (the median of the rounds) and the ratio to ours.
-SpikingJelly's files are read by its own function; `tonic` is needed for its part, and left out without it.
+then makes its cache, and is read in turn, in batches of 16 by one `DataLoader` in this process. Prints the seconds to
+make each cache, its size, the samples a second of the clock and of the processor's time (the medians of the rounds; the
+second does not depend on what else the machine does), and how many times as fast ours is.
+SpikingJelly's files are written and read as its version 2.0 does by default: compressed float64, made float32 when
+loaded (its own functions would bring torchvision along). tonic's part is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class WithoutCache:
 
 
 class SpikingJellyFiles:
-    """A `.npz` a recording, as SpikingJelly keeps frames: written by `np.savez_compressed`, read by `np.load`."""
+    """A `.npz` a recording, as SpikingJelly keeps frames."""
 
     def __init__(self, dataset: EventFolder, folder: Path) -> None:
         folder.mkdir()
@@ -65,13 +67,14 @@ class SpikingJellyFiles:
         self.files = [folder / f"{index}.npz" for index in range(len(dataset))]
         for index, file in enumerate(self.files):
             events = dataset.events(index)
-            np.savez_compressed(file, frames=to_frames(events, FRAMES, "number", dtype="float32"))
+            np.savez_compressed(file, frames=to_frames(events, FRAMES, "number").astype(np.float64))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(np.load(self.files[index], allow_pickle=True)["frames"]), int(self.labels[index])
+        with np.load(self.files[index]) as arrays:
+            return torch.from_numpy(arrays["frames"].astype(np.float32)), int(self.labels[index])
 
 
 def tonic_cache(dataset: EventFolder, folder: Path) -> Any:
@@ -94,21 +97,21 @@ def tonic_cache(dataset: EventFolder, folder: Path) -> Any:
     return cached
 
 
-def rate(dataset: Any, workers: int) -> float:
-    """Return samples a second of one pass in random order."""
-    loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers)
-    began = time.perf_counter()
+def rates_of(dataset: Any) -> tuple[float, float]:
+    """Return samples a second of the clock and of the processor's time, of one pass in random order."""
+    loader = DataLoader(dataset, batch_size=BATCH, shuffle=True)
+    began, worked = time.perf_counter(), time.process_time()
     seen = sum(len(labels) for _, labels in loader)
-    return seen / (time.perf_counter() - began)
+    return seen / (time.perf_counter() - began), seen / (time.process_time() - worked)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recordings", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
     options = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # as in the worker processes of a DataLoader
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_recordings(root / "data", options.recordings)
@@ -121,30 +124,28 @@ def main() -> None:
         }
         made, seconds = {}, {}
         for name, make in ways.items():
-            began = time.perf_counter()
+            worked = time.process_time()
             try:
                 made[name] = make()
             except ImportError as error:
                 print(f"{name}: left out ({error})")
                 continue
-            seconds[name] = time.perf_counter() - began
-        size = {name: bytes_below(root / name) for name in ("ours", "spikingjelly", "tonic")}
-        sizes = dict(zip(ways, (*size.values(), 0), strict=True))
-        print(f"{options.recordings} recordings of {EVENTS:,} events, {FRAMES} frames of {SENSOR[0]} x {SENSOR[1]}")
-        rates: dict[tuple[str, int], list[float]] = {}
+            seconds[name] = time.process_time() - worked
+        sizes = dict(
+            zip(ways, (*map(bytes_below, (root / "ours", root / "spikingjelly", root / "tonic")), 0), strict=True)
+        )
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
         for _ in range(options.rounds):  # in turn, so that what else the machine does falls on all alike
-            for workers in options.workers:
-                for name, frames in made.items():
-                    rates.setdefault((name, workers), []).append(rate(frames, workers))
-        ours = next(iter(ways))
-        print(f"{'':26}{'made in':>9}{'size':>9}" + "".join(f"{f'{w} workers':>22}" for w in options.workers))
+            for name, frames in made.items():
+                rates[name].append(rates_of(frames))
+        print(f"{options.recordings} recordings of {EVENTS:,} events, {FRAMES} frames of {SENSOR[0]} x {SENSOR[1]}")
+        print(f"{'':26}{'made, CPU':>10}{'size':>8}{'samples/s':>20}{'samples/CPU s':>20}")
+        medians = {name: [statistics.median(kind) for kind in zip(*rates[name], strict=True)] for name in made}
+        ours = medians[next(iter(ways))]
         for name in made:
-            line = f"{name:26}{seconds[name]:8.1f}s{sizes[name] / 1e6:7.0f}MB"
-            for workers in options.workers:
-                here, base = (statistics.median(rates[which, workers]) for which in (name, ours))
-                line += f"{here:9.0f}/s (x{base / here:6.2f})"
-            print(line)
-        print("x: how many times as fast ours is, median of the rounds")
+            figures = "".join(f"{one:9.0f} (x{base / one:6.1f})" for one, base in zip(medians[name], ours, strict=True))
+            print(f"{name:26}{seconds[name]:8.1f} s{sizes[name] / 1e6:5.0f} MB {figures}")
+        print("x: how many times as fast ours is")
 
 
 def bytes_below(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Recordings of event cameras: read them, cut them up, turn them into frames."""
 
+from rsnn.data import transforms
 from rsnn.data.archive import EventArchive
 from rsnn.data.cache import FrameCache
 from rsnn.data.chunks import iter_events
@@ -25,5 +26,6 @@ __all__ = [
     "iter_events",
     "read_events",
     "to_frames",
+    "transforms",
     "write_events",
 ]

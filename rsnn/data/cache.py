@@ -87,6 +87,8 @@ class FrameCache:
             raise InputError("the data set has no labels; expected a class for each recording")
         if not len(dataset):
             raise InputError("the data set has no recordings; expected at least one")
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+            raise InputError(f"workers is {workers!r}; expected a whole number of processes, 0 for this one alone")
         height, width = check_size(size, dataset.sensor_size)
         framing = _Framing(check_num_frames(num_frames), check_split_by(split_by), (height, width))
         self.labels: npt.NDArray[np.int64] = np.asarray(dataset.labels, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from rsnn.data.files import replacing
 from rsnn.data.progress import progress
-from rsnn.errors import RecordingError
+from rsnn.errors import InputError, RecordingError
 
 DIGEST_BYTES = 20
 CODE = ("events.py", "frames.py", "archive.py", "readers/*.py", "datasets/*.py")  # what turns a file into frames
@@ -47,7 +48,7 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
                 found[name] = [*state, digest]
                 advance(number + 1)
         settled = {name: entry for name, entry in found.items() if now - int(entry[1]) > SETTLED_NS}
-        with replacing(memory) as partial:
+        with contextlib.suppress(InputError), replacing(memory) as partial:  # a cache that may only be read will do
             partial.write_text(json.dumps(_remembered(memory) | settled))
     return [found[str(path.resolve())][2] for path in files]
 

@@ -160,6 +160,19 @@ def test_a_bad_recording_is_named_and_leaves_nothing(folder, tmp_path, workers):
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
+def test_a_cache_that_may_only_be_read(folder, tmp_path, monkeypatch):
+    """It is used as it is: only what is missing has to be written."""
+    before = FrameCache(EventFolder(folder), 5, root=tmp_path / "cache")
+
+    def refuse(*args, **options):
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    after = FrameCache(EventFolder(folder), 5, root=tmp_path / "cache")
+    assert after.folder == before.folder
+    assert torch.equal(after[3][0], before[3][0])
+
+
 def test_damaged_caches_are_made_anew(folder, tmp_path, monkeypatch):
     calls = builds(monkeypatch)
     dataset = EventFolder(folder)
@@ -257,6 +270,8 @@ def test_recordings_without_files(tmp_path, rng):
         ({"split_by": "events"}, "split_by is 'events'; expected 'time' or 'number'"),
         ({"size": (99, 8)}, r"size is \(99, 8\)"),
         ({"size": 8}, "size is 8"),
+        ({"workers": -1}, "workers is -1; expected a whole number of processes"),
+        ({"workers": 1.5}, r"workers is 1\.5"),
     ],
 )
 def test_wrong_arguments(folder, tmp_path, arguments, message):

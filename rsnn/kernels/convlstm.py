@@ -37,9 +37,9 @@ def convlstm(
         after the last step. Under autocast the cell keeps the weights' type and the hidden states take autocast's.
 
     """  # noqa: D400, D415
-    dtype = frames.dtype
-    if torch.is_autocast_enabled(frames.device.type):
-        dtype = torch.get_autocast_dtype(frames.device.type)
+    dtype, device = frames.dtype, frames.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # meta tensors have no autocast
+        dtype = torch.get_autocast_dtype(device)
     tensors = (w_input, w_hidden, bias)
     kernel = selected(frames.device, "convlstm")
     if kernel == "native" and convlstm_native.supports(frames, *tensors):

@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.common import BLOCK_BYTES, Block, Decoded, Source, at_bytes
+from rsnn.data.readers.common import Block, Decoded, Source, at_bytes
 
 NAME = "Event Stream"
 MAGIC = b"Event Stream"
 HEADER_BYTES = 20
 EVENT_BYTES = 5
+BLOCK_BYTES = 1 << 21  # a quarter of the others', for the walk over the bytes needs several times as much memory
 DVS, ATIS = 1, 2
 CHUNK = 64  # bytes that are walked in step with all other chunks
 

@@ -107,6 +107,7 @@ class Ledger:
         self.use(weight)
         layer = self.layer(name, "convolution", weight)
         layer.inputs += samples * nonzero.numel()
+        layer.steps += samples
         layer.nonzero_inputs += int(nonzero.sum())
         self.split(layer, binary, 0, 0)
         taps = self._mask(weight, ("taps", groups, transposed))
@@ -142,6 +143,7 @@ class Ledger:
         effective = arithmetic.matrix_product(nonzero, self.columns(weight.t()))
         self.split(layer, binary, effective, rows * weight.numel())
         layer.inputs += rows * weight.shape[1]
+        layer.steps += rows
         layer.nonzero_inputs += int(nonzero.sum())
         self.wrote(layer, rows * weight.shape[0], bytes_per_element)
 
@@ -154,6 +156,8 @@ class Ledger:
         dense = left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
         self.split(layer, binary, arithmetic.matrix_product(rows, columns), dense)
         layer.inputs += activation.numel()
+        shared = activation.shape[-1] if activation is left else right.shape[-2 if right.ndim > 1 else 0]
+        layer.steps += activation.numel() // shared
         layer.nonzero_inputs += int((rows if activation is left else columns).sum())
         self.wrote(layer, out.numel(), out.element_size())
 

@@ -44,7 +44,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     modes = {module: module.training for module in model.modules()}
     fused_attention = torch.backends.mha.get_fastpath_enabled()
     recorder = Recorder(model)
-    samples = 0
+    samples = steps = 0
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
         model.eval()
@@ -52,7 +52,7 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
             batch = batch.to(weight)
             with torch.no_grad(), recorder.watching():
                 model(batch)
-            samples += batch.shape[1]
+            samples, steps = samples + batch.shape[1], steps + batch.shape[0] * batch.shape[1]
     finally:
         recorder.close()
         torch.backends.mha.set_fastpath_enabled(fused_attention)
@@ -66,6 +66,8 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     for layer in layers:
         for field in _PER_PASS:
             setattr(layer, field, getattr(layer, field) / samples)
+        # Rows of a linear layer may be pixels too, and operations by element do not say how often they ran.
+        layer.steps = min(layer.steps or steps, steps) / samples
         head = layer.name.partition(".")[0]
         layer.part = head if head in ("encoder", "classifier") else "other"
         layer.name = layer.name or type(model).__name__

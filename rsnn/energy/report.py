@@ -29,6 +29,7 @@ class LayerEnergy:
         state_bytes: what it carries from step to step.
         activation_bytes: its outputs over all steps.
         outputs: elements of its outputs over all steps.
+        steps: how often a sample goes through it; its memories hold what it needs for one time.
         joules: of the effective operations, and of memory access where the energy model has it.
 
     """
@@ -51,6 +52,7 @@ class LayerEnergy:
     state_bytes: float = 0.0
     activation_bytes: float = 0.0
     outputs: float = 0.0
+    steps: float = 0.0
     joules: float = 0.0
 
     @property
@@ -81,8 +83,9 @@ class LayerEnergy:
         picojoules = self.mac * model.mac_pj + self.ac * model.ac_pj
         if model.memory is not None:
             weight = model.word_pj(4 * self.weights) if self.weights else 0.0
-            outside = model.word_pj(4 * self.outputs)
-            inside = model.word_pj(4 * self.inputs) if self.inputs else outside
+            steps = self.steps or 1.0
+            outside = model.word_pj(4 * self.outputs / steps)
+            inside = model.word_pj(4 * self.inputs / steps) if self.inputs else outside
             # A multiply-accumulate reads its input and weight and keeps the sum in a register until it is written; an
             # accumulate is driven by a spike: one read of the spike, then weight, read and write of the sum for each.
             picojoules += self.mac * (inside + weight) + self.ac * (weight + 2 * outside)
@@ -98,7 +101,7 @@ class LayerEnergy:
         }
 
 
-_SUMMED = [f.name for f in fields(LayerEnergy) if f.name not in ("name", "kind", "part", "binary")]
+_SUMMED = [f.name for f in fields(LayerEnergy) if f.name not in ("name", "kind", "part", "binary", "steps")]
 
 
 def summed(name: str, layers: Iterable[LayerEnergy]) -> LayerEnergy:

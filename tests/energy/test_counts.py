@@ -190,6 +190,12 @@ def test_inputs_and_energy_models():
     # By hand: 8 products; weight, input and output memories are all below 8 KiB, 5 pJ a word.
     remembered = energy_report(model, frames, energy="lemaire").total.joules
     assert remembered == pytest.approx((8 * 3.2 + 8 * 2 * 5 + 8 * 5) * 1e-12)
+    # Maps of 64 x 64 words: 16 KiB, a third of the way from 8 KiB (10 pJ a pair of words) to 32 KiB (20 pJ), however
+    # many steps there are.
+    for steps in (1, 3):
+        large = energy_report(model, torch.ones(steps, 2, 1, 64, 64), energy="lemaire").total.joules
+        word = (10 + 10 / 3) / 2
+        assert large == pytest.approx(steps * 4096 * (3.2 + 5 + word + word) * 1e-12)
     for bad in ("x", None, [], torch.ones(2, 2), [None]):
         with pytest.raises(rsnn.RSNNError):
             energy_report(model, bad)

@@ -27,6 +27,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from rsnn.energy import energy_report
 from rsnn.errors import InputError
 from rsnn.evaluation import evaluate
 from rsnn.models import EventClassifier, cards
+from rsnn.models.config import describe
 from rsnn.models.pretrained import save_model
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +121,32 @@ class Recordings:
         for index in self.chosen:
             item = self.data[index]
             yield (item[0] if isinstance(item, tuple) else item), self.labels[index]
+
+
+def differences(model: EventClassifier, name: str) -> list[str]:
+    """Say in what a trained model is built otherwise than `rsnn.create_model(name)` builds it, labels left out.
+
+    Raises:
+        InputError: it is of another class.
+
+    """
+    named = rsnn.create_model(name, num_classes=model.num_classes)
+    if type(model) is not type(named):
+        raise InputError(f"the model is a {type(model).__name__}; {name!r} is a {type(named).__name__}")
+    ours, theirs = (dict(_flat(describe(one))) for one in (model, named))
+    return [
+        f"{key} {ours.get(key)} instead of {theirs.get(key)}"
+        for key in {**ours, **theirs}
+        if ours.get(key) != theirs.get(key) and not key.startswith(("class_names", "preprocessing.window_ms"))
+    ]
+
+
+def _flat(description: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in description.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def card_facts(path: Path, full_name: str, runs: list[dict[str, Any]], measured: dict[str, float]) -> cards.Facts:
@@ -261,6 +289,7 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
         folder = Path(temporary) / full_name
         trained.save_pretrained(folder, dtype=dtype)
         model = rsnn.load(folder)
+        changed = differences(model, options.name)
         evaluation, energy, kept = measure(
             model, Recordings(options.data, options.samples, model.class_names), options.energy_samples
         )
@@ -270,6 +299,8 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
         weights = (
             f"{parameters:,} parameters, {size / 1e6:.1f} MB, stored in {'half' if dtype else 'single'} precision."
         )
+        if changed:
+            weights += f"\n\nNot as `rsnn.create_model({options.name!r})` builds it: {'; '.join(changed)}."
         save_model(
             trained,
             folder,

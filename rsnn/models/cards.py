@@ -60,7 +60,7 @@ def plain_card(config: dict[str, Any]) -> str:
     """Return the card of a checkpoint of which nothing has been measured: what it is and how to load it."""
     model = config["model"]
     return _joined(
-        _front_matter({"tags": ["event-camera", "spiking-neural-network"]}),
+        _front_matter({"tags": _tags(model)}),
         f"# {model['type']} saved with rsnn {config['library_version']}",
         _usage("./this-folder", model["type"]),
         _preprocessing(model),
@@ -88,7 +88,7 @@ def published_card(
             {
                 "license": facts.licence.lower(),
                 "pipeline_tag": "video-classification",
-                "tags": ["event-camera", "spiking-neural-network", "neuromorphic", "convlstm"],
+                "tags": _tags(model),
                 "datasets": [facts.dataset],
                 "metrics": ["accuracy"],
             },
@@ -171,6 +171,16 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
         **fields,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _tags(model: dict[str, Any]) -> list[str]:
+    """Return what the Hub lists a model under, by what it is made of."""
+    tags = ["event-camera", "neuromorphic"]
+    if model["classifier"]["type"] in ("SCNN", "SpikingNetwork"):
+        tags.append("spiking-neural-network")
+    if model["encoder"]["type"].startswith("ConvLSTM"):
+        tags.append("convlstm")
+    return tags
 
 
 def _usage(source: str, kind: str) -> str:

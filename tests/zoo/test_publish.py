@@ -191,6 +191,7 @@ def test_the_card(tool, project, run, archive):
     card = ModelCard((folder / "README.md").read_text("utf-8"))
     card.data.to_dict()
     assert (card.data.library_name, card.data.license, card.data.datasets) == ("rsnn", "apache-2.0", ["bars"])
+    assert card.data.tags == ["event-camera", "neuromorphic", "spiking-neural-network", "convlstm"]
     (result,) = card.data.eval_results
     assert (result.dataset_type, result.dataset_split) == ("bars", "validation")
     assert (result.metric_type, result.metric_value) == ("accuracy", 1.0)
@@ -203,6 +204,8 @@ def test_the_card(tool, project, run, archive):
         "Knows nothing but bars.",
         "rsnn train bars",
         "6 frames of equal duration, 12 x 12 pixels",
+        "Not as `rsnn.create_model('rsnn-sign-cl')` builds it: encoder.hidden_channels [3] instead of [4, 6]; ",
+        "preprocessing.num_frames 6 instead of 20",
     ):
         assert line in card.text
     assert "| total |" in card.text.split("## Energy")[1].split("## Input")[0]
@@ -284,6 +287,7 @@ def test_several_runs_and_a_part_of_the_data(tool, project, run, archive, tmp_pa
 
 def test_what_cannot_be_published_changes_nothing(tool, project, run, archive, tmp_path):
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    card = project / "scripts/cards/rsnn-sign-cl.one.toml"
     others = tmp_path / "others.npz"
     with np.load(archive) as file:
         kept = {name: file[name] for name in file.files if name != "class_names"}
@@ -291,6 +295,7 @@ def test_what_cannot_be_published_changes_nothing(tool, project, run, archive, t
     for message, changes in (
         ("'rsnn-signs-cl' is not a name of the zoo", {"name": "rsnn-signs-cl"}),
         ("has no checkpoint; expected config.json in it, or in one of rsnn-sign-cl, best", {"run": tmp_path}),
+        ("the model is a RSNN; 'scnn-sign' is a SCNN", {"name": "scnn-sign", "card": card}),
         ("chooses none of the 24 recordings", {"samples": "30:"}),
         ("has the classes .*; the model has", {"data": str(others)}),
         ("is no folder", {"data": str(tmp_path / "nothing")}),

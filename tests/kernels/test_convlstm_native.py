@@ -103,7 +103,8 @@ def test_saturated_and_tiny_activations(scale):
         ours, _ = layer(frames)
     with kernels.use("torch"):
         plain, _ = layer.double()(frames.double())
-    torch.testing.assert_close(ours.double(), plain, rtol=2e-5, atol=1e-7 * min(scale, 1))
+    # Sums of thousands in float32 keep three digits behind the point.
+    torch.testing.assert_close(ours.double(), plain, rtol=2e-5, atol=1e-7 * scale)
 
 
 def test_any_layout_of_the_frames():

@@ -74,11 +74,11 @@ INLINE Vec<R> spread(R value) {
   return value - Vec<R>{};
 }
 
-// exp(x) of float32 to about 1 ulp, x clamped to +-80: 2^n e^r with |r| <= ln(2) / 2.
-INLINE Vec<float> exp_of(Vec<float> x) {
+// 2^n and e^r - 1 with x = n ln(2) + r, |r| <= ln(2) / 2, x clamped to +-`limit`, in float32.
+INLINE void split_exp(Vec<float> x, float limit, Vec<float>& power, Vec<float>& rest) {
   typedef Vectors<float>::I I;
-  x = x > 80.0f ? spread(80.0f) : x;
-  x = x < -80.0f ? spread(-80.0f) : x;
+  x = x < limit ? x : spread(limit);
+  x = x > -limit ? x : spread(-limit);
   const Vec<float> shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are round(x / ln 2)
   const Vec<float> n = shifted - 12582912.0f;
   Vec<float> r = x - n * 0.693359375f;
@@ -88,13 +88,34 @@ INLINE Vec<float> exp_of(Vec<float> x) {
   p = p * r + 4.16657962e-2f;
   p = p * r + 1.66666657e-1f;
   p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
-  return (Vec<float>)((I)p + ((I)shifted << 23));
+  rest = p * (r * r) + r;
+  power = (Vec<float>)(((I)shifted << 23) + 0x3f800000);
 }
 
-INLINE Vec<double> exp_of(Vec<double> x) {
+// exp(x) to about 1 ulp, x clamped to +-80.
+INLINE Vec<float> exp_of(Vec<float> x, float limit = 80.0f) {
+  Vec<float> power, rest;
+  split_exp(x, limit, power, rest);
+  return power * rest + power;
+}
+
+// exp(x) - 1, exact near 0 too.
+INLINE Vec<float> expm1_of(Vec<float> x, float limit = 80.0f) {
+  Vec<float> power, rest;
+  split_exp(x, limit, power, rest);
+  return power * rest + (power - 1.0f);
+}
+
+INLINE Vec<double> exp_of(Vec<double> x, double limit = 700.0) {
   Vec<double> result;
-  for (int lane = 0; lane < kLanes<double>; ++lane) result[lane] = std::exp(x[lane]);
+  for (int lane = 0; lane < kLanes<double>; ++lane) result[lane] = std::exp(std::fmin(std::fmax(x[lane], -limit), limit));
+  return result;
+}
+
+INLINE Vec<double> expm1_of(Vec<double> x, double limit = 700.0) {
+  Vec<double> result;
+  for (int lane = 0; lane < kLanes<double>; ++lane)
+    result[lane] = std::expm1(std::fmin(std::fmax(x[lane], -limit), limit));
   return result;
 }
 
@@ -103,23 +124,11 @@ INLINE Vec<R> sigmoid(Vec<R> x) {
   return (R)1 / ((R)1 + exp_of(-x));
 }
 
-// tanh(x): the quotient loses digits near 0, where a polynomial takes over (coefficients of Cephes' tanhf).
-INLINE Vec<float> tanh_of(Vec<float> x) {
-  const Vec<float> e = exp_of(x * -2.0f);
-  const Vec<float> far = (1.0f - e) / (1.0f + e);
-  const Vec<float> z = x * x;
-  Vec<float> p = z * -5.70498872745e-3f + 2.06390887954e-2f;
-  p = p * z - 5.37397155531e-2f;
-  p = p * z + 1.33314422036e-1f;
-  p = p * z - 3.33332819422e-1f;
-  const Vec<float> near = p * z * x + x;
-  return z < 0.390625f ? near : far;  // |x| < 0.625
-}
-
-INLINE Vec<double> tanh_of(Vec<double> x) {
-  Vec<double> result;
-  for (int lane = 0; lane < kLanes<double>; ++lane) result[lane] = std::tanh(x[lane]);
-  return result;
+// tanh(x) = -m / (m + 2) with m = e^(-2 x) - 1.
+template <class R>
+INLINE Vec<R> tanh_of(Vec<R> x) {
+  const Vec<R> m = expm1_of(x * (R)-2);
+  return -m / (m + (R)2);
 }
 
 // Where the members of a team wait until all of them are there.

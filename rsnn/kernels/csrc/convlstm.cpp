@@ -19,6 +19,10 @@ constexpr int kTile = 4;  // vectors of pixels at a time: 16 sums in 32 register
 constexpr int kTile = 1;  // a vector is several registers already
 #endif
 
+// Where sigmoid and tanh are taken as constant, so that the product of three e^x is finite.
+template <class R>
+constexpr R kLimit = sizeof(R) == 4 ? R(29) : R(230);
+
 struct Size {
   int T, N, C, D, H, W, K, pool;
   int before() const { return (K - 1) / 2; }  // rows and columns of zeros at the beginning and at the end
@@ -29,18 +33,18 @@ struct Size {
 template <class R>
 struct Planes {
   int width;  // of rows without padding, in whole vectors
+  int left;   // columns before a row's first pixel, which begins a vector
   size_t stride, plane;
   Planes(const Size& s, int padding)
-      : width((s.W + kLanes<R> - 1) / kLanes<R> * kLanes<R>),
-        stride((width + padding + kLanes<R> - 1) / kLanes<R> * kLanes<R>),
-        plane(stride * (s.H + padding)) {}
+      : width(whole(s.W)), left(whole(padding)), stride(left + whole(width + padding)), plane(stride * (s.H + padding)) {}
+  static int whole(int count) { return (count + kLanes<R> - 1) / kLanes<R> * kLanes<R>; }
 };
 
 template <class R>
 void copy_rows(const R* from, R* to, const Size& s, const Planes<R>& p, int channels, int y0, int y1) {
   for (int c = 0; c < channels; ++c)
     for (int y = y0; y < y1; ++y)
-      std::memcpy(to + c * p.plane + (y + s.before()) * p.stride + s.before(), from + (size_t(c) * s.H + y) * s.W,
+      std::memcpy(to + c * p.plane + (y + s.before()) * p.stride + p.left, from + (size_t(c) * s.H + y) * s.W,
                   s.W * sizeof(R));
 }
 
@@ -50,6 +54,7 @@ INLINE void convolve(const R* at, const Planes<R>& p, int planes, const R* weigh
   const int k = K ? K : side;
   for (int c = 0; c < planes; ++c, at += p.plane)
     for (int ky = 0; ky < k; ++ky)
+#pragma GCC unroll 3
       for (int kx = 0; kx < k; ++kx, weights += 4) {
         const R* row = at + ky * p.stride + kx;
         Vec<R> pixels[V];
@@ -114,8 +119,8 @@ INLINE void gates_at(const Step<R>& step, const Size& s, const Planes<R>& p, int
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sums[g][v] = spread<R>(step.bias ? step.bias[g * s.D + d] : 0);
   const R* weights = step.weights + size_t(d) * (s.C + s.D) * taps * 4;
-  convolve<R, K, V>(step.frame + y * p.stride + x, p, s.C, weights, s.K, sums);
-  convolve<R, K, V>(step.hidden + y * p.stride + x, p, s.D, weights + size_t(s.C) * taps * 4, s.K, sums);
+  convolve<R, K, V>(step.frame + y * p.stride + p.left - s.before() + x, p, s.C, weights, s.K, sums);
+  convolve<R, K, V>(step.hidden + y * p.stride + p.left - s.before() + x, p, s.D, weights + size_t(s.C) * taps * 4, s.K, sums);
 }
 
 // Rows of the next hidden state (padded, and dense in `out` unless null) and of the cell, in place.
@@ -124,7 +129,7 @@ void forward_rows(const Step<R>& step, const Size& s, const Planes<R>& p, R* cel
   for (int y = y0; y < y1; ++y)
     for (int d = 0; d < s.D; ++d) {
       R* c_row = cell + (size_t(d) * s.H + y) * p.width;
-      R* h_row = next + d * p.plane + (y + s.before()) * p.stride + s.before();
+      R* h_row = next + d * p.plane + (y + s.before()) * p.stride + p.left;
       R* out_row = out ? out + (size_t(d) * s.H + y) * s.W : nullptr;
       along_row<R>(p.width, [&](int x, auto tile) {
         constexpr int V = decltype(tile)::value;
@@ -133,8 +138,14 @@ void forward_rows(const Step<R>& step, const Size& s, const Planes<R>& p, R* cel
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
           const int at = x + v * kLanes<R>;
-          const Vec<R> c = sigmoid<R>(sums[1][v]) * load<R>(c_row + at) + sigmoid<R>(sums[0][v]) * tanh_of(sums[3][v]);
-          const Vec<R> h = sigmoid<R>(sums[2][v]) * tanh_of(c);
+          // sigmoid(x) = 1 / (1 + e^-x) and tanh(x) = -m / (m + 2), m = e^-2x - 1, over common denominators: divisions
+          // are slow.
+          const Vec<R> i = (R)1 + exp_of(-sums[0][v], kLimit<R>), f = (R)1 + exp_of(-sums[1][v], kLimit<R>);
+          const Vec<R> o = (R)1 + exp_of(-sums[2][v], kLimit<R>), g = expm1_of(sums[3][v] * (R)-2, kLimit<R>);
+          const Vec<R> ig = i * (g + (R)2);
+          const Vec<R> c = (load<R>(c_row + at) * ig - g * f) / (f * ig);
+          const Vec<R> m = expm1_of(c * (R)-2, kLimit<R>);
+          const Vec<R> h = -m / (o * (m + (R)2));
           store<R>(c_row + at, c);
           store<R>(h_row + at, h, s.W - at);
           if (out_row) store<R>(out_row + at, h, s.W - at);
@@ -149,7 +160,7 @@ void pool_rows(const R* hidden, R* out, const Size& s, const Planes<R>& p, int y
   const int h = s.H / s.pool, w = s.W / s.pool;
   for (int d = 0; d < s.D; ++d)
     for (int y = y0 / s.pool; y < std::min(y1 / s.pool, h); ++y) {
-      const R* in = hidden + d * p.plane + (y * s.pool + s.before()) * p.stride + s.before();
+      const R* in = hidden + d * p.plane + (y * s.pool + s.before()) * p.stride + p.left;
       R* to = out + (size_t(d) * h + y) * w;
       if (s.pool == 2) {
         const R* below = in + p.stride;
@@ -246,7 +257,7 @@ void forward(const Size& s, const R* w_input, const R* w_hidden, const Forward<R
       for (int d = 0; d < s.D; ++d)
         for (int y = y0; y < y1; ++y) {
           R* c_row = cell + (size_t(d) * s.H + y) * p.width;
-          R* h_row = hidden[0] + d * p.plane + (y + s.before()) * p.stride + s.before();
+          R* h_row = hidden[0] + d * p.plane + (y + s.before()) * p.stride + p.left;
           const size_t at = n * out + (size_t(d) * s.H + y) * s.W;
           std::memset(c_row, 0, p.width * sizeof(R));
           std::memset(h_row, 0, s.W * sizeof(R));
@@ -294,7 +305,7 @@ void backward_gates(const Step<R>& step, const Size& s, const Planes<R>& p, cons
   for (int y = y0; y < y1; ++y)
     for (int d = 0; d < s.D; ++d) {
       const size_t dense = (size_t(d) * s.H + y) * s.W, wide = (size_t(d) * s.H + y) * p.width;
-      R* to = d_gates + 4 * d * p.plane + (y + s.after()) * p.stride + s.after();
+      R* to = d_gates + 4 * d * p.plane + (y + s.after()) * p.stride + p.left;
       along_row<R>(p.width, [&](int x, auto tile) {
         constexpr int V = decltype(tile)::value;
         Vec<R> sums[4][V];
@@ -302,10 +313,12 @@ void backward_gates(const Step<R>& step, const Size& s, const Planes<R>& p, cons
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
           const int at = x + v * kLanes<R>, count = s.W - at;
-          const Vec<R> i = sigmoid<R>(sums[0][v]), f = sigmoid<R>(sums[1][v]), o = sigmoid<R>(sums[2][v]);
-          const Vec<R> g = tanh_of(sums[3][v]);
+          const Vec<R> not_i = (R)1 + exp_of(-sums[0][v], kLimit<R>), not_f = (R)1 + exp_of(-sums[1][v], kLimit<R>);
+          const Vec<R> not_o = (R)1 + exp_of(-sums[2][v], kLimit<R>);
+          const Vec<R> both = not_i * not_f, one = (R)1 / (both * not_o), o = both * one;
+          const Vec<R> i = not_f * not_o * one, f = not_i * not_o * one, g = tanh_of<R>(sums[3][v]);
           const Vec<R> before = cell ? load<R>(cell + dense + at, count) : Vec<R>{};
-          const Vec<R> c = tanh_of(f * before + i * g);
+          const Vec<R> c = tanh_of<R>(f * before + i * g);
           Vec<R> d_h = load<R>(dh + wide + at);
           if (d_all) d_h += load<R>(d_all + dense + at, count);
           const Vec<R> d_c = load<R>(dc + wide + at) + d_h * o * ((R)1 - c * c);
@@ -315,7 +328,7 @@ void backward_gates(const Step<R>& step, const Size& s, const Planes<R>& p, cons
 #pragma GCC unroll 8
           for (int gate = 0; gate < 4; ++gate) {
             store<R>(to + gate * p.plane + at, d_sums[gate], count);
-            d_bias[4 * d + gate] += load<R>(to + gate * p.plane + at);  // zeros beyond the row's end
+            d_bias[4 * d + gate] += count >= kLanes<R> ? d_sums[gate] : load<R>(to + gate * p.plane + at, count);
           }
         }
       });
@@ -333,7 +346,7 @@ void backward_maps(const R* packed, const R* d_gates, const Size& s, const Plane
         constexpr int V = decltype(tile)::value;
         Vec<R> sums[4][V] = {};
         const R* weights = packed + size_t(first) * s.D * s.K * s.K * 4;
-        convolve<R, K, V>(d_gates + y * p.stride + x, p, 4 * s.D, weights, s.K, sums);
+        convolve<R, K, V>(d_gates + y * p.stride + p.left - s.after() + x, p, 4 * s.D, weights, s.K, sums);
 #pragma GCC unroll 8
         for (int o = 0; o < 4; ++o) {
           const int c = first + o;
@@ -356,33 +369,43 @@ void backward_weights(const R* maps, const R* d_gates, const Size& s, const Plan
                       Vec<R>* d_weights, int y0, int y1) {
   constexpr int kRows = 8;  // so many that they stay in the innermost cache
   constexpr int kColumns = K ? K : 1;
+  const auto tile = [&](int top, int d, int c, int ky, int left, auto count) {
+    constexpr int kMaps = decltype(count)::value;
+    Vec<R> sums[kMaps][kColumns][4] = {};
+    for (int y = top; y < std::min(top + kRows, y1); ++y) {
+      const R* in = maps + c * p.plane + (y + ky) * p.stride + p.left - s.before() + left;
+      const R* gates = d_gates + 4 * d * p.plane + (y + s.after()) * p.stride + p.left;
+      for (int x = 0; x < p.width; x += kLanes<R>) {
+        Vec<R> g[4];
+#pragma GCC unroll 8
+        for (int gate = 0; gate < 4; ++gate) g[gate] = load<R>(gates + gate * p.plane + x);
+#pragma GCC unroll 8
+        for (int map = 0; map < kMaps; ++map)
+#pragma GCC unroll 8
+          for (int kx = 0; kx < kColumns; ++kx) {
+            const Vec<R> pixels = load<R>(in + map * p.plane + kx + x);
+#pragma GCC unroll 8
+            for (int gate = 0; gate < 4; ++gate) sums[map][kx][gate] += g[gate] * pixels;
+          }
+      }
+    }
+#pragma GCC unroll 8
+    for (int map = 0; map < kMaps; ++map) {
+      Vec<R>* to = d_weights + (((size_t(d) * (s.C + s.D) + first + c + map) * s.K + ky) * s.K + left) * 4;
+#pragma GCC unroll 8
+      for (int kx = 0; kx < kColumns; ++kx)
+#pragma GCC unroll 8
+        for (int gate = 0; gate < 4; ++gate) to[kx * 4 + gate] += sums[map][kx][gate];
+    }
+  };
   for (int top = y0; top < y1; top += kRows)
     for (int d = 0; d < s.D; ++d)
-      for (int c = 0; c < channels; ++c)
-        for (int ky = 0; ky < s.K; ++ky)
-          for (int left = 0; left < s.K; left += kColumns) {
-            Vec<R> sums[kColumns][4] = {};
-            for (int y = top; y < std::min(top + kRows, y1); ++y) {
-              const R* in = maps + c * p.plane + (y + ky) * p.stride + left;
-              const R* gates = d_gates + 4 * d * p.plane + (y + s.after()) * p.stride + s.after();
-              for (int x = 0; x < p.width; x += kLanes<R>) {
-                Vec<R> g[4];
-#pragma GCC unroll 8
-                for (int gate = 0; gate < 4; ++gate) g[gate] = load<R>(gates + gate * p.plane + x);
-#pragma GCC unroll 8
-                for (int kx = 0; kx < kColumns; ++kx) {
-                  const Vec<R> pixels = load<R>(in + kx + x);
-#pragma GCC unroll 8
-                  for (int gate = 0; gate < 4; ++gate) sums[kx][gate] += g[gate] * pixels;
-                }
-              }
-            }
-            Vec<R>* to = d_weights + (((size_t(d) * (s.C + s.D) + first + c) * s.K + ky) * s.K + left) * 4;
-#pragma GCC unroll 8
-            for (int kx = 0; kx < kColumns; ++kx)
-#pragma GCC unroll 8
-              for (int gate = 0; gate < 4; ++gate) to[kx * 4 + gate] += sums[kx][gate];
-          }
+      for (int ky = 0; ky < s.K; ++ky)
+        for (int left = 0; left < s.K; left += kColumns) {
+          int c = 0;
+          for (; kTile >= 4 && c + 2 <= channels; c += 2) tile(top, d, c, ky, left, std::integral_constant<int, 2>{});
+          for (; c < channels; ++c) tile(top, d, c, ky, left, std::integral_constant<int, 1>{});
+        }
 }
 
 template <class R>

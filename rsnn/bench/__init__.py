@@ -1,0 +1,18 @@
+"""Time the library against the same network written the plain way, and how its cost grows: `rsnn bench`."""
+
+from rsnn.bench.measure import BenchReport, Timing, bench, machine, markdown, tables
+from rsnn.bench.plain import PlainNetwork
+from rsnn.bench.scaling import Scaling, scaling, sizes
+
+__all__ = [
+    "BenchReport",
+    "PlainNetwork",
+    "Scaling",
+    "Timing",
+    "bench",
+    "machine",
+    "markdown",
+    "scaling",
+    "sizes",
+    "tables",
+]

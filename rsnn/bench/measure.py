@@ -1,0 +1,330 @@
+"""Time the library against the same network written the plain way, in turn, in one process; and how its cost grows.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsnn import kernels
+from rsnn.bench.plain import PlainNetwork
+from rsnn.data import Events, read_events, samples, to_frames
+from rsnn.errors import InputError
+from rsnn.models import RSNN
+from rsnn.nn import SCNN
+from rsnn.zoo import create_model
+
+# A call that does nothing but show how far a measurement is.
+Progress = Callable[[int], None]
+
+
+@torch.no_grad()
+def make_lively(model: RSNN, frames: Tensor, density: float) -> None:
+    """Set the normalizations so that the share `density` of what each stage hands on is not zero on these frames.
+
+    Fresh weights leave most neurons silent, and silence is cheaper here than in the plain way.
+    """
+    assert isinstance(model.classifier, SCNN)
+    x = model.forward_features(frames)
+    for stage in model.classifier.convs:
+        current = stage.conv(x.flatten(0, 1))
+        stage.norm.running_mean.copy_(current.mean((0, 2, 3)))
+        stage.norm.running_var.copy_(current.var((0, 2, 3)))
+        low, high = -10.0, 10.0
+        for _ in range(10):
+            middle = (low + high) / 2
+            stage.norm.bias.fill_(middle)
+            spikes, _ = stage(x, None)
+            low, high = (middle, high) if spikes.count_nonzero() < density * spikes.numel() else (low, middle)
+        x = spikes
+    for linear in (model.classifier.hidden, model.classifier.output):
+        linear.linear.weight.normal_(std=6 / linear.linear.in_features**0.5)
+
+
+@dataclass
+class Timing:
+    """One job, done the plain way and by the library: medians of seconds, and CPU seconds (the least) beside them."""
+
+    job: str
+    plain_s: float | None
+    ours_s: float
+    plain_cpu_s: float | None
+    ours_cpu_s: float
+    per: int = 1  # samples, events
+    unit: str = "sample"
+    gflop: float | None = None  # of the whole job, dense
+    plain_peak_mb: float | None = None
+    ours_peak_mb: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times the plain way takes as long."""
+        return None if self.plain_s is None else self.plain_s / self.ours_s
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """How many times the plain way takes as much of the processor."""
+        return None if self.plain_cpu_s is None or not self.ours_cpu_s else self.plain_cpu_s / self.ours_cpu_s
+
+    @property
+    def gflops(self) -> float | None:
+        """GFLOP/s of the dense network that the library's time stands for."""
+        return None if self.gflop is None else self.gflop / self.ours_s
+
+
+@dataclass
+class BenchReport:
+    """What `bench` found."""
+
+    model: str
+    torch: str
+    threads: int
+    kernels: dict[str, str]
+    ceiling_gflops: dict[str, float]  # of the machine's own convolutions, by type
+    density: float
+    same_decisions: dict[str, float]
+    largest_difference: float
+    timings: list[Timing] = field(default_factory=list)
+
+    def summary(self) -> list[str]:
+        """Return what holds for all rows, in lines."""
+        used = ", ".join(f"{operator} by {kernel!r}" for operator, kernel in self.kernels.items())
+        speeds = ", ".join(f"{kind} {speed:.0f} GFLOP/s" for kind, speed in self.ceiling_gflops.items())
+        same = ", ".join(f"{kind} {share:.0%}" for kind, share in self.same_decisions.items())
+        return [
+            f"{machine()}, {self.threads} threads, torch {self.torch}; {used}",
+            f"The machine's own convolutions (128 to 128 channels, channels_last) at their best: {speeds}",
+            f"{self.model} with fresh weights; {self.density:.0%} of what a spiking stage hands on is not zero",
+            f"Same decisions as the plain way: {same}; largest difference of the logits {self.largest_difference:.2g}",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        timings = [{**asdict(t), "ratio": t.ratio, "cpu_ratio": t.cpu_ratio, "gflops": t.gflops} for t in self.timings]
+        return {**asdict(self), "timings": timings}
+
+
+def in_turn(calls: list[Callable[[], object]], repeats: int) -> list[tuple[float, float]]:
+    """Return of each call the median of its seconds and the least of its CPU seconds; all run in turn."""
+    found: list[list[tuple[float, float]]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, times in zip(calls, found, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return [(statistics.median(w for w, _ in times[1:]), min(c for _, c in times[1:])) for times in found]
+
+
+def peak_mb(call: Callable[[], object]) -> float | None:
+    """Return by how many megabytes the process grew at most during `call`; None where the system does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far starts anew
+        before = _status_kb("VmRSS")
+        call()
+        return (_status_kb("VmHWM") - before) / 1024
+    except OSError:
+        return None
+
+
+def _status_kb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+def ceiling(dtype: torch.dtype, repeats: int = 5) -> float:
+    """Return the GFLOP/s of this machine's convolutions at their best: 128 to 128 channels, channels_last."""
+    convolution = nn.Conv2d(128, 128, 3, padding=1, bias=False, dtype=dtype)
+    x = torch.randn(64, 128, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        times = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            convolution(x)
+            times.append(time.perf_counter() - began)
+    return 2 * x[:, 0].numel() * 128 * 128 * 9 / min(times[1:]) / 1e9
+
+
+def _flops(model: nn.Module, frames: Tensor) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(frames)
+    return float(counter.get_total_flops())
+
+
+def bench(
+    name: str = "rsnn-gesture-cl",
+    *,
+    batches: tuple[int, ...] = (1, 16),
+    train_batch: int = 8,
+    density: float = 0.1,
+    repeats: int = 5,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> BenchReport:
+    """Time a model of the zoo with the encoder CL, with fresh weights, against the plain way.
+
+    Args:
+        name: zoo name.
+        batches: batch sizes of inference.
+        train_batch: batch size of the training step.
+        density: share of what a spiking stage hands on that is not zero.
+        repeats: runs of each, after one that is not counted.
+        seed: of weights and frames.
+        on_progress: called with the number of jobs done so far.
+
+    Raises:
+        InputError: the model has another encoder or classifier.
+
+    """
+    torch.manual_seed(seed)
+    model = create_model(name).eval()
+    assert model.preprocessing is not None
+    if not isinstance(model, RSNN):
+        raise InputError(f"{name} is no RSNN; the plain way is written for those, such as 'rsnn-gesture-cl'")
+    T, size = model.preprocessing.num_frames, model.preprocessing.frame_size
+
+    def frames(count: int) -> Tensor:
+        return torch.poisson(torch.full((T, count, 2, *size), 0.1))
+
+    make_lively(model, frames(1), density)
+    plain = PlainNetwork(model).eval()
+    labels = torch.zeros(train_batch, dtype=torch.long)
+
+    def run_plain(x: Tensor) -> Tensor:
+        plain.reset()
+        return plain(x)  # type: ignore[no-any-return]
+
+    def in_bfloat16(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x)  # type: ignore[no-any-return]
+
+    def step(network: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        network.train()
+        F.cross_entropy(run(x).float(), labels).backward()
+        network.zero_grad()
+        network.eval()
+
+    with torch.no_grad():
+        x = frames(16)
+        expected = run_plain(x)
+        found = {"float32": model(x), "bfloat16": in_bfloat16(x)}
+    report = BenchReport(
+        name,
+        torch.__version__,
+        torch.get_num_threads(),
+        {operator: kernels.selected("cpu", operator) for operator in ("lif", "convlstm")},
+        {"float32": ceiling(torch.float32), "bfloat16": ceiling(torch.bfloat16)},
+        density,
+        {kind: float((y.argmax(1) == expected.argmax(1)).float().mean()) for kind, y in found.items()},
+        float((found["float32"] - expected).abs().max()),
+    )
+    gflop = _flops(model, frames(1)) / 1e9
+    done = 0
+
+    def add(job: str, calls: list[Callable[[], object]], *, memory: bool = False, **fields: Any) -> None:
+        nonlocal done
+        (p, p_cpu), *ours = in_turn(calls, repeats) if len(calls) > 1 else [(None, None), *in_turn(calls, repeats)]
+        peaks = [peak_mb(call) for call in calls] if memory else [None] * 3
+        for kind, (wall, cpu), peak in zip(("", " in bfloat16"), ours, peaks[-len(ours) :], strict=False):
+            report.timings.append(
+                Timing(job + kind, p, wall, p_cpu, cpu, plain_peak_mb=peaks[0], ours_peak_mb=peak, **fields)
+            )
+        done += 1
+        if on_progress:
+            on_progress(done)
+
+    with torch.no_grad():
+        for count in batches:
+            x = frames(count)
+            calls = [partial(run_plain, x), partial(model, x), partial(in_bfloat16, x)]
+            add(f"inference, batch {count}", calls, memory=True, per=count, gflop=count * gflop)
+        frame = frames(1)[:1]
+        run_plain(frame)
+        _, state = model.advance(frame)
+        add("one step of a stream", [partial(plain, frame), partial(model.advance, frame, state)], gflop=gflop / T)
+    x = frames(train_batch)
+    calls = [partial(step, plain, run_plain, x), partial(step, model, model, x), partial(step, model, in_bfloat16, x)]
+    add(f"training step, batch {train_batch}", calls, memory=True, per=train_batch, gflop=3 * train_batch * gflop)
+
+    events = _made_events(1_000_000, size)
+    ours = partial(to_frames, events, num_frames=T, split_by="time")
+    add("events to frames", [partial(_plain_frames, events, T), ours], per=len(events), unit="event")
+    file = samples.path()
+    add("decoding (N-MNIST)", [partial(read_events, file)], per=len(read_events(file)), unit="event")
+    return report
+
+
+def _made_events(count: int, size: tuple[int, int]) -> Events:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    height, width = size
+    return Events(
+        t=np.sort(generator.integers(0, 1_000_000, count)),
+        x=generator.integers(0, width, count),
+        y=generator.integers(0, height, count),
+        p=generator.integers(0, 2, count),
+        sensor_size=(width, height),
+    )
+
+
+def _plain_frames(events: Events, T: int) -> object:
+    """Add up events the plain way: a slice for each frame, numpy.add.at."""
+    import numpy as np
+
+    width, height = events.sensor_size
+    frames = np.zeros((T, 2, height, width), np.float32)
+    edges = np.linspace(events.t[0], events.t[-1] + 1, T + 1)
+    for frame, (first, end) in zip(frames, itertools.pairwise(edges), strict=True):
+        one = (events.t >= first) & (events.t < end)
+        np.add.at(frame, (events.p[one].astype(int), events.y[one], events.x[one]), 1)
+    return frames
+
+
+def tables(report: BenchReport) -> list[tuple[str, ...]]:
+    """Return the rows of the report's table, the head first."""
+
+    def times(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f} x"
+
+    rows = [("job", "plain", "rsnn", "ratio", "CPU time", "GFLOP/s", "memory, plain", "rsnn")]
+    for t in report.timings:
+        each = [None if s is None else s / t.per for s in (t.plain_s, t.ours_s)]
+        unit, factor = ("ms", 1e3) if t.unit == "sample" else ("ns", 1e9)
+        shown = ["" if s is None else f"{factor * s:.1f} {unit} / {t.unit}" for s in each]
+        memory = ["" if m is None else f"{m:.0f} MB" for m in (t.plain_peak_mb, t.ours_peak_mb)]
+        speed = "" if t.gflops is None else f"{t.gflops:.0f}"
+        rows.append((t.job, *shown, times(t.ratio), times(t.cpu_ratio), speed, *memory))
+    return rows
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """Return rows as a Markdown table."""
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def machine() -> str:
+    """Return the processor's name, where the system tells."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor() or platform.machine()

@@ -1,0 +1,105 @@
+"""The network as one writes it without this library: what its speed is measured against.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsnn.errors import InputError
+from rsnn.models import RSNN
+from rsnn.nn import SCNN, ConvLSTM, ConvLSTMEncoder
+
+
+class PlainConvLSTM(nn.Module):
+    """A ConvLSTM layer the plain way: input and hidden state in one convolution, step after step."""
+
+    def __init__(self, layer: ConvLSTM) -> None:
+        super().__init__()
+        self.channels = layer.hidden_channels
+        side = layer.kernel_size
+        self.gates = nn.Conv2d(layer.in_channels + self.channels, 4 * self.channels, side, padding=side // 2)
+        assert self.gates.bias is not None
+        assert layer.input_gates.bias is not None
+        with torch.no_grad():
+            self.gates.weight.copy_(torch.cat((layer.input_gates.weight, layer.hidden_gates.weight), dim=1))
+            self.gates.bias.copy_(layer.input_gates.bias)
+
+    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the hidden state of every step, and the last hidden state and cell."""
+        shape = (frames.shape[1], self.channels, *frames.shape[3:])
+        h, c = state or (frames.new_zeros(shape), frames.new_zeros(shape))
+        outputs = []
+        for x in frames:
+            i, f, o, g = self.gates(torch.cat((x, h), dim=1)).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.stack(outputs), (h, c)
+
+
+class PlainNetwork(nn.Module):
+    """The network of an [`RSNN`][rsnn.RSNN] (encoder CL) as one writes it without this library, with its weights.
+
+    SpikingJelly's layers and neurons in multi-step mode, default memory format. The neurons keep their potentials
+    until `reset`, as theirs do; the state of the ConvLSTM goes the same way here.
+    """
+
+    def __init__(self, model: RSNN) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import functional, layer, neuron, surrogate
+
+        encoder, scnn = model.encoder, model.classifier
+        if not isinstance(encoder, ConvLSTMEncoder) or not isinstance(scnn, SCNN) or encoder.attention:
+            raise InputError("the plain way is written for the models with the encoder CL, such as 'rsnn-gesture-cl'")
+        self._reset_net = functional.reset_net
+        self.scale, self.pool, self.votes = model.logit_scale, encoder.pool, scnn.votes
+        self.encoder = nn.ModuleList(PlainConvLSTM(each) for each in encoder.layers if isinstance(each, ConvLSTM))
+        parts: list[nn.Module] = []
+
+        def lif() -> nn.Module:
+            made: nn.Module = neuron.LIFNode(
+                tau=scnn.tau,
+                v_threshold=scnn.v_threshold,
+                v_reset=scnn.v_reset,
+                surrogate_function=surrogate.ATan(alpha=float(scnn.surrogate.alpha)),
+                detach_reset=scnn.detach_reset,
+                step_mode="m",
+            )
+            return made
+
+        for stage in scnn.convs:
+            conv = layer.Conv2d(
+                stage.conv.in_channels, stage.conv.out_channels, 3, padding=1, bias=False, step_mode="m"
+            )
+            norm = layer.BatchNorm2d(stage.norm.num_features, step_mode="m")
+            conv.load_state_dict(stage.conv.state_dict())
+            norm.load_state_dict(stage.norm.state_dict())
+            parts += [conv, norm, lif()]
+            parts += [layer.MaxPool2d(stage.pool, step_mode="m")] if stage.pool > 1 else []
+        parts.append(layer.Flatten(step_mode="m"))
+        for stage in (scnn.hidden, scnn.output):
+            linear = layer.Linear(stage.linear.in_features, stage.linear.out_features, bias=False, step_mode="m")
+            linear.load_state_dict(stage.linear.state_dict())
+            parts += [linear, lif()]
+        self.scnn = nn.Sequential(*parts)
+        self.states: list[tuple[Tensor, Tensor] | None] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the sequence so far."""
+        self._reset_net(self.scnn)
+        self.states = [None] * len(self.encoder)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return the logits for `frames` (T, N, 2, H, W), going on from the frames since `reset`."""
+        for number, layer in enumerate(self.encoder):
+            features, self.states[number] = layer(frames, self.states[number])
+            if self.pool > 1:
+                features = F.max_pool2d(features.flatten(0, 1), self.pool).unflatten(0, features.shape[:2])
+            frames = features
+        spikes: Tensor = self.scnn(frames)
+        return spikes.mean(0).unflatten(1, (-1, self.votes)).mean(2) * self.scale

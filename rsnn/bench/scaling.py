@@ -1,0 +1,75 @@
+"""How time and memory of inference grow with steps, resolution and batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from rsnn.bench.measure import Progress, in_turn, peak_mb
+from rsnn.models import RSNN
+from rsnn.nn import SCNN, ConvLSTMEncoder
+
+
+@dataclass
+class Scaling:
+    """Seconds and megabytes of inference for one size."""
+
+    what: str
+    T: int
+    N: int
+    height: int
+    width: int
+    ms: float
+    cpu_ms: float
+    peak_mb: float | None
+    us_per_pixel_step: float
+
+
+def scaling(*, repeats: int = 3, on_progress: Progress | None = None) -> list[Scaling]:
+    """Measure inference at growing steps, resolutions and batches, for CL and for CLA (attention)."""
+    cl = [(T, 1, 128, 128) for T in (5, 20, 50, 200)]
+    cl += (
+        [(20, 1, side, side) for side in (34, 64, 256)] + [(20, 1, 260, 346)] + [(20, N, 128, 128) for N in (2, 4, 16)]
+    )
+    cla = [(5, 1, side, side) for side in (34, 64, 128, 256)] + [(5, 1, 260, 346)]
+    rows: list[Scaling] = []
+    jobs = [("CL", size) for size in cl] + [("CLA", size) for size in cla]
+    for done, (what, (T, N, height, width)) in enumerate(jobs):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {} if what == "CL" else {"hidden_channels": (10,), "input_pool": 4, "pool": 1}
+        encoder = ConvLSTMEncoder(attention=what == "CLA", **options)
+        classifier = SCNN(encoder.out_channels, 11, encoder.output_size((height, width)))
+        network = RSNN(encoder, classifier).eval()
+        x = torch.poisson(torch.full((T, N, 2, height, width), 0.1))
+        with torch.no_grad():
+            ((wall, cpu),) = in_turn([partial(network, x)], repeats)
+            peak = peak_mb(partial(network, x))
+        share = 1e6 * cpu / (T * N * height * width)
+        rows.append(Scaling(what, T, N, height, width, 1e3 * wall, 1e3 * cpu, peak, share))
+        if on_progress:
+            on_progress(done + 1)
+    return rows
+
+
+def sizes(rows: list[Scaling]) -> list[tuple[str, ...]]:
+    """Return the rows of the table of `scaling`, the head first."""
+    head = ("encoder", "T", "batch", "frame", "time", "CPU time", "memory", "ns a pixel and step")
+    shown = [
+        (
+            *(
+                row.what,
+                str(row.T),
+                str(row.N),
+                f"{row.width} x {row.height}",
+                f"{row.ms:.0f} ms",
+                f"{row.cpu_ms:.0f} ms",
+            ),
+            "" if row.peak_mb is None else f"{row.peak_mb:.0f} MB",
+            f"{1e3 * row.us_per_pixel_step:.0f}",
+        )
+        for row in rows
+    ]
+    return [head, *shown]

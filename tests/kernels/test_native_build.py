@@ -1,0 +1,97 @@
+"""How the C++ kernels are made and kept: without a compiler, with a broken one, twice at once, in a foreign cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rsnn.kernels import native
+
+SCRIPT = """
+import torch
+from rsnn import kernels
+from rsnn.nn import ConvLSTM
+torch.manual_seed(0)
+layer = ConvLSTM(2, 3)
+print(kernels.selected("cpu", "convlstm"), round(float(layer(torch.ones(2, 1, 2, 4, 4))[0].sum()), 4))
+print(kernels.status()["native"])
+"""
+
+
+def run(tmp_path, monkeypatch, **environment):
+    for name, value in {"XDG_CACHE_HOME": str(tmp_path / "cache"), "RSNN_KERNEL": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
+def compiler(folder, text):
+    folder.mkdir()
+    file = folder / "c++"
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return str(folder)
+
+
+def test_without_a_compiler_torch_does_the_work(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    first, second = run(tmp_path, monkeypatch, PATH=str(tmp_path / "empty"), CXX="")
+    kernel, value = first.split()
+    assert kernel == "torch"
+    assert second == "no C++ compiler was found (looked for c++, g++, clang++; CXX can name another)"
+    if native.unavailable() is None:
+        monkeypatch.undo()
+        assert run(tmp_path, monkeypatch)[0].split() == ["native", value]
+
+
+def test_a_compiler_that_fails(tmp_path, monkeypatch):
+    path = compiler(tmp_path / "bin", "echo 'fatal error: no such header' >&2; exit 1")
+    first, second = run(tmp_path, monkeypatch, PATH=f"{path}:/usr/bin:/bin", CXX="")
+    assert first.startswith("torch ")
+    assert "could not compile convlstm.cpp: fatal error: no such header" in second
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_a_compiler_that_writes_rubbish(tmp_path, monkeypatch):
+    path = compiler(tmp_path / "bin", 'while [ "$1" != -o ]; do shift; done; echo rubbish > "$2"')
+    first, second = run(tmp_path, monkeypatch, PATH=f"{path}:/usr/bin:/bin", CXX="")
+    assert first.startswith("torch ")
+    assert "could not compile" in second
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+def test_it_is_compiled_once(tmp_path, monkeypatch):
+    assert run(tmp_path, monkeypatch)[0].startswith("native ")
+    (made,) = (tmp_path / "cache").rglob("*.so")
+    assert made.stat().st_mode & 0o077 == 0
+    when = made.stat().st_mtime_ns
+    (tmp_path / "empty").mkdir()
+    first, reason = run(tmp_path, monkeypatch, PATH=str(tmp_path / "empty"), CXX="")  # needs no compiler any more
+    assert first.startswith("native ")
+    assert reason == "None"
+    assert made.stat().st_mtime_ns == when
+
+
+def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "rsnn" / "native"
+    assert native._folder() == folder
+    folder.chmod(0o777)
+    other = native._folder()
+    assert other != folder
+    assert other.stat().st_mode & 0o077 == 0
+    other.rmdir()
+
+
+def test_the_key_depends_on_source_and_processor(monkeypatch, tmp_path):
+    key = native._key("convlstm")
+    assert key != native._key("lif")
+    monkeypatch.setattr(native, "_processor", lambda: "another")
+    other = native._key("convlstm")
+    assert other != key
+    for name in ("common.h", "convlstm.cpp"):
+        (tmp_path / name).write_text("// empty")
+    monkeypatch.setattr(native, "SOURCES", tmp_path)
+    assert native._key("convlstm") not in (key, other)

@@ -1,0 +1,117 @@
+"""`rsnn bench`: the reference is the same network, and what is printed and written is complete."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import rsnn
+from rsnn import bench, kernels
+from rsnn.bench.measure import in_turn, make_lively, peak_mb
+from rsnn.cli import app
+from rsnn.errors import InputError
+from rsnn.models import RSNN
+from rsnn.nn import LIF, SCNN, ConvLSTMEncoder
+
+
+def lively(frames, density=0.2):
+    torch.manual_seed(0)
+    model = RSNN(ConvLSTMEncoder(), SCNN(6, 11, (8, 8), (2, 1), 16)).eval()
+    make_lively(model, frames, density)
+    return model
+
+
+@pytest.mark.parametrize("kernel", [name for name in ("native", "torch") if name in kernels.available()])
+def test_the_plain_way_has_the_same_logits_and_gradients(kernel):
+    torch.manual_seed(1)
+    frames = torch.poisson(torch.full((6, 3, 2, 32, 32), 0.2)).double()
+    model = lively(frames.float()).double()
+    plain = bench.PlainNetwork(model).double().eval()
+    with kernels.use(kernel):
+        ours = model(frames)
+        expected = plain(frames)
+        assert ours.any()
+        torch.testing.assert_close(ours, expected)
+        # On from there, as a stream does.
+        _, state = model.advance(frames[:4])
+        logits, _ = model.advance(frames[4:], state)
+        plain.reset()
+        first = plain(frames[:4])
+        torch.testing.assert_close((4 * first + 2 * plain(frames[4:])) / 6, logits)
+        model.train()(frames).square().sum().backward()
+        plain.reset()
+        plain.train()(frames).square().sum().backward()
+    gates = plain.encoder[0].gates.weight.grad
+    torch.testing.assert_close(model.encoder.layers[0].input_gates.weight.grad, gates[:, :2])
+    torch.testing.assert_close(model.encoder.layers[0].hidden_gates.weight.grad, gates[:, 2:])
+    torch.testing.assert_close(model.classifier.convs[1].conv.weight.grad, plain.scnn[4].weight.grad)
+
+
+def test_as_many_spikes_as_asked_for():
+    torch.manual_seed(1)
+    frames = torch.poisson(torch.full((10, 2, 2, 32, 32), 0.2))
+    for density in (0.05, 0.3):
+        model = lively(frames, density)
+        shares = []
+        for stage in model.classifier.convs:
+            stage.register_forward_hook(lambda _, __, out, to=shares: to.append(float((out[0] != 0).float().mean())))
+        model(frames)
+        assert shares == pytest.approx([density] * 2, rel=0.2)
+    assert isinstance(model.classifier.convs[0].lif, LIF)
+
+
+def test_calls_run_in_turn_and_the_first_does_not_count():
+    calls = []
+    times = in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 2)
+    assert calls == ["a", "b"] * 3
+    assert len(times) == 2
+
+
+def test_peak_memory():
+    peak = peak_mb(lambda: torch.ones(64 << 20).sum())  # 256 MiB
+    if peak is None:
+        pytest.skip("the system does not tell")
+    assert 230 < peak < 300
+
+
+def test_only_networks_with_the_encoder_cl():
+    with pytest.raises(InputError, match="encoder CL, such as 'rsnn-gesture-cl'"):
+        bench.PlainNetwork(rsnn.create_model("rsnn-nmnist-cla"))
+    with pytest.raises(InputError, match="no RSNN"):
+        bench.bench("convlstm-nmnist-cl-sum")
+
+
+def test_the_command(tmp_path):
+    options = ["bench", "rsnn-nmnist-cl", "--batch", "1", "--train-batch", "2", "--repeats", "1"]
+    result = CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["same_decisions"]["float32"] == 1.0
+    jobs = [timing["job"] for timing in report["timings"]]
+    assert jobs == [
+        "inference, batch 1",
+        "inference, batch 1 in bfloat16",
+        "one step of a stream",
+        "training step, batch 2",
+        "training step, batch 2 in bfloat16",
+        "events to frames",
+        "decoding (N-MNIST)",
+    ]
+    for timing in report["timings"]:
+        assert timing["ours_s"] > 0
+        assert timing["ratio"] is None or timing["ratio"] > 0
+
+
+def test_tables_are_markdown():
+    timing = bench.Timing("inference", 2.0, 0.5, 1.0, 0.25, per=10, gflop=5.0, plain_peak_mb=100.0, ours_peak_mb=20.0)
+    assert (timing.ratio, timing.cpu_ratio, timing.gflops) == (4.0, 4.0, 10.0)
+    report = bench.BenchReport("m", "2", 1, {}, {}, 0.1, {}, 0.0, [timing])
+    table = bench.markdown(bench.tables(report))
+    assert table.splitlines() == [
+        "| job | plain | rsnn | ratio | CPU time | GFLOP/s | memory, plain | rsnn |",
+        "|---|---|---|---|---|---|---|---|",
+        "| inference | 200.0 ms / sample | 50.0 ms / sample | 4.0 x | 4.0 x | 10 | 100 MB | 20 MB |",
+    ]

@@ -41,7 +41,8 @@ def create_model(
         pretrained: load the published weights; the model is then in eval mode.
         num_classes: another number of classes; of a pretrained model it replaces the last layer only.
         **settings: for an untrained model `frame_size=(height, width)`, `num_frames=`, `in_channels=`,
-            `class_names=`, `split_by=`, `normalize=`, as in [`Preprocessing`][rsnn.models.Preprocessing].
+            `class_names=`, `split_by=`, `normalize=`, `clip_at=`, as in
+            [`Preprocessing`][rsnn.models.Preprocessing].
 
     Raises:
         UnknownNameError: the zoo has no such name, or no weights for it.

@@ -114,24 +114,24 @@ class Settings:
     in_channels: int = 2
     split_by: str = "time"
     normalize: str = "counts"
+    clip_at: int | None = None
 
     def preprocessing(self, data: Data) -> Preprocessing:
         """Return the preprocessing for a model of `data`."""
         return Preprocessing(
-            frame_size=self.frame_size or data.frame_size,
-            num_frames=self.num_frames or 20,
+            frame_size=data.frame_size if self.frame_size is None else self.frame_size,
+            num_frames=20 if self.num_frames is None else self.num_frames,
             split_by=self.split_by,  # type: ignore[arg-type]
             normalize=self.normalize,  # type: ignore[arg-type]
             window_ms=data.window_ms,
+            clip_at=self.clip_at,
         )
 
     def labels(self, data: Data) -> tuple[int, tuple[str, ...] | None]:
         """Return the number of classes and their names, None where another number was asked for without names."""
-        if self.class_names is not None:
-            return self.num_classes or len(self.class_names), self.class_names
-        if self.num_classes in (None, len(data.class_names)):
-            return len(data.class_names), data.class_names
-        return self.num_classes or 0, None
+        names = data.class_names if self.class_names is None else self.class_names
+        num_classes = len(names) if self.num_classes is None else self.num_classes
+        return num_classes, names if self.class_names is not None or num_classes == len(names) else None
 
 
 def rsnn(data: Data, encoder: str, settings: Settings) -> RSNN:

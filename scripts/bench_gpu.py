@@ -29,6 +29,8 @@ from torch.nn import functional as F
 
 import rsnn
 from rsnn import kernels
+from rsnn.bench.measure import make_lively
+from rsnn.bench.plain import PlainNetwork
 from rsnn.kernels import ATan, Sigmoid
 from rsnn.kernels.convlstm import convlstm
 
@@ -36,67 +38,13 @@ TARGETS = {"inference": 10.0, "training": 5.0, "LIF": 0.70}  # times the plain w
 out = Console(highlight=False, soft_wrap=True)
 
 
-class PlainConvLSTM(nn.Module):
-    """One layer the plain way: input and hidden state in one convolution, step after step."""
-
-    def __init__(self, layer: rsnn.nn.ConvLSTM) -> None:
-        super().__init__()
-        self.hidden = layer.hidden_channels
-        self.gates = nn.Conv2d(layer.in_channels + self.hidden, 4 * self.hidden, 3, padding=1)
-        with torch.no_grad():
-            self.gates.weight.copy_(torch.cat((layer.input_gates.weight, layer.hidden_gates.weight), dim=1))
-            self.gates.bias.copy_(layer.input_gates.bias)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return the hidden state of every step."""
-        h = c = frames.new_zeros(frames.shape[1], self.hidden, *frames.shape[3:])
-        outputs = []
-        for x in frames:
-            i, f, o, g = self.gates(torch.cat((x, h), dim=1)).chunk(4, dim=1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            outputs.append(h)
-        return torch.stack(outputs)
-
-
-class PlainNetwork(nn.Module):
-    """The network of an [`RSNN`][rsnn.RSNN] the plain way, with its weights."""
-
-    def __init__(self, model: rsnn.RSNN) -> None:
-        super().__init__()
-        from spikingjelly.activation_based import functional, layer, neuron, surrogate
-
-        self.reset = functional.reset_net
-        self.scale = model.logit_scale
-        self.encoder = nn.ModuleList(PlainConvLSTM(each) for each in model.encoder.layers)
-        scnn, parts = model.classifier, []
-
-        def lif() -> nn.Module:
-            return neuron.LIFNode(tau=scnn.tau, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m")
-
-        for stage in scnn.convs:
-            conv, norm = stage.conv, stage.norm
-            parts += [layer.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, step_mode="m")]
-            parts += [layer.BatchNorm2d(norm.num_features, step_mode="m"), lif()]
-            parts += [layer.MaxPool2d(stage.pool, step_mode="m")] if stage.pool > 1 else []
-            parts[-3 if stage.pool == 1 else -4].load_state_dict(conv.state_dict())
-            parts[-2 if stage.pool == 1 else -3].load_state_dict(norm.state_dict())
-        parts.append(layer.Flatten(step_mode="m"))
-        for stage in (scnn.hidden, scnn.output):
-            linear = layer.Linear(stage.linear.in_features, stage.linear.out_features, bias=False, step_mode="m")
-            linear.load_state_dict(stage.linear.state_dict())
-            parts += [linear, lif()]
-        self.scnn = nn.Sequential(*parts)
-        self.votes = scnn.votes
+class Plain(PlainNetwork):
+    """The plain network, which starts every call afresh."""
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the logits of `frames` (T, N, 2, H, W)."""
-        for layer in self.encoder:
-            features = layer(frames)
-            frames = F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, features.shape[:2])
-        spikes = self.scnn(frames)
-        self.reset(self.scnn)
-        return spikes.mean(0).unflatten(1, (-1, self.votes)).mean(2) * self.scale
+        self.reset()
+        return super().forward(frames)
 
 
 class Bench:
@@ -292,25 +240,15 @@ def frames_of(bench: Bench, batch: int) -> Tensor:
     return torch.randn(shape, device=bench.device).clamp(min=0) * 2
 
 
-def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork]:
+def networks(bench: Bench) -> tuple[rsnn.RSNN, Plain]:
     """Return the network, with weights under which it fires, and the same the plain way."""
     torch.manual_seed(0)
     side = bench.size // 4
-    scnn = rsnn.nn.SCNN(
-        6, 11, (side, side), pools=(2, 1) if bench.small else (2, 2, 2), channels=8 if bench.small else 128
-    )
-    model = rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (4, 6)), scnn)
-    with torch.no_grad():
-        for stage in scnn.convs:
-            stage.norm.bias.fill_(1.0)
-            stage.norm.momentum = 1.0
-        for layer in (scnn.hidden, scnn.output):
-            layer.linear.weight.mul_(8)
-        model.train()(frames_of(bench, 2).cpu())  # the normalization's means
-        for stage in scnn.convs:
-            stage.norm.momentum = 0.1
+    pools, channels = ((2, 1), 8) if bench.small else ((2, 2, 2), 128)
+    model = rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (4, 6)), rsnn.nn.SCNN(6, 11, (side, side), pools, channels))
+    make_lively(model.eval(), frames_of(bench, 2).cpu(), density=0.1)
     model = model.to(bench.device)
-    return model, PlainNetwork(model).to(bench.device)
+    return model, Plain(model).to(bench.device)
 
 
 def whole_network(bench: Bench) -> None:

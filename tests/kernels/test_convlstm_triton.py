@@ -45,6 +45,7 @@ def _no_tf32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="is that process, or there is no Triton")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -130,7 +131,7 @@ def test_other_kernel_sizes(device, K, convolve, monkeypatch):
     channels=st.sampled_from([0, 16]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_any_shape_agrees(device, T, N, D, H, W, K, block, channels, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convlstm_triton, "BLOCK", block)
@@ -142,23 +143,23 @@ def test_any_shape_agrees(device, T, N, D, H, W, K, block, channels, seed):
 @pytest.mark.parametrize("channels", [0, 16])
 def test_gradients_of_some_results_alone(device, weights, channels, monkeypatch):
     monkeypatch.setattr(convlstm_triton, "CHANNELS_TO_CONVOLVE", channels)
-    assert_same(*tensors(3, 2, 2, 4, 5, device=device), weights=weights)
+    assert_same(*tensors(2, 1, 2, 4, 5, device=device), weights=weights)
 
 
 def test_gradcheck(device):
-    inputs = [x.requires_grad_() for x in tensors(2, 1, 2, 2, 3, device=device)]
+    inputs = [x.requires_grad_() for x in tensors(2, 1, 1, 2, 2, device=device)]
     assert torch.autograd.gradcheck(convlstm_triton.convlstm, inputs)
 
 
 def test_single_precision(device):
-    assert_same(*tensors(6, 2, 4, 9, 8, device=device, dtype=torch.float32))
+    assert_same(*tensors(4, 1, 2, 5, 4, device=device, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [0, 16])
 def test_half_precision_gates_with_a_float32_cell(device, dtype, channels, monkeypatch):
     monkeypatch.setattr(convlstm_triton, "CHANNELS_TO_CONVOLVE", channels)
-    gates, w, hidden, cell = tensors(5, 2, 3, 6, 7, device=device, dtype=torch.float32)
+    gates, w, hidden, cell = tensors(4, 1, 2, 6, 7, device=device, dtype=torch.float32)
     assert_same(gates.to(dtype), w, hidden.to(dtype), cell, tolerance=0.05)
     # Nearer to exact arithmetic than the reference is: only what is stored is rounded.
     exact = run(reference, gates.to(dtype).double(), w.double(), hidden.to(dtype).double(), cell.double())
@@ -170,11 +171,11 @@ def test_half_precision_gates_with_a_float32_cell(device, dtype, channels, monke
 
 
 def test_other_layouts_are_the_same_numbers(device):
-    gates, w, hidden, cell = tensors(3, 2, 3, 5, 4, device=device)
+    gates, w, hidden, cell = tensors(2, 2, 2, 5, 4, device=device)
     expected = convlstm_triton.convlstm(gates, w, hidden, cell)
     last = torch.channels_last
     found = convlstm_triton.convlstm(
-        gates.flatten(0, 1).to(memory_format=last).unflatten(0, (3, 2)),
+        gates.flatten(0, 1).to(memory_format=last).unflatten(0, (2, 2)),
         w.to(memory_format=last),
         hidden.to(memory_format=last),
         cell.mT.contiguous().mT,
@@ -184,7 +185,7 @@ def test_other_layouts_are_the_same_numbers(device):
 
 
 def test_chunks_hand_over_the_state(device):
-    gates, w, hidden, cell = tensors(5, 2, 3, 5, 4, device=device)
+    gates, w, hidden, cell = tensors(4, 1, 2, 5, 4, device=device)
     whole = convlstm_triton.convlstm(gates, w, hidden, cell)
     first = convlstm_triton.convlstm(gates[:2], w, hidden, cell)
     second = convlstm_triton.convlstm(gates[2:], w, first[1], first[2])
@@ -194,7 +195,7 @@ def test_chunks_hand_over_the_state(device):
 
 
 def test_nothing_given_is_written_to_or_returned(device):
-    given = tensors(3, 2, 3, 5, 4, device=device)
+    given = tensors(2, 2, 2, 5, 4, device=device)
     before = [x.clone() for x in given]
     run(convlstm_triton.convlstm, *given)
     with torch.no_grad():
@@ -205,7 +206,7 @@ def test_nothing_given_is_written_to_or_returned(device):
 
 
 def test_only_the_gradients_that_are_asked_for(device):
-    gates, w, hidden, cell = tensors(3, 2, 3, 5, 4, device=device)
+    gates, w, hidden, cell = tensors(2, 2, 2, 5, 4, device=device)
     assert not convlstm_triton.convlstm(gates, w, hidden, cell)[0].requires_grad
     convlstm_triton.convlstm(gates, w.requires_grad_(), hidden, cell)[0].sum().backward()
     assert w.grad is not None

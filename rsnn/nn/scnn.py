@@ -104,12 +104,17 @@ class SpikingConv(nn.Module):
         return spikes, potential
 
 
+# Fresh weights of the fully connected layers are this many times PyTorch's, which without a normalization before the
+# neurons would leave all of them silent: a tenth of 2,048 inputs firing adds up to a fifth of the threshold.
+LINEAR_GAIN = 5.0
+
+
 class SpikingLinear(nn.Module):
     """Fully connected layer of LIF neurons (`mSL`), with dropout of the same inputs at every step."""
 
     def __init__(self, in_features: int, out_features: int, dropout: float, lif: LIF) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features, bias=False)
+        self.linear = _amplified(nn.Linear(in_features, out_features, bias=False))
         self.lif = lif
         self.dropout = dropout
 
@@ -255,5 +260,11 @@ class SCNN(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layer by a new one for `num_classes` classes, with fresh weights."""
-        self.output.linear = resized_output(self.output.linear, num_classes, self.votes)
+        self.output.linear = _amplified(resized_output(self.output.linear, num_classes, self.votes))
         self.num_classes = num_classes
+
+
+def _amplified(linear: nn.Linear) -> nn.Linear:
+    with torch.no_grad():
+        linear.weight.mul_(LINEAR_GAIN)
+    return linear

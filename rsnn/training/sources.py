@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
 from rsnn.data.files import locked
-from rsnn.data.simulate import SimulatedGestures
+from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError
 
 OFFICIAL = {"gesture": DVS128Gesture, "cifar10dvs": CIFAR10DVS, "nmnist": NMNIST}
@@ -127,6 +127,8 @@ def _open(text: str, split: str, kind: str) -> Part:
         return _archive(path)
     if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
         return _archive(path / SIGN_FILES["test" if split == "test" else "train"])
+    if kind == "cifar10dvs" and SimulatedCIFAR10DVS.is_in(path):
+        return _of_dataset(SimulatedCIFAR10DVS(path, split))
     if kind in OFFICIAL:
         return _of_dataset(OFFICIAL[kind](path, split))
     parts = _folder_parts(path)

@@ -40,7 +40,7 @@ class SimulatedCIFAR10DVS(EventDataset):
     def __init__(self, root: str | os.PathLike[str], split: str) -> None:
         root = Path(root).expanduser()
         check_split(split, SPLITS)
-        if not (root / MANIFEST).is_file() or not (root / SETTINGS).is_file():
+        if not self.is_in(root):
             raise RecordingError(
                 f"{root} holds no simulated CIFAR10-DVS, or not all of it; expected the folder that "
                 f"`rsnn simulate IMAGES {root} --cifar10dvs` makes of the CIFAR-10 pictures in a folder or zip: run it"
@@ -65,6 +65,11 @@ class SimulatedCIFAR10DVS(EventDataset):
             sensor_size=SENSOR_SIZE,
             read=functools.partial(read_events, sensor_size=SENSOR_SIZE),
         )
+
+    @staticmethod
+    def is_in(root: Path) -> bool:
+        """Tell whether a folder holds recordings that `build_cifar10dvs` has made to the end."""
+        return all((root / name).exists() for name in (SETTINGS, MANIFEST, CLASS_NAMES[0]))
 
 
 def build_cifar10dvs(

@@ -62,7 +62,11 @@ class DVSPixels:
         hot = np.where(rng.random(size) < parameters.hot_pixel_fraction, parameters.hot_pixel_rate_hz * 1e-6, 0.0)
         self._noise_until = np.cumsum(shot + hot)  # events a microsecond of all pixels up to this one
         self._noisy = bool(self._noise_until[-1] > 0)
-        self._hot_share = np.divide(hot, shot + hot, out=np.zeros(size), where=hot > 0)
+        hot_share = np.divide(hot, shot + hot, out=np.zeros(size), where=hot > 0)
+        self._noise_lost = (1 - BRIGHT_SHOT_NOISE) * (
+            1 - hot_share
+        )  # share of the noise that is not there in full light
+        self._noise_on = (1 + hot_share) / 2  # probability that a noise event is ON
         self._codes = np.log(np.arange(256, dtype=np.float32) / np.float32(255) + np.float32(parameters.log_eps))
         self._level: FloatArray | None = None  # filtered log intensity at the last frame
         self._time_us = 0
@@ -154,33 +158,35 @@ class DVSPixels:
         """
         up = self._on.take(pixel)
         down = ~up
-        excess = self._excess.take(pixel).astype(np.float64)
-        np.negative(excess, out=excess, where=down)
+        excess = np.abs(self._excess.take(pixel)).astype(np.float64)
         rate = self._change.take(pixel).astype(np.float64)
         np.negative(rate, out=rate, where=down)
         np.maximum(rate, 1e-9, out=rate)
-        threshold = self._positive.take(pixel).astype(np.float64)
-        np.copyto(threshold, self._negative.take(pixel), where=down)
-        first = excess - threshold
-        first /= rate
-        np.subtract(1, first, out=first)
-        np.maximum(first, 0, out=first)
-        np.minimum(first, 1, out=first)
+        threshold = np.where(up, self._positive.take(pixel), self._negative.take(pixel)).astype(np.float64)
+        left = excess - threshold
+        left /= rate  # of the interval, after the first crossing
+        np.maximum(left, 0, out=left)
+        np.minimum(left, 1, out=left)
+        first = 1 - left
         pause = self.parameters.refractory_period_s * 1e6 / span_us
         period = threshold / rate
         highest = threshold * 0.999999
         if pause:
             period += pause
             # The guard keeps a crossing on the very end of the interval in it, whatever the rounding.
-            count = 1 + np.floor((1 - first) / period + 1e-9).astype(np.int64)
-            release = first + (count - 1) * period + pause
+            left /= period
+            left += 1 + 1e-9
+            count = left.astype(np.int64)
+            release = (count - 1) * period
+            release += first
+            release += pause
             rest = np.minimum(rate * (1 - release), highest)
             held = release >= 1
             rest[held] = 0
             self._held = np.concatenate((self._held, pixel[held]))
             self._release_us = np.concatenate((self._release_us, start_us + release[held] * span_us))
         else:
-            count = np.maximum(np.floor(excess / threshold + 1e-6), 1).astype(np.int64)
+            count = np.maximum(excess / threshold + 1e-6, 1).astype(np.int64)
             rest = np.minimum(excess - count * threshold, highest)
         np.negative(rest, out=rest, where=down)
         self._excess[pixel] = rest
@@ -206,20 +212,20 @@ class DVSPixels:
         pixel = self._noise_until.searchsorted(place, side="right")
         np.minimum(pixel, self._noise_until.size - 1, out=pixel)
         chance, side, when = self._rng.random((3, number))
-        hot = self._hot_share.take(pixel)
-        cold = 1 - hot
-        brightness = frame.take(pixel) / (255.0 if frame.dtype == np.uint8 else 1.0)
-        keep = chance < hot + cold * (1 - (1 - BRIGHT_SHOT_NOISE) * brightness)
+        lost = frame.take(pixel) * self._noise_lost.take(pixel)
+        if frame.dtype == np.uint8:
+            lost /= 255
+        keep = chance >= lost
         self._busy[self._held] = True
         keep &= ~self._busy.take(pixel)
         pause = self.parameters.refractory_period_s * 1e6 / span_us
-        again = (pixel[1:] == pixel[:-1]).nonzero()[0] + 1  # not the first noise event of its pixel
-        if pause and again.size:
-            when = when[np.lexsort((when, pixel))]
-            keep[again] &= when[again] - when[again - 1] >= pause
-        t = start_us + when[keep] * span_us
-        p = (side < hot + cold / 2)[keep].view(np.uint8)
-        pixel = pixel[keep]
+        if pause:
+            again = (pixel[1:] == pixel[:-1]).nonzero()[0] + 1  # not the first noise event of its pixel
+            if again.size:
+                when = when[np.lexsort((when, pixel))]
+                keep[again] &= when[again] - when[again - 1] >= pause
+        p = (side < self._noise_on.take(pixel))[keep].view(np.uint8)
+        pixel, t = pixel[keep], start_us + when[keep] * span_us
         self._excess[pixel] = 0
         if pause:
             self._held = np.concatenate((self._held, pixel))

@@ -17,6 +17,7 @@ from rsnn.data import EventFolder, read_events
 from rsnn.data.datasets import cifar10dvs as official
 from rsnn.data.simulate import SimulatedCIFAR10DVS, build_cifar10dvs, cifar10dvs, moving_image, record_images, to_events
 from rsnn.errors import InputError, RecordingError
+from rsnn.training.sources import open_part
 
 SMALL = {"size": (24, 20), "loops": 1}
 
@@ -166,6 +167,10 @@ def test_the_stand_in_has_the_form_of_cifar10_dvs(two_of_each, tmp_path):
     assert train.sensor_size == (128, 128)
     assert "per-class-90-10" in repr(train)
     assert 1_190_000 < train.events(0).duration_us <= 1_200_000
+    # Training takes it where it takes CIFAR10-DVS, and says which it was.
+    part = open_part(tmp_path / "out", kind="cifar10dvs", split="test")
+    assert part.text == "SimulatedCIFAR10DVS, test (per-class-90-10)"
+    assert len(part) == 2
     # As a folder of recordings it has the same parts.
     assert EventFolder(tmp_path / "out", "test").ids == ["cat/0001.raw", "ship/0001.raw"]
     (tmp_path / "out" / "cat" / "0000.raw").unlink()

@@ -238,7 +238,6 @@ def test_the_self_test_passes_and_notices_wrong_arithmetic(device, monkeypatch):
         convlstm_triton._self_test(device)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or not HAS_TRITON, reason="needs Triton's compiler")
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_compiles_for_gpus(architecture, tmp_path, monkeypatch):
@@ -259,4 +258,4 @@ def test_compiles_for_gpus(architecture, tmp_path, monkeypatch):
                 types = {name: f"*{state if name in of_state else value}" for name in kernel.arg_names}
                 types |= {"H": "i32", "W": "i32"} | dict.fromkeys(constants, "constexpr")
                 result = compiled(ASTSource(kernel, types, constants))
-                assert ".local" not in result.asm["ptx"].replace("__local_depot", ""), "registers spill"
+                assert ".local" not in result.asm["ptx"], "registers spill"

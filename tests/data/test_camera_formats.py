@@ -70,8 +70,8 @@ def test_dat_damaged(tmp_path, data, message):
 
 
 def gentle(events, largest_step, start):
-    """The same events with no step in time beyond what the format's counter can show."""
-    t = start + np.cumsum(np.diff(events.t, prepend=0) % largest_step)
+    """The same events from `start` on, with no step in time beyond what the format's counter can show."""
+    t = start + np.cumsum(np.diff(events.t, prepend=events.t[:1]) % largest_step)
     return Events(t=t, x=events.x, y=events.y, p=events.p, sensor_size=events.sensor_size)
 
 

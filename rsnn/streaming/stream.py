@@ -292,6 +292,10 @@ class StreamBatch:
                         outputs[i].append(self._timed(self._tracks[i], logits))
         return outputs
 
+    def warm_up(self) -> None:
+        """Run one empty step that leaves no trace: kernels are loaded, or compiled, before events come."""
+        self._state_of(1)
+
     def reset(self, stream: int | None = None) -> None:
         """Begin anew: one stream, or all of them where None."""
         for track in self._tracks if stream is None else [self._tracks[stream]]:
@@ -490,6 +494,10 @@ class Stream:
     def flush(self) -> list[Timed]:
         """End the open step now, and predict from what there is, between two hops too: for the end of a recording."""
         return self._batch.flush()[0]
+
+    def warm_up(self) -> None:
+        """Run one empty step that leaves no trace: kernels are loaded, or compiled, before events come."""
+        self._batch.warm_up()
 
     def reset(self) -> None:
         """Begin anew, as if no event had come."""

@@ -215,6 +215,7 @@ def watch(
     opened = open_source(source, sensor_size=sensor_size, speed=speed)
     stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
     names = model.class_names or tuple(map(str, range(model.num_classes or 0)))
+    stream.warm_up()
     # A full collection looks at everything that was ever imported, which takes 50 ms: not in the middle of a stream.
     gc.collect()
     gc.freeze()

@@ -356,3 +356,12 @@ def test_a_step_ends_at_the_first_microsecond_after_it():
     assert t_us == 16_668
     stream.push(rsnn.Events(t=[16_667], **pixel))
     assert stream.late == 1
+
+
+def test_warming_up_leaves_no_trace():
+    stream = MODEL.stream(window_us=WINDOW_US)
+    before = pickle.dumps(stream.snapshot())
+    stream.warm_up()
+    assert pickle.dumps(stream.snapshot()) == before
+    events = random_events(300, WINDOW_US + 5_000)
+    assert flat(stream.push(events)) == flat(MODEL.stream(window_us=WINDOW_US).push(events))

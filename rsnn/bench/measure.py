@@ -9,7 +9,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from rsnn.data import Events, read_events, samples, to_frames
 from rsnn.errors import InputError
 from rsnn.models import RSNN
 from rsnn.nn import SCNN
+from rsnn.nn.scnn import SpikingConv
 from rsnn.zoo import create_model
 
 # A call that does nothing but show how far a measurement is.
@@ -40,13 +41,17 @@ def make_lively(model: RSNN, frames: Tensor, density: float) -> None:
     assert isinstance(model.classifier, SCNN)
     x = model.forward_features(frames)
     for stage in model.classifier.convs:
+        assert isinstance(stage, SpikingConv)
+        norm = stage.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         current = stage.conv(x.flatten(0, 1))
-        stage.norm.running_mean.copy_(current.mean((0, 2, 3)))
-        stage.norm.running_var.copy_(current.var((0, 2, 3)))
+        norm.running_mean.copy_(current.mean((0, 2, 3)))
+        norm.running_var.copy_(current.var((0, 2, 3)))
         low, high = -10.0, 10.0
         for _ in range(10):
             middle = (low + high) / 2
-            stage.norm.bias.fill_(middle)
+            norm.bias.fill_(middle)
             spikes, _ = stage(x, None)
             low, high = (middle, high) if spikes.count_nonzero() < density * spikes.numel() else (low, middle)
         x = spikes
@@ -118,7 +123,7 @@ class BenchReport:
         return {**asdict(self), "timings": timings}
 
 
-def in_turn(calls: list[Callable[[], object]], repeats: int) -> list[tuple[float, float]]:
+def in_turn(calls: Sequence[Callable[[], object]], repeats: int) -> list[tuple[float, float]]:
     """Return of each call the median of its seconds and the least of its CPU seconds; all run in turn."""
     found: list[list[tuple[float, float]]] = [[] for _ in calls]
     for _ in range(repeats + 1):
@@ -207,11 +212,11 @@ def bench(
 
     def run_plain(x: Tensor) -> Tensor:
         plain.reset()
-        return plain(x)  # type: ignore[no-any-return]
+        return plain(x)
 
     def in_bfloat16(x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return model(x)  # type: ignore[no-any-return]
+            return model(x)
 
     def step(network: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
         network.train()
@@ -220,7 +225,7 @@ def bench(
         network.eval()
 
     with torch.no_grad():
-        x = frames(16)
+        x = frames(max(batches))
         expected = run_plain(x)
         found = {"float32": model(x), "bfloat16": in_bfloat16(x)}
     report = BenchReport(
@@ -236,9 +241,11 @@ def bench(
     gflop = _flops(model, frames(1)) / 1e9
     done = 0
 
-    def add(job: str, calls: list[Callable[[], object]], *, memory: bool = False, **fields: Any) -> None:
+    def add(job: str, calls: Sequence[Callable[[], object]], *, memory: bool = False, **fields: Any) -> None:
         nonlocal done
-        (p, p_cpu), *ours = in_turn(calls, repeats) if len(calls) > 1 else [(None, None), *in_turn(calls, repeats)]
+        found = in_turn(calls, repeats)
+        p, p_cpu = found[0] if len(calls) > 1 else (None, None)
+        ours = found[1:] or found
         peaks = [peak_mb(call) for call in calls] if memory else [None] * 3
         for kind, (wall, cpu), peak in zip(("", " in bfloat16"), ours, peaks[-len(ours) :], strict=False):
             report.timings.append(
@@ -276,9 +283,9 @@ def _made_events(count: int, size: tuple[int, int]) -> Events:
     height, width = size
     return Events(
         t=np.sort(generator.integers(0, 1_000_000, count)),
-        x=generator.integers(0, width, count),
-        y=generator.integers(0, height, count),
-        p=generator.integers(0, 2, count),
+        x=generator.integers(0, width, count).astype(np.uint16),
+        y=generator.integers(0, height, count).astype(np.uint16),
+        p=generator.integers(0, 2, count).astype(np.uint8),
         sensor_size=(width, height),
     )
 
@@ -302,7 +309,7 @@ def tables(report: BenchReport) -> list[tuple[str, ...]]:
     def times(value: float | None) -> str:
         return "" if value is None else f"{value:.1f} x"
 
-    rows = [("job", "plain", "rsnn", "ratio", "CPU time", "GFLOP/s", "memory, plain", "rsnn")]
+    rows: list[tuple[str, ...]] = [("job", "plain", "rsnn", "ratio", "CPU time", "GFLOP/s", "memory, plain", "rsnn")]
     for t in report.timings:
         each = [None if s is None else s / t.per for s in (t.plain_s, t.ours_s)]
         unit, factor = ("ms", 1e3) if t.unit == "sample" else ("ns", 1e9)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rsnn.errors import InputError
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTM, ConvLSTMEncoder
+from rsnn.nn.scnn import SpikingConv
 
 
 class PlainConvLSTM(nn.Module):
@@ -72,6 +73,7 @@ class PlainNetwork(nn.Module):
             return made
 
         for stage in scnn.convs:
+            assert isinstance(stage, SpikingConv)
             conv = layer.Conv2d(
                 stage.conv.in_channels, stage.conv.out_channels, 3, padding=1, bias=False, step_mode="m"
             )
@@ -81,9 +83,9 @@ class PlainNetwork(nn.Module):
             parts += [conv, norm, lif()]
             parts += [layer.MaxPool2d(stage.pool, step_mode="m")] if stage.pool > 1 else []
         parts.append(layer.Flatten(step_mode="m"))
-        for stage in (scnn.hidden, scnn.output):
-            linear = layer.Linear(stage.linear.in_features, stage.linear.out_features, bias=False, step_mode="m")
-            linear.load_state_dict(stage.linear.state_dict())
+        for last in (scnn.hidden, scnn.output):
+            linear = layer.Linear(last.linear.in_features, last.linear.out_features, bias=False, step_mode="m")
+            linear.load_state_dict(last.linear.state_dict())
             parts += [linear, lif()]
         self.scnn = nn.Sequential(*parts)
         self.states: list[tuple[Tensor, Tensor] | None] = []

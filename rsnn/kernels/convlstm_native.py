@@ -177,3 +177,4 @@ def _backward_of(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ..
 
 
 torch.library.register_autograd("rsnn::convlstm", _backward_of, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("rsnn::convlstm_backward", native.no_second_derivatives, lib=_library)

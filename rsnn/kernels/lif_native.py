@@ -296,3 +296,4 @@ def _backward_of(ctx: Any, d_spikes: Tensor | None, d_end: Tensor | None, *_: No
 
 
 torch.library.register_autograd("rsnn::lif_native", _backward_of, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("rsnn::lif_native_backward", native.no_second_derivatives, lib=_library)

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rsnn.errors import InputError
+
 SOURCES = Path(__file__).parent / "csrc"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
@@ -59,6 +61,14 @@ def unavailable() -> str | None:
     except NativeError as error:
         return str(error)
     return None
+
+
+def no_second_derivatives(*_: object) -> None:
+    """Stand for the backward of a backward."""
+    raise InputError(
+        "the C++ kernels have no derivatives of gradients (create_graph=True); run this part with plain PyTorch: "
+        "with rsnn.kernels.use('torch')"
+    )
 
 
 def pointer(x: Tensor | None) -> ctypes.c_void_p:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rsnn import kernels
+from rsnn.errors import InputError
 from rsnn.kernels import native
 from rsnn.nn import ConvLSTM, ConvLSTMEncoder
 
@@ -149,3 +150,16 @@ def test_what_watches_single_operations_gets_them():
     with kernels.use("native"):
         per_sample = torch.func.vmap(lambda x: layer(x)[0])(torch.randn(3, 2, 1, 2, 8, 8))
     assert per_sample.shape == (3, 2, 1, 4, 8, 8)
+
+
+def test_second_derivatives_are_refused_not_wrong():
+    layer = ConvLSTM(1, 2)
+    frames = torch.randn(2, 1, 1, 4, 4, requires_grad=True)
+    for kernel in ("native", "torch"):
+        with kernels.use(kernel):
+            (gradient,) = torch.autograd.grad(layer(frames)[0].square().sum(), frames, create_graph=True)
+            if kernel == "torch":
+                gradient.sum().backward()
+            else:
+                with pytest.raises(InputError, match=r"no derivatives of gradients .*rsnn.kernels.use\('torch'\)"):
+                    gradient.sum().backward()

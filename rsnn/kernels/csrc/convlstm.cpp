@@ -7,7 +7,7 @@
 //
 // Samples are shared out among the threads; what is left over (a batch smaller than the team) is cut into bands of rows.
 #include <algorithm>
-#include <new>
+#include <exception>
 
 #include "common.h"
 
@@ -505,7 +505,7 @@ int guarded(const Run& run) {
   try {
     run();
     return 0;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {  // no memory, no threads
     return 1;
   }
 }

@@ -5,7 +5,7 @@
 // without such a structure are one row of H = W = 1. Each neuron's whole sequence is run while its potential is in the
 // innermost cache. Backward computes the potentials anew from the inputs: forward leaves nothing behind.
 #include <algorithm>
-#include <new>
+#include <exception>
 
 #include "common.h"
 
@@ -337,7 +337,7 @@ int guarded(const Run& run) {
   try {
     run();
     return 0;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {  // no memory, no threads
     return 1;
   }
 }

@@ -4,7 +4,7 @@
 // pixel of the result the sums of all its output channels stay in registers, and each non-zero input in reach adds its
 // row of weights.
 #include <algorithm>
-#include <new>
+#include <exception>
 
 #include "common.h"
 #ifdef __AVX512F__
@@ -126,7 +126,7 @@ EXPORT int sparse_convolution(const int64_t* size, int threads, double most, con
       });
     }
     return 0;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {  // no memory, no threads
     return 1;
   }
 }

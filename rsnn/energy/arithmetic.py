@@ -38,6 +38,24 @@ def nonzero(x: Tensor) -> int:
     return sum(nonzero(part) for part in x.split(max(1, len(x) // 2)))
 
 
+def spikes(x: Tensor) -> int:
+    """Return how many of zeros and ones (T, N, ...) are ones."""
+    return int(x.sum((-2, -1)).double().sum())
+
+
+def max_pool(x: Tensor, side: int) -> Tensor:
+    """Return the maxima of windows of (..., H, W), as max pooling does, in a fraction of its time."""
+    height, width = x.shape[-2] // side, x.shape[-1] // side
+    x = x[..., : height * side, : width * side]
+    rows = x[..., ::side, :]
+    for k in range(1, side):
+        rows = torch.maximum(rows, x[..., k::side, :])
+    out = rows[..., ::side]
+    for k in range(1, side):
+        out = torch.maximum(out, rows[..., k::side])
+    return out
+
+
 def nonzero_per_tap(weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """Return, for weights (D, C / groups, *K), how many of each input channel and tap are not zero: (C, *K)."""
     mask = (weight != 0).long()
@@ -106,6 +124,22 @@ def pooled(inputs: Tensor, covers: Sequence[Tensor]) -> int:
     for cover in reversed(covers):
         total = (total * cover).sum(-1)
     return int(total.sum())
+
+
+def taps_inside(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    out_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool = False,
+) -> int:
+    """Return how many pairs of a tap and an input a convolution of one channel has, without padding."""
+    total = 1
+    for s, k, *how in zip(size, kernel, out_size, stride, padding, dilation, strict=True):
+        total *= sum(len(range(s)[_reached(s, how[0], tap, *how[1:], transposed)]) for tap in range(k))
+    return total
 
 
 def matrix_product(left: Tensor, right: Tensor) -> int:

@@ -129,8 +129,8 @@ class Ledger:
         """Add the convolutions that were collected to their layers."""
         for one in self._convolutions.values():
             effective = arithmetic.convolution(one.nonzero, one.taps, *one.how)
-            everywhere = torch.ones_like(one.nonzero)
-            dense = arithmetic.convolution(everywhere, torch.full_like(one.taps, one.every), *one.how) * one.samples
+            pairs = arithmetic.taps_inside(one.nonzero.shape[1:], one.taps.shape[1:], *one.how)
+            dense = len(one.nonzero) * one.every * pairs * one.samples
             self.split(one.layer, one.layer.binary, effective, dense)
         self._convolutions.clear()
 

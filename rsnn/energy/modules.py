@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from rsnn.energy import arithmetic
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
 from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
@@ -90,13 +90,13 @@ def pooled(output: Any, pool: int) -> Any:
     if pool == 1:
         return output
     x, *rest = output
-    return (F.max_pool2d(x.flatten(0, 1), pool).unflatten(0, x.shape[:2]), *rest)
+    return (arithmetic.max_pool(x, pool), *rest)
 
 
 def _neurons(ledger: Ledger, name: str, spikes: Tensor, mac: int, ac: int) -> None:
     each = spikes.numel()
     layer = ledger.pointwise(name, "neuron", each, spikes.element_size(), mac=mac * each, ac=ac * each)
-    layer.spikes += nonzero(spikes)
+    layer.spikes += arithmetic.spikes(spikes)
     layer.neuron_steps += each
 
 
@@ -110,15 +110,17 @@ def _srm(ledger: Ledger, name: str, _module: SRM, _x: Tensor, _state: Any, outpu
     _neurons(ledger, name, output[0], mac=6, ac=2)
 
 
-def _gates(ledger: Ledger, name: str, hidden: Tensor, cell: Tensor | None) -> None:
-    """Count what an LSTM does besides its products, for hidden states (T, ...) from a cell of zeros where it is None.
+def _gates(ledger: Ledger, name: str, hidden: Tensor, outputs: int, cell: Tensor | None) -> None:
+    """Count what an LSTM does besides its products.
+
+    Its hidden states (T, ...), of which `outputs` are not zero, came from `cell`, or zeros where that is None.
 
     cell = f o cell + i o g;  hidden = o o tanh(cell);  i, f, o = sigmoid, g = tanh of input's sum + hidden's sum
     """
     each, size = hidden.numel(), hidden.element_size()
     later = each - hidden[0].numel()  # a fresh state is zero
     forgets = later + (0 if cell is None else nonzero(cell))
-    products, sums = forgets + each + nonzero(hidden), later if cell is None else each
+    products, sums = forgets + each + outputs, later if cell is None else each
     ledger.pointwise(name, "pointwise", 8 * each, size, mac=(products, 3 * each), ac=(4 * sums + forgets, 5 * each))
     ledger.pointwise(name, "function", 5 * each, size, mac=5 * each)
 
@@ -146,11 +148,12 @@ def _convlstm(
         binary=binary,
         **how,
     )
-    earlier = nonzero_map(hidden[:-1].flatten(0, 1))
+    states = nonzero_map(hidden.flatten(0, 1))
+    earlier = states - nonzero_map(hidden[-1])
     if state is not None:
         earlier += nonzero_map(state[0])
     ledger.convolution(f"{prefix}hidden_gates", module.hidden_gates.weight, earlier, T * N, size, binary=False, **how)
-    _gates(ledger, name, hidden, None if state is None else state[1])
+    _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
 
 
 def _spiking_conv(
@@ -199,7 +202,8 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, out
         binary=binary,
         bytes_per_element=size,
     )
-    earlier = nonzero_map(hidden[:-1].flatten(0, -2))
+    states = nonzero_map(hidden.flatten(0, -2))
+    earlier = states - nonzero_map(hidden[-1:].flatten(0, -2))
     if state is not None:
         earlier += nonzero_map(state[0].flatten(0, -2))
     ledger.linear(
@@ -210,7 +214,7 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, out
         binary=False,
         bytes_per_element=size,
     )
-    _gates(ledger, name, hidden, None if state is None else state[1])
+    _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
 
 
 def _sum(ledger: Ledger, name: str, module: nn.Module, x: Tensor, _state: Any, output: Any, _binary: bool) -> None:

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import writers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
 from oracles import same_rows, slow_es, slow_evt3
@@ -34,6 +34,7 @@ def assert_same_as_evlib(events, path):
 # ---------------------------------------------------------------------------------------------------- Prophesee
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=SENSOR, max_time=2**34))
 def test_dat_round_trip(tmp_path, events):
     """Times wrap after 2^32 microseconds; steps of more than half of that cannot be told from a step back."""
@@ -75,6 +76,7 @@ def gentle(events, largest_step, start):
     return Events(t=t, x=events.x, y=events.y, p=events.p, sensor_size=events.sensor_size)
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=SENSOR, max_time=2**30), st.integers(0, 2**34 - 1))
 def test_evt2_round_trip(tmp_path, events, start):
     events = gentle(events, 2**33, start)
@@ -92,6 +94,7 @@ def test_evt2_real_against_expelliarmus(samples):
     assert len(events) == 521252
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=SENSOR, max_time=2**30), st.booleans(), st.booleans())
 def test_evt21_round_trip(tmp_path, events, upper_first, named):
     path = tmp_path / "clip.raw"
@@ -107,6 +110,7 @@ def test_evt21_vectors(tmp_path):
     assert read_events(path) == Events(t=[5] * 3, x=[64, 66, 95], y=[9] * 3, p=[1] * 3, sensor_size=SENSOR)
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=SENSOR, max_time=2**30), st.integers(0, 2**24 - 1))
 def test_evt3_round_trip(tmp_path, events, start):
     events = gentle(events, 2**23 - 2**12, start)
@@ -171,6 +175,7 @@ def test_raw_header_that_names_camera_or_size(tmp_path):
 # ---------------------------------------------------------------------------------------------------- Event Stream
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=SENSOR, max_time=5000), st.sampled_from([1, 2]))
 def test_es_round_trip(tmp_path, events, kind):
     path = tmp_path / "clip.es"
@@ -187,7 +192,7 @@ def test_es_real_against_a_slow_loop(samples):
 
 def test_es_blocks_join(tmp_path, rng, monkeypatch):
     path = tmp_path / "clip.es"
-    events = random_events(rng, 500, SENSOR)
+    events = random_events(rng, 60, SENSOR, last_us=20_000)
     writers.write_es(path, events)
     for size in (1, 7, 64, 1000):
         monkeypatch.setattr("rsnn.data.readers.event_stream.BLOCK_BYTES", size)

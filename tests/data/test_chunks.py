@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import writers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
 
@@ -11,6 +11,7 @@ from rsnn.data import Events, iter_events, read_events
 from rsnn.errors import InputError, RecordingError
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=(128, 128)), st.integers(1, 2**41))
 def test_windows_hold_every_event_once(tmp_path, events, duration):
     path = tmp_path / "clip.aedat"

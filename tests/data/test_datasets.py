@@ -184,6 +184,7 @@ def test_an_archive_that_is_not_the_official_one(tmp_path, monkeypatch):
     assert folders(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_killed_at_any_step(tmp_path, monkeypatch):
     """A process ends at its k-th change of the file system, for every k: the next one always gets whole data."""

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import recordings
 
@@ -79,6 +79,7 @@ def test_unsigned_times_that_run_backwards():
         Events(t=np.array([5, 4], dtype=np.uint64), x=[0, 0], y=[0, 0], p=[0, 0], sensor_size=(1, 1))
 
 
+@settings(max_examples=40)
 @given(recordings(), st.integers(0, 60), st.integers(0, 60))
 def test_between_is_half_open(events, start, end):
     piece = events.between(start, end)
@@ -86,6 +87,7 @@ def test_between_is_half_open(events, start, end):
     assert np.array_equal(piece.to_structured(), events.to_structured()[wanted])
 
 
+@settings(max_examples=40)
 @given(recordings(), st.slices(60).filter(lambda s: s.step is None or s.step > 0))
 def test_slices_are_valid_events(events, part):
     piece = events[part]
@@ -98,6 +100,7 @@ def test_other_indices(index):
         Events(**SMALL)[index]
 
 
+@settings(max_examples=40)
 @given(recordings())
 def test_structured_arrays_round_trip(events):
     array = events.to_structured()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
 from oracles import slow_frames, spikingjelly_utils
@@ -57,6 +57,7 @@ def test_size_adds_into_the_coarser_grid():
     assert to_frames(events, 1, size=(2, 2))[0, 1].tolist() == [[2, 0], [0, 2]]
 
 
+@settings(max_examples=40)
 @given(
     recordings(sensor_size=(7, 5)),
     st.integers(1, 25),

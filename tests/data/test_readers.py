@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 import writers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
 from oracles import same_rows, slow_aedat20, slow_aedat31, spikingjelly_utils
@@ -17,6 +17,7 @@ from rsnn.errors import RecordingError
 # 3.1
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=(128, 128)), st.integers(1, 20))
 def test_aedat31_round_trip(tmp_path, events, packet_events):
     path = tmp_path / "clip.aedat"
@@ -98,6 +99,7 @@ def test_aedat31_damaged_packets(tmp_path, packet, message):
 # 2.0
 
 
+@settings(max_examples=40)
 @given(recordings(sensor_size=(128, 128), max_time=2**31))
 def test_aedat20_round_trip(tmp_path, events):
     path = tmp_path / "clip.aedat"
@@ -129,6 +131,7 @@ def test_aedat20_external_signals_and_other_cameras(tmp_path):
 # ---------------------------------------------------------------------------------------------------- N-MNIST
 
 
+@settings(max_examples=40)
 @given(recordings(max_time=2**24))
 def test_nmnist_round_trip(tmp_path, events):
     path = tmp_path / "0001.bin"
@@ -164,6 +167,7 @@ def test_nmnist_under_another_name(samples, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["arrays", "aliases", "structured npz", "structured npy", "columns", "fortran columns"]
 )
+@settings(max_examples=40)
 @given(events=recordings())
 def test_numpy_files(tmp_path, events, kind):
     path = tmp_path / "file"

@@ -45,8 +45,8 @@ def _forward(x: Tensor, weight: Tensor, most: float) -> Tensor:
     out = _output(x, weight)
     function = native.library("sparse", _REALS[x.dtype]).sparse_convolution
     size = (ctypes.c_int64 * 6)(N, H, W, C, D, K)
-    tensors = map(native.pointer, (x, weight.contiguous(), out))
-    failed = function(size, torch.get_num_threads(), ctypes.c_double(most), *tensors)
+    tensors = (x, weight.contiguous(), out)  # kept until the call is over
+    failed = function(size, torch.get_num_threads(), ctypes.c_double(most), *map(native.pointer, tensors))
     if failed == 1:
         raise MemoryError("the convolution of spikes found no memory")
     return F.conv2d(x, weight, padding=K // 2) if failed else out

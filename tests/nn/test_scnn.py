@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 
 import pytest
@@ -157,3 +158,22 @@ def test_reset_classifier_leaves_the_rest():
 def test_bad_arguments(options, message):
     with pytest.raises(InputError, match=message):
         SCNN(**{"in_channels": 2, "num_classes": 3, "in_size": (32, 32), **options})
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_weights_in_channels_last_are_the_same_weights(mode):
+    """Outputs and gradients do not depend on how `model.to(memory_format=...)` lays weights out."""
+    torch.manual_seed(0)
+    plain = SCNN(10, 11, (16, 16), channels=32)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    features = torch.randn(6, 3, 10, 16, 16).abs()
+    rates = []
+    for network in (plain, last):
+        getattr(network, mode)()
+        out, _ = network(features)
+        (out * torch.arange(11.0)).sum().backward()
+        rates.append(out.detach())
+    assert rates[0].sum() > 0
+    torch.testing.assert_close(*rates)
+    for one, other in zip(plain.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)

@@ -531,6 +531,10 @@ def train(
             display.close()
             err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            display.close()
+            err.print("stopped; what was saved is intact: give the same command again to go on", highlight=False)
+            raise typer.Exit(130) from None
         finally:
             display.close()
 

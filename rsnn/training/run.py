@@ -79,7 +79,7 @@ def train(
     accelerator = Accelerator(gradient_accumulation_steps=recipe.loop.accumulate, cpu=recipe.loop.cpu)
     display = display if display is not None and accelerator.is_main_process else Display()
     parts = _parts(recipe, data, test, samples, test_samples)
-    with _alone(folder, accelerator), Interrupts() as interrupts:
+    with _alone(folder, accelerator):
         _check_same(recipe, parts, folder, accelerator)
         if (folder / METRICS_FILE).is_file():
             display.say(f"{folder} holds a finished run of this recipe; choose another --output for another one")
@@ -94,18 +94,19 @@ def train(
             model = build(recipe, name, phase, parts.training, model)
             where = folder / name
             if not (where / METRICS_FILE).is_file():
-                result = run_phase(
-                    model,
-                    name,
-                    phase,
-                    recipe,
-                    parts.training,
-                    parts.validation,
-                    folder,
-                    accelerator,
-                    display,
-                    interrupts,
-                )
+                with Interrupts() as interrupts:
+                    result = run_phase(
+                        model,
+                        name,
+                        phase,
+                        recipe,
+                        parts.training,
+                        parts.validation,
+                        folder,
+                        accelerator,
+                        display,
+                        interrupts,
+                    )
                 if accelerator.is_main_process:
                     _keep(recipe, name, phase, parts.training, result, where)
                 accelerator.wait_for_everyone()

@@ -212,6 +212,7 @@ def watch(
         RSNNError: the source cannot be opened or read, or an option is out of its range.
 
     """
+    model.stream(window=window, hop=hop, overlap=overlap, decay=decay)  # a bad option shows before a port is taken
     opened = open_source(source, sensor_size=sensor_size, speed=speed)
     stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
     names = model.class_names or tuple(map(str, range(model.num_classes or 0)))

@@ -213,7 +213,8 @@ def test_only_the_gradients_that_are_asked_for(device):
     assert gates.grad is None
 
 
-def test_large_values_do_not_overflow(device):
+@pytest.mark.filterwarnings("ignore:overflow")  # NumPy's, of an infinity on the way to a sigmoid of 0
+def test_large_values_are_no_trouble(device):
     gates, w, hidden, cell = tensors(2, 1, 2, 3, 3, device=device, dtype=torch.float32)
     assert_same(gates * 1e4, w, hidden, cell)
 

@@ -127,13 +127,14 @@ def main() -> None:
     clips = simulated_clips(arguments.samples, arguments.keep)
     labels = clips.labels
     hits = dict.fromkeys(CHANGES, 0)
-    for index in track(range(len(clips)), "simulated clips"):
+    number = min(len(clips), arguments.samples)
+    for index in track(range(number), "simulated clips"):
         events, label = clips.events(index), int(labels[index])
         for change, function in CHANGES.items():
             changed = function(events, np.random.default_rng((index, 1)))
             hits[change] += model.predict(changed).index == label
-    for change, number in hits.items():
-        figures[f"{change}_accuracy"] = number / len(clips)
+    for change, right_ones in hits.items():
+        figures[f"{change}_accuracy"] = right_ones / number
     for name, value in figures.items():
         print(f"{name:28} {value:.4f}")
     if arguments.json:

@@ -1,11 +1,12 @@
 """Move a still picture before the camera, along a closed path, over and over.
 
 This follows how CIFAR10-DVS was made (Li et al., "CIFAR10-DVS: An Event-Stream Dataset for Object Classification",
-Frontiers in Neuroscience 2017), by descriptions of it, not checked against the paper's full text: a picture of 32 x 32 pixels, enlarged by bicubic interpolation to 512 x 512, was moved
-on a screen before a DVS128 in a repeated closed loop of smooth movement: four diagonal ways of 10 screen pixels to a
-side, each in about 50 ms, and back at the start six times, some 1.2 s. With the picture filling the sensor a screen
-pixel is a quarter of a sensor pixel, so a way is 2.5 sensor pixels to a side. The recordings' times were afterwards
-redrawn to remove the screen's 60 Hz, so the movement here is continuous.
+Frontiers in Neuroscience 2017), by descriptions of it, not checked against the paper's full text: a picture of 32 x
+32 pixels, enlarged by bicubic interpolation to 512 x 512, was moved on a screen before a DVS128 in a repeated closed
+loop of smooth movement: four diagonal ways of 10 screen pixels to a side, each in about 50 ms, and back at the start
+six times, some 1.2 s. With the picture filling the sensor a screen pixel is a quarter of a sensor pixel, so a way is
+2.5 sensor pixels to a side. The recordings' times were afterwards redrawn to remove the screen's 60 Hz, so the
+movement here is continuous.
 
 Letters: H height, W width of the sensor.
 """

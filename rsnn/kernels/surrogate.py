@@ -100,5 +100,5 @@ def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
         return (x >= 0).to(x.dtype)
     # Not in backward: torch.compile makes a number that changes between models (a width) a variable of its graph, and
     # fails on such a variable within an autograd function.
-    result: Tensor = _Spike.apply(x, surrogate(x.detach()))  # type: ignore[no-untyped-call]
+    result: Tensor = _Spike.apply(x, surrogate(x.detach()))
     return result

@@ -27,6 +27,10 @@ def measured(name: str, steps: int, chunk: int, batch: int, size: int) -> dict[s
     model = rsnn.create_model(name, frame_size=(size, size), num_frames=steps).train()
     frames = torch.poisson(torch.full((steps, batch, 2, size, size), 0.05))
     objective = Objective(model, checkpoint_steps=chunk)
+    # What the first step of a process loads is no part of the measurement.
+    small = Objective(rsnn.create_model(name, frame_size=(64, 64), num_frames=steps).train(), checkpoint_steps=chunk)
+    warm = torch.ones(steps, 1, 2, 64, 64)
+    small(warm, losses.targets(torch.zeros(1, dtype=torch.long), model.num_classes))[0].backward()
     wanted = losses.targets(torch.zeros(batch, dtype=torch.long), model.num_classes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()

@@ -70,12 +70,15 @@ class _Recomputed:
 def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from counting a batch twice when its layer runs again."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[operator]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    before = [count.clone() for count in counts]
     for norm in norms:
         norm.momentum = 0.0  # the statistics move by nothing
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)  # type: ignore[operator]
+        for count, former in zip(counts, before, strict=True):
+            count.copy_(former)

@@ -23,11 +23,11 @@ def test_every_python_example_runs_as_it_stands(number, tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_first_example_names_the_digit(tmp_path):
+def test_the_first_example_names_the_gesture(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", BLOCKS[0]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
     )
-    assert re.fullmatch(r"3 \d+%\n", ran.stdout)
+    assert re.fullmatch(r"arm_roll \d+%\n", ran.stdout)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,11 +11,10 @@ import json
 import math
 import os
 import tomllib
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rsnn.errors import ConfigError, UnknownNameError, suggest
 from rsnn.training.augment import Augment
@@ -346,8 +345,6 @@ def _first(kind: Any) -> str:
 
 def _checked(value: Any, kind: Any, where: str) -> Any:
     origin, options = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):  # pragma: no cover - no field has one today
-        return _checked(value, options[0], where)
     if origin is Literal:
         if value not in options:
             hint = suggest(str(value), map(str, options))

@@ -16,7 +16,8 @@ from rsnn.data.progress import progress
 from rsnn.errors import InputError, RecordingError
 
 DIGEST_BYTES = 20
-CODE = ("events.py", "frames.py", "archive.py", "readers/*.py", "datasets/*.py")  # what turns a file into frames
+# What turns a file, or the settings of a simulation, into frames.
+CODE = ("events.py", "frames.py", "archive.py", "readers/*.py", "datasets/*.py", "simulate/**/*.py")
 SETTLED_NS = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rsnn
+from rsnn.data import FrameCache
 from rsnn.data.simulate import DVSParameters, SimulatedGestures
 from rsnn.data.simulate.gestures import SUBJECTS
 from rsnn.data.simulate.gestures.body import draw_body
@@ -142,3 +143,13 @@ def test_bad_arguments_are_named(arguments, message):
 def test_numbers_beyond_the_end_are_an_index_error():
     with pytest.raises(IndexError, match="clip 3 of 3"):
         SimulatedGestures(3)[3]
+
+
+def test_frames_of_clips_can_be_cached(tmp_path):
+    clips = SimulatedGestures(2, seed=3, duration_s=(0.3, 0.4))
+    cache = FrameCache(clips, num_frames=4, root=tmp_path, workers=0)
+    frames, label = cache[1]
+    expected = rsnn.to_frames(clips.events(1), num_frames=4)
+    assert label == 1
+    assert np.array_equal(np.asarray(frames), expected)
+    assert SimulatedGestures(2, seed=4).fingerprint != clips.fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -79,6 +80,16 @@ class SimulatedGestures:
     def name(self) -> str:
         """Name of the data set, for results."""
         return "simulated gestures"
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that the clips come from: none."""
+        return []
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that is another one whenever an event may be: the settings; a cache adds the code's own digest."""
+        return f"gestures {self.split} {self.seed} {self.num_samples} {self.duration_s} {self.parameters}"
 
     @property
     def split_name(self) -> str:

@@ -48,6 +48,12 @@ def _user_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _print_table(table: Table) -> None:
+    """Print a table, whole where it goes to a file or another program, which do not know 80 columns."""
+    console = out if out.is_terminal else Console(file=out.file, width=max(out.width, 240))
+    console.print(table)
+
+
 def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -112,7 +118,7 @@ def _print_predictions(results: list[dict[str, Any]]) -> None:
             f"{result['milliseconds']:.0f} ms",
         )
     if table.row_count:
-        out.print(table)
+        _print_table(table)
     for result in results:
         if "error" in result:
             err.print(f"[bold red]error:[/] {escape(result['error'])}", highlight=False, soft_wrap=True)
@@ -213,8 +219,9 @@ def models(
     if as_json:
         _print_json([{"name": name, **_weights(found)} for name, found in entries.items()])
         return
-    numbers = (Column(title, justify="right", no_wrap=True) for title in ("parameters", "size", "accuracy", "energy"))
-    table = Table(*(Column(title, no_wrap=True) for title in ("name", "tag", "data", "classes")), *numbers, box=None)
+    numbers = (Column(title, justify="right", no_wrap=True) for title in ("K", "params", "size", "acc.", "energy"))
+    words = (Column("name", no_wrap=True), Column("tag", no_wrap=True), Column("data", min_width=9))
+    table = Table(*words, *numbers, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name, found in entries.items():
         for entry in found:
             accuracy, joules = entry.metrics.get("accuracy"), entry.metrics.get("energy_joules")
@@ -223,13 +230,13 @@ def models(
                 entry.tag,
                 entry.data,
                 str(entry.classes),
-                f"{entry.parameters:,}",
+                f"{entry.parameters / 1e6:.2f} M",
                 f"{entry.size_bytes / 1e6:.1f} MB",
                 "" if accuracy is None else f"{accuracy:.1%}",
                 "" if joules is None else f"{1e6 * joules:.1f} µJ",
             )
     if table.row_count:
-        out.print(table)
+        _print_table(table)
     if untrained := [name for name, found in entries.items() if not found]:
         out.print(f"Untrained, from rsnn.create_model(name): {', '.join(untrained)}", highlight=False)
 
@@ -458,12 +465,12 @@ def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any])
         row[index] = 0
         wrong = f"{result.class_names[row.argmax()]} ({row.max()})" if row.any() else ""
         table.add_row(escape(name), f"{result.per_class[name]:.1%}", str(count), escape(wrong))
-    out.print(table)
+    _print_table(table)
     for name, levels in worse.items():
         text = DISTURBANCES[name].text if name in DISTURBANCES else "time steps seen"
         table = Table(text, *(f"{level:g}" for level in levels), title=name, title_justify="left")
         table.add_row("accuracy", *(f"{r.accuracy:.1%}" for r in levels.values()))
-        out.print(table)
+        _print_table(table)
 
 
 @app.command()
@@ -577,7 +584,7 @@ def energy(
         table = Table(Column(first, overflow="fold"), *numbers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for row in rows:
             table.add_row(*map(escape, row), style="bold" if row[0] == "total" else "")
-        out.print(table)
+        _print_table(table)
     out.print(f"Energy: {escape(report.model.source)}.", highlight=False)
     for what, times in report.not_counted.items():
         err.print(f"[yellow]not counted:[/] {escape(what)} ({times} x)", highlight=False)
@@ -742,7 +749,7 @@ def bench(
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    out.print(table)
+    _print_table(table)
 
 
 @app.command()
@@ -775,4 +782,4 @@ def doctor() -> None:
             table.add_row(f"spikingjelly on {device}", escape(kernels.lif_spikingjelly.implementation(device)))
     for name, reason in kernels.status().items():
         table.add_row(f"kernel {name}", "[green]available[/]" if reason is None else f"[yellow]{escape(reason)}[/]")
-    out.print(table)
+    _print_table(table)

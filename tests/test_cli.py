@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import rsnn
+from rsnn import kernels
 from rsnn.cli import app
 from rsnn.data import samples as shipped
 
@@ -211,7 +212,7 @@ def test_doctor_names_the_kernels():
     ran = invoke("doctor")
     assert ran.exit_code == 0
     assert "spikingjelly" in ran.stdout
-    assert "LIF by 'torch'" in ran.stdout
+    assert f"LIF by '{kernels.selected('cpu')}'" in ran.stdout
 
 
 def test_no_arguments_show_the_help():

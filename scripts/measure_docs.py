@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-SIMULATED = "gestures:110"
+SIMULATED = "gestures:1100"
 FIGURES: dict[str, tuple[str, list[list[str]]]] = {
     "counters": ("energy.md", [["compare_counters.py"]]),
     "table4": (

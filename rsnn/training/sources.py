@@ -197,13 +197,15 @@ def _simulate_into(clips: SimulatedGestures, path: Path) -> None:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    from rich.console import Console
     from rich.progress import track
 
     from rsnn.training.state import write_bytes
 
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         made = pool.map(clips.__getitem__, range(len(clips)), chunksize=4)
-        all_clips = [events for events, _ in track(made, f"simulating {clips.split}", total=len(clips))]
+        shown = track(made, f"simulating {clips.split}", len(clips), console=Console(stderr=True))
+        all_clips = [events for events, _ in shown]
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(events, name) for events in all_clips]).astype(kind)
         for name, kind in (("t", np.int32), ("x", np.uint8), ("y", np.uint8), ("p", np.uint8))

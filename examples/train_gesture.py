@@ -38,7 +38,7 @@ TRAIN, VALIDATION, TEST = 3_520, 440, 440
 SECONDS = {"train": (0.8, 6.0), "validation": (0.5, 6.0), "test": (0.5, 6.0)}
 SHARD = 110  # clips in a file
 BATCH = 16
-CHECK = 4_000  # passes from one validation to the next
+CHECK = 1_600  # passes from one validation to the next
 MIRRORED = np.array([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
@@ -80,14 +80,14 @@ STAGES = {
         "cl-short": Stage(CL, 16_000, 4e-3, "cl-half", side=64, window_s=(0.25, 0.7), gentle=True),
         "cl-wide": Stage(CL, 20_000, 3e-3, "cl-short", side=64, window_s=(0.4, 5.0)),
         CL: Stage(CL, 10_000, 2e-3, "cl-wide"),
-        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 10_000, 2e-3, CL, freeze=True),
+        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 8_000, 1.5e-3, CL, stride=2, freeze=True),
     },
     "cla": {
         "cla-half": Stage(CLA, 60_000, 4e-3, side=64),
         CLA: Stage(CLA, 14_000, 2e-3, "cla-half"),
-        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 10_000, 2e-3, CLA, freeze=True),
+        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 7_000, 1.5e-3, CLA, stride=2, freeze=True),
     },
-    "scnn": {"scnn-gesture": Stage("scnn-gesture", 10_000, 2e-3)},
+    "scnn": {"scnn-gesture": Stage("scnn-gesture", 8_000, 1.5e-3, stride=2)},
 }
 
 

@@ -101,8 +101,8 @@ def check(path: Path, data: bytes, *, compressed: bool = False) -> None:
     assert strict is None or strict == kept
 
 
-def fuzz(seconds: int, found: Path, corpus: Path) -> None:
-    """Let atheris look for inputs that break `check`."""
+def fuzz(limit: list[str], found: Path, corpus: Path) -> None:
+    """Let atheris look for inputs that break `check`, within limits in libFuzzer's words."""
     import atheris
 
     sys.path.insert(0, str(Path(__file__).parent))
@@ -117,7 +117,7 @@ def fuzz(seconds: int, found: Path, corpus: Path) -> None:
     def one(data: bytes) -> None:
         check(path, data, compressed=True)
 
-    options = [f"-max_total_time={seconds}", f"-artifact_prefix={found}/", "-timeout=10", "-rss_limit_mb=3000"]
+    options = [*limit, f"-artifact_prefix={found}/", "-timeout=10", "-rss_limit_mb=3000"]
     atheris.Setup([sys.argv[0], *options, "-max_len=16384", "-print_final_stats=1", str(corpus)], one)
     atheris.Fuzz()
 
@@ -125,10 +125,14 @@ def fuzz(seconds: int, found: Path, corpus: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--runs", type=int, help="number of inputs, the same ones each time, in place of --seconds")
     parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as corpus:
-        fuzz(options.seconds, options.found, Path(corpus))
+        limit = [f"-max_total_time={options.seconds}"]
+        if options.runs:
+            limit = [f"-runs={options.runs}", "-seed=1"]
+        fuzz(limit, options.found, Path(corpus))
 
 
 if __name__ == "__main__":

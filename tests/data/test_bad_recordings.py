@@ -132,3 +132,19 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(InputError, match="sensor_size"):
         read_events(path, sensor_size=128)
     assert "text" in FORMATS
+
+
+@pytest.mark.parametrize("bad", ['20,3,"4,1', "20,3,1_0,1"])
+def test_text_that_python_or_numpy_alone_takes_for_numbers(tmp_path, bad):
+    """An open quote would go on in the next row; 1_0 is ten to Python and nothing to NumPy."""
+    path = tmp_path / "events.csv"
+    path.write_text(f"10,1,2,0\n{bad}\n30,5,6,0\n", "utf-8")
+    with pytest.raises(RecordingError, match=r"row 2 is .*expected numbers"):
+        read_events(path)
+
+
+def test_quoted_numbers_are_numbers(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text('"10","1","2","0"\n"30","5","6","1"\n')
+    events = read_events(path)
+    assert (events.t.tolist(), events.x.tolist(), events.p.tolist()) == ([10, 30], [1, 5], [0, 1])

@@ -128,11 +128,11 @@ def _table(source: Source, layout: Layout, rows: list[str], numbers: list[int]) 
         return np.empty((0, len(DEFAULT_ORDER)))
     if "true" in rows[0].lower() or "false" in rows[0].lower():
         rows = [row.lower().replace("true", "1").replace("false", "0") for row in rows]
-    wanted = [layout.columns[field] for field in DEFAULT_ORDER]
     try:
-        return np.loadtxt(rows, delimiter=layout.separator, usecols=wanted, comments=None, quotechar='"', ndmin=2)
+        # Quotes are taken off row by row: to NumPy one that is not closed goes on in the next row.
+        return _numbers(layout, [row.replace('"', "") if _has_pairs(row) else row for row in rows])
     except ValueError:
-        bad = next(index for index, row in enumerate(rows) if not _is_event(layout, row))
+        bad = next((index for index, row in enumerate(rows) if not _is_event(layout, row)), 0)
     if bad == len(rows) - 1 and not rows[bad].endswith("\n"):
         source.cut(f"it ends within row {numbers[bad]}, {rows[bad][:60]!r}", "a whole row")
         return _table(source, layout, rows[:-1], numbers)
@@ -142,8 +142,19 @@ def _table(source: Source, layout: Layout, rows: list[str], numbers: list[int]) 
     )
 
 
+def _numbers(layout: Layout, rows: list[str]) -> npt.NDArray[np.float64]:
+    wanted = [layout.columns[field] for field in DEFAULT_ORDER]
+    return np.loadtxt(rows, delimiter=layout.separator, usecols=wanted, comments=None, ndmin=2)
+
+
+def _has_pairs(row: str) -> bool:
+    """Tell whether there are quotes in the row, each of them closed."""
+    return '"' in row and row.count('"') % 2 == 0
+
+
 def _is_event(layout: Layout, row: str) -> bool:
-    fields = row.split(layout.separator)
-    return len(fields) > max(layout.columns.values()) and all(
-        _is_number(fields[column].strip().strip('"')) for column in layout.columns.values()
-    )
+    try:
+        _numbers(layout, [row.replace('"', "") if _has_pairs(row) else row])
+    except ValueError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import writers
@@ -148,3 +150,12 @@ def test_quoted_numbers_are_numbers(tmp_path):
     path.write_text('"10","1","2","0"\n"30","5","6","1"\n')
     events = read_events(path)
     assert (events.t.tolist(), events.x.tolist(), events.p.tolist()) == ([10, 30], [1, 5], [0, 1])
+
+
+def test_an_archive_whose_names_are_no_text(tmp_path):
+    path = tmp_path / "events.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("t\u00e9.npy", b"x")  # a name in UTF-8, as the archive says
+    path.write_bytes(path.read_bytes().replace("t\u00e9".encode(), b"t\x80\x80"))
+    with pytest.raises(RecordingError, match="truncated or damaged.*copy it again"):
+        read_events(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -92,6 +93,8 @@ def _opened(source: Source) -> Iterator[dict[str, tuple[Any, int]]]:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
+        UnicodeDecodeError,
         EOFError,
         NotImplementedError,
         RuntimeError,

@@ -157,5 +157,5 @@ def test_an_archive_whose_names_are_no_text(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("t\u00e9.npy", b"x")  # a name in UTF-8, as the archive says
     path.write_bytes(path.read_bytes().replace("t\u00e9".encode(), b"t\x80\x80"))
-    with pytest.raises(RecordingError, match="truncated or damaged.*copy it again"):
+    with pytest.raises(RecordingError, match=r"truncated or damaged.*copy it again"):
         read_events(path)

@@ -44,5 +44,5 @@ class MissingDependencyError(RSNNError, ImportError):
 
 def suggest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return `" Did you mean 'a' or 'b'?"` with the known names nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""

@@ -113,7 +113,7 @@ def test_mirrored_gestures():
     """Left and right, clockwise and counter-clockwise change places, in events and in frames alike."""
     names = dict(enumerate(CLASS_NAMES))
     mirrored = {
-        "hand_clapping": "hand_clapping",
+        "hand_clap": "hand_clap",
         "right_hand_wave": "left_hand_wave",
         "left_hand_wave": "right_hand_wave",
         "right_arm_cw": "left_arm_ccw",

@@ -32,8 +32,8 @@ ARCHIVE = Archive(
     direct=False,
 )
 SENSOR_SIZE = (128, 128)
-CLASS_NAMES = (
-    "hand_clapping",
+CLASS_NAMES = (  # as the models of the zoo have them; the official mapping says hand_clapping
+    "hand_clap",
     "right_hand_wave",
     "left_hand_wave",
     "right_arm_cw",

@@ -7,10 +7,11 @@ import pytest
 
 import rsnn
 from rsnn.data import FrameCache
+from rsnn.data.datasets import gesture
 from rsnn.data.simulate import DVSParameters, SimulatedGestures
 from rsnn.data.simulate.gestures import SUBJECTS
 from rsnn.data.simulate.gestures.body import draw_body
-from rsnn.data.simulate.gestures.classes import CLASS_NAMES, LEFT, RIGHT, perform
+from rsnn.data.simulate.gestures.classes import LEFT, RIGHT, perform
 from rsnn.data.simulate.gestures.film import STEP_US, track_arms
 from rsnn.data.simulate.gestures.motion import Tempo, reach
 from rsnn.data.simulate.gestures.scene import draw_scene
@@ -22,7 +23,7 @@ def tracks_of(name, seed, seconds=3.0):
     rng = np.random.default_rng(seed)
     body, scene = draw_body(seed), draw_scene(rng)
     tempo = Tempo(np.arange(int(seconds * 1e6 / STEP_US)) * STEP_US * 1e-6, rng)
-    performance = perform(CLASS_NAMES.index(name), body, tempo)
+    performance = perform(gesture.CLASS_NAMES.index(name), body, tempo)
     return track_arms(performance, body, scene, np.zeros((tempo.t.size, 2))), scene
 
 
@@ -115,7 +116,7 @@ def test_clips_look_like_recordings_of_the_sensor():
 
 
 def test_class_names_are_those_of_the_models():
-    assert tuple(SimulatedGestures.class_names) == DATA["gesture"].class_names
+    assert tuple(SimulatedGestures.class_names) == gesture.CLASS_NAMES == DATA["gesture"].class_names
 
 
 def test_an_ideal_sensor_can_be_asked_for():

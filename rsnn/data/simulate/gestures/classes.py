@@ -15,20 +15,6 @@ import numpy as np
 from rsnn.data.simulate.gestures.body import Body
 from rsnn.data.simulate.gestures.motion import FloatArray, Tempo, path
 
-CLASS_NAMES = (
-    "hand_clap",
-    "right_hand_wave",
-    "left_hand_wave",
-    "right_arm_cw",
-    "right_arm_ccw",
-    "left_arm_cw",
-    "left_arm_ccw",
-    "arm_roll",
-    "air_drums",
-    "air_guitar",
-    "other_gestures",
-)
-
 RIGHT, LEFT = 0, 1
 HAND_POSES = ("open", "spread", "fist", "point", "edge")
 

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.datasets.gesture import CLASS_NAMES
 from rsnn.data.events import Events
 from rsnn.data.simulate.camera import to_events
 from rsnn.data.simulate.gestures.body import draw_body
-from rsnn.data.simulate.gestures.classes import CLASS_NAMES, perform
+from rsnn.data.simulate.gestures.classes import perform
 from rsnn.data.simulate.gestures.film import STEP_US, Film
 from rsnn.data.simulate.gestures.motion import Tempo
 from rsnn.data.simulate.gestures.scene import draw_scene

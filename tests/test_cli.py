@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 import rsnn
 from rsnn import kernels
 from rsnn.cli import app
+from rsnn.cli.console import parse_size
 from rsnn.data import samples as shipped
+from rsnn.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +208,14 @@ def test_the_published_accuracy_is_what_evaluate_prints(samples):
     (row,) = (row for row in json.loads(invoke("models", "--json").stdout) if row["name"] == "rsnn-nmnist-cl")
     assert json.loads(ran.stdout)["accuracy"] == pytest.approx(row["pretrained"]["metrics"]["accuracy"], abs=0.0051)
     assert json.loads(ran.stdout)["accuracy"] >= 0.95
+
+
+def test_sizes_are_written_as_width_x_height():
+    assert parse_size("346x260") == (346, 260)
+    assert parse_size(None) is None
+    for text in ("346", "axb", "1x2x3", ""):
+        with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+            parse_size(text)
 
 
 def test_doctor_names_the_kernels():

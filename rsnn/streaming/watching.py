@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.errors import InputError
 from rsnn.streaming.slicer import Slice
 from rsnn.streaming.sources import EventSource, open_source
 from rsnn.streaming.stream import Stream
@@ -254,18 +253,3 @@ def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:
         }
         out.write(json.dumps(line, ensure_ascii=False) + "\n")
         out.flush()
-
-
-def parse_sensor_size(text: str | None) -> tuple[int, int] | None:
-    """Return `"346x260"` as (346, 260), None for None.
-
-    Raises:
-        InputError: it is not of that form.
-
-    """
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        raise InputError(f"sensor size {text!r}: expected WIDTHxHEIGHT, as in 346x260")
-    return int(sides[0]), int(sides[1])

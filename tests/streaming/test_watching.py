@@ -19,11 +19,11 @@ from stream_models import T, flat, random_events, small_model
 
 import rsnn
 from rsnn import nn
-from rsnn.errors import InputError, RecordingError
+from rsnn.errors import RecordingError
 from rsnn.streaming import Slice
 from rsnn.streaming.sources import EventSource, datagrams, decode_aestream, listen
 from rsnn.streaming.view import panel, picture
-from rsnn.streaming.watching import WAITING_STEPS, Seen, Watch, parse_sensor_size, watch
+from rsnn.streaming.watching import WAITING_STEPS, Seen, Watch, watch
 
 WINDOW_US = 60_000
 MODEL = small_model(window_ms=60)
@@ -232,14 +232,6 @@ def test_after_any_loss_new_windows_are_whole(lost_until, overlap):
     with torch.no_grad():
         logits = MODEL(torch.from_numpy(frames)[:, None])
     assert torch.equal(got[1_000 + 10_000 * (first + T)].probabilities, logits.softmax(1)[0])
-
-
-def test_sensor_sizes():
-    assert parse_sensor_size("346x260") == (346, 260)
-    assert parse_sensor_size(None) is None
-    for text in ("346", "axb", "1x2x3", ""):
-        with pytest.raises(InputError, match="WIDTHxHEIGHT"):
-            parse_sensor_size(text)
 
 
 def test_a_loss_within_a_silence():

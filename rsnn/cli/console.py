@@ -1,0 +1,76 @@
+"""What the commands share: consoles, errors in one line, tables, JSON, a progress bar, and common arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rsnn.errors import InputError, RSNNError
+
+out = Console()
+err = Console(stderr=True)
+
+MODEL_HELP = "Zoo name, ./folder, or org/name on the Hub."
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+Samples = Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the library's errors into one line and exit code 1."""
+    try:
+        yield
+    except RSNNError as error:
+        print_error(str(error))
+        raise typer.Exit(1) from None
+
+
+def print_error(text: str) -> None:
+    """Print an error in one line, however long."""
+    err.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, whole where it goes to a file or another program, which do not know 80 columns."""
+    console = out if out.is_terminal else Console(file=out.file, width=max(out.width, 240))
+    console.print(table)
+
+
+def print_json(value: object) -> None:
+    """Print plain data for other programs."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal while the block runs; yields what sets how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not shown) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return `"346x260"` as (346, 260), None for None.
+
+    Raises:
+        InputError: it is not of that form.
+
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise InputError(f"size {text!r}: expected WIDTHxHEIGHT, as in 346x260")
+    return int(sides[0]), int(sides[1])

@@ -1,0 +1,108 @@
+"""`rsnn models` and `rsnn info`: what there is, and what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Column, Table
+
+import rsnn
+from rsnn import hub
+from rsnn.cli.console import AsJson, out, print_json, print_table, user_errors
+from rsnn.cli.recordings import print_recording
+from rsnn.hub import WeightsEntry
+from rsnn.models import EventClassifier
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Glob, as in 'rsnn-*'.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those with published weights.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the models of the zoo."""
+    entries = {name: hub.entries_of(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
+    if as_json:
+        print_json([{"name": name, **_weights(found)} for name, found in entries.items()])
+        return
+    numbers = (Column(title, justify="right", no_wrap=True) for title in ("K", "params", "size", "acc.", "energy"))
+    words = (Column("name", no_wrap=True), Column("tag", no_wrap=True), Column("data", min_width=9))
+    table = Table(*words, *numbers, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, found in entries.items():
+        for entry in found:
+            accuracy, joules = entry.metrics.get("accuracy"), entry.metrics.get("energy_joules")
+            table.add_row(
+                f"[bold]{name}[/]" if entry is found[0] else name,
+                entry.tag,
+                entry.data,
+                str(entry.classes),
+                f"{entry.parameters / 1e6:.2f} M",
+                f"{entry.size_bytes / 1e6:.1f} MB",
+                "" if accuracy is None else f"{accuracy:.1%}",
+                "" if joules is None else f"{1e6 * joules:.1f} µJ",
+            )
+    if table.row_count:
+        print_table(table)
+    if untrained := [name for name, found in entries.items() if not found]:
+        out.print(f"Untrained, from rsnn.create_model(name): {', '.join(untrained)}", highlight=False)
+
+
+def info(
+    name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="Zoo name, ./folder, org/name, or a recording.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
+    with user_errors():
+        if Path(name).expanduser().is_file() and name not in rsnn.list_models():
+            print_recording(name, as_json)
+            return
+        untrained = name in rsnn.list_models() and hub.find_entry(name) is None
+        model = rsnn.create_model(name) if untrained else rsnn.load(name)
+        card = "" if untrained else hub.resolve(name, local_files_only=True).card()
+    if as_json:
+        print_json({"name": name, **_model_facts(model), **_weights(_entries_of(name)), "card": card})
+    else:
+        _print_model(name, model, card)
+
+
+def _weights(entries: list[Any]) -> dict[str, Any]:
+    """Return weights entries as plain data: the default of a name, and the others."""
+    default, *others = [entry.to_dict() for entry in entries] or [None]
+    return {"pretrained": default, "other_weights": others}
+
+
+def _entries_of(name: str) -> list[WeightsEntry]:
+    """Return the weights entry that a name means, then those with other tags."""
+    entry = hub.find_entry(name)
+    return [] if entry is None else [entry, *(other for other in hub.entries_of(entry.name) if other is not entry)]
+
+
+def _model_facts(model: EventClassifier) -> dict[str, Any]:
+
+    return {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "classes": model.num_classes,
+        "class_names": model.class_names,
+        "preprocessing": None if model.preprocessing is None else asdict(model.preprocessing),
+    }
+
+
+def _print_model(name: str, model: EventClassifier, card: str) -> None:
+    """Print a model's card, its front matter left out, and which weights a name means."""
+    facts, entries = _model_facts(model), _entries_of(name)
+    if card:
+        out.print(Markdown(card.split("---\n", 2)[-1] if card.startswith("---\n") else card))
+    said = f"[bold]{escape(name)}[/]: {facts['class']}, {facts['parameters']:,} parameters, {facts['classes']} classes"
+    if not entries:
+        out.print(said if card else f"{said}, no published weights")
+    if not entries and not card:
+        out.print(f"rsnn.create_model({name!r}) builds it untrained.", highlight=False)
+    for entry in entries[:1]:
+        others = "".join(f" Others: {other.full_name}." for other in entries[1:])
+        out.print(f"{said}\n{'Default weights' if name == entry.name else 'Weights'}: {entry.full_name}.{others}")
+        out.print(f"SHA-256 {entry.sha256}, {entry.licence}", highlight=False, soft_wrap=True)

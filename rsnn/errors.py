@@ -46,3 +46,14 @@ def suggest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return `" Did you mean 'a' or 'b'?"` with the known names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """Return `text` as a message shows it: at most `length` characters, and none that a terminal would obey."""
+    text = text if len(text) <= length else text[: length - 3] + "..."
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def shown(value: object) -> str:
+    """Return a value that came from outside as a message shows it."""
+    return shortened(repr(value), 60)

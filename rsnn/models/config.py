@@ -17,7 +17,7 @@ from torch import nn
 
 from rsnn import kernels
 from rsnn import nn as blocks
-from rsnn.errors import ConfigError, InputError, suggest
+from rsnn.errors import ConfigError, InputError, shortened, shown, suggest
 from rsnn.models.preprocessing import Preprocessing
 
 _PARTS: dict[str, type] = {
@@ -106,11 +106,11 @@ def build_model(description: object) -> nn.Module:
 
 def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
     if not isinstance(description, Mapping):
-        raise ConfigError(f'{where}: got {_shown(description)}; expected an object with a "type"')
+        raise ConfigError(f'{where}: got {shown(description)}; expected an object with a "type"')
     kind = description.get("type")
     if not isinstance(kind, str) or kind not in known:
         hint = suggest(kind, known) if isinstance(kind, str) else ""
-        raise ConfigError(f"{where}.type: got {_shown(kind)}; expected one of {', '.join(sorted(known))}.{hint}")
+        raise ConfigError(f"{where}.type: got {shown(kind)}; expected one of {', '.join(sorted(known))}.{hint}")
     part = known[kind]
     if where.count(".") > _DEEPEST:
         raise ConfigError(f"model: parts lie within parts more than {_DEEPEST} deep; expected fewer")
@@ -120,7 +120,7 @@ def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
         if name == "type":
             continue
         if name not in accepted:
-            raise ConfigError(f"{where}: {kind} has no argument {_shown(name)}.{suggest(str(name), accepted)}")
+            raise ConfigError(f"{where}: {kind} has no argument {shown(name)}.{suggest(str(name), accepted)}")
         arguments[name] = _checked(value, accepted[name].annotation, f"{where}.{name}")
     missing = [name for name, argument in accepted.items() if argument.required and name not in arguments]
     if missing:
@@ -128,7 +128,7 @@ def _build(description: object, where: str, known: Mapping[str, type]) -> Any:
     try:
         return part(**arguments)
     except InputError as error:
-        raise ConfigError(f"{where}: {_shortened(str(error), 400)}") from error
+        raise ConfigError(f"{where}: {shortened(str(error), 400)}") from error
 
 
 class _Argument:
@@ -158,7 +158,7 @@ def _checked(value: object, annotation: Any, where: str) -> Any:
         return _checked(value, options[0], where) if len(options) == 1 else _checked_part(value, options, where)
     if origin is Literal:
         if not isinstance(value, str) or value not in options:
-            raise ConfigError(f"{where}: got {_shown(value)}; expected one of {', '.join(map(repr, options))}")
+            raise ConfigError(f"{where}: got {shown(value)}; expected one of {', '.join(map(repr, options))}")
         return value
     if origin is tuple:
         return _checked_list(value, options, where)
@@ -178,7 +178,7 @@ def _checked_part(value: object, classes: tuple[Any, ...], where: str) -> Any:
 def _checked_list(value: object, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     longest = _MOST_NAMES if options[0] is str else _LONGEST_LIST
     if not isinstance(value, list | tuple) or len(value) > longest:
-        raise ConfigError(f"{where}: got {_shown(value)}; expected a list of at most {longest} entries")
+        raise ConfigError(f"{where}: got {shown(value)}; expected a list of at most {longest} entries")
     if options[-1] is not Ellipsis and len(value) != len(options):
         raise ConfigError(f"{where}: got {len(value)} entries; expected {len(options)}")
     return tuple(_checked(item, options[0], f"{where}[{i}]") for i, item in enumerate(value))
@@ -188,20 +188,11 @@ def _checked_scalar(value: object, kind: type, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) <= _LARGEST_NUMBER else value
     if type(value) is not kind:
-        raise ConfigError(f"{where}: got {_shown(value)}; expected {kind.__name__}")
+        raise ConfigError(f"{where}: got {shown(value)}; expected {kind.__name__}")
     if isinstance(value, int | float) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
-        raise ConfigError(f"{where}: got {_shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
+        raise ConfigError(f"{where}: got {shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
     if isinstance(value, str) and not (len(value) <= _LONGEST_TEXT and value.isprintable()):
         raise ConfigError(
-            f"{where}: got {_shown(value)}; expected at most {_LONGEST_TEXT} characters, all of them printable"
+            f"{where}: got {shown(value)}; expected at most {_LONGEST_TEXT} characters, all of them printable"
         )
     return value
-
-
-def _shown(value: object) -> str:
-    """Return `value` as a message shows it: short, whatever it is."""
-    return _shortened(repr(value), 60)
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -30,7 +30,7 @@ def zoo(tmp_path, monkeypatch):
         weights = files_of(small_model(seed), folder)["model.safetensors"]
         sha256 = hashlib.sha256(weights).hexdigest()
         entries.append(WeightsEntry(name=NAME, tag=tag, sha256=sha256, folder=folder, **SIZES, **ABOUT))
-    monkeypatch.setattr(hub, "_index", hub._Index())
+    monkeypatch.setattr(hub.entries, "index", hub.entries.Index())
     hub.register(entries, rsnn.zoo.BUILDERS)
     here = tmp_path / "here"
     here.mkdir()

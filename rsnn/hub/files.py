@@ -1,0 +1,91 @@
+"""The files of a checkpoint: their names, and how they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from rsnn.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+FILES = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+RESULTS_FOLDER = ".eval_results"  # of the Hub's benchmarks, where a checkpoint was evaluated on one
+FORMAT_VERSION = 1
+
+
+def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+    """Write a checkpoint into `folder`, which is made where it is missing.
+
+    All three files are complete on the disk under temporary names before the first takes its place. The former card
+    goes first and the new one comes last, and the config records the hash of its weights: whenever the process dies,
+    the folder holds the former checkpoint, or the new one, or one that is refused, and never a card that speaks of
+    other weights.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the weights are not finite.
+
+    """
+    target = Path(folder).expanduser()
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    check_finite(copies, f"{target} was not written")
+    weights = safetensors_bytes(copies)
+    config = {
+        "format_version": FORMAT_VERSION,
+        **config,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    files = {
+        WEIGHTS_FILE: weights,
+        CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        CARD_FILE: card.encode(),
+    }
+    suffix = f".{secrets.token_hex(4)}.tmp"
+    temporary = {name: target / f".{name}{suffix}" for name in files}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if blocked := [name for name in files if (target / name).is_dir()]:
+            raise CheckpointError(f"{target}: {blocked[0]} is a folder there; expected a place for a file")
+        for name, content in files.items():
+            with temporary[name].open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        (target / CARD_FILE).unlink(missing_ok=True)
+        for name, path in temporary.items():
+            path.replace(target / name)
+    except OSError as error:
+        raise CheckpointError(f"{target}: the checkpoint cannot be written ({error.strerror or error})") from error
+    finally:
+        for path in temporary.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: some are; the message begins with `source`.
+
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: the weights {name!r} hold NaN or infinite numbers")

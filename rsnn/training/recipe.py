@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rsnn.errors import ConfigError, UnknownNameError, suggest
+from rsnn.models.preprocessing import Normalize
 from rsnn.training.augment import Augment
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -34,6 +35,7 @@ class Data:
         samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.
         size: (height, width) of the frames, or () for the model's own.
         num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 frames for the model's own 20.
+        clip_at: the largest count that the network sees, of `normalize = "clip"`; 0 otherwise.
         cache: keep all frames in a file (`rsnn.data.FrameCache`) where `augment` changes nothing.
 
     """
@@ -43,7 +45,8 @@ class Data:
     size: tuple[int, ...] = ()
     num_frames: int = 0
     split_by: Literal["time", "number"] = "time"
-    normalize: Literal["counts", "log1p", "binary"] = "counts"
+    normalize: Normalize = "counts"
+    clip_at: int = 0
     cache: bool = True
 
 
@@ -386,6 +389,8 @@ def _check(recipe: Recipe) -> None:
         ("schedule.step_epochs", recipe.schedule.step_epochs, recipe.schedule.step_epochs >= 1, "at least 1"),
         ("data.size", list(data.size), len(data.size) in (0, 2), "[height, width], or [] for the model's"),
         ("data.num_frames", data.num_frames, data.num_frames >= 0, "at least 0"),
+        ("data.clip_at", data.clip_at, data.clip_at >= 1 if data.normalize == "clip" else data.clip_at == 0,
+         "the largest count with data.normalize = 'clip', and 0 otherwise"),
         ("seed", recipe.seed, 0 <= recipe.seed < 2**31, "from 0 to 2147483647"),
         *((f"phases.{name}.{key}", getattr(phase, key), getattr(phase, key) >= 0, "at least 0")
           for name, phase in phases for key in ("epochs", "lr", "encoder_lr")),

@@ -135,6 +135,8 @@ def build(
     settings = recipe.data
     classes = classes_of(phase.model, training)
     frames: dict[str, Any] = {"split_by": settings.split_by, "normalize": settings.normalize}
+    if settings.clip_at:
+        frames["clip_at"] = settings.clip_at
     if settings.size:
         frames["frame_size"] = settings.size
     if settings.num_frames:

@@ -90,12 +90,14 @@ def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str =
 def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
     """Tell whether the data come with a part to test on."""
     text = os.fspath(data)
-    if kind in OFFICIAL or kind == "simulated" or _SIMULATED.fullmatch(text):
+    if kind == "simulated" or _SIMULATED.fullmatch(text):
         return True
     path = Path(text).expanduser()
-    if kind == "sign" and path.is_dir():
+    if not path.is_dir():
+        return False
+    if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
         return (path / SIGN_FILES["test"]).is_file()
-    return path.is_dir() and _folder_parts(path) >= {"train", "test"}
+    return kind in OFFICIAL or _folder_parts(path) >= {"train", "test"}
 
 
 def sample_range(text: str, length: int) -> range:

@@ -296,6 +296,13 @@ def test_clipping_bounds_the_step(recipe, archive, tmp_path):
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("changes", [("data.normalize=clip", "data.clip_at=2"), ("data.normalize=per-sample",)])
+def test_every_normalisation_can_be_trained_under(recipe, archive, tmp_path, changes):
+    train(recipe(*changes, epochs=1), archive, tmp_path)
+    preprocessing = rsnn.load(tmp_path / "model").preprocessing
+    assert (preprocessing.normalize, preprocessing.clip_at) in (("clip", 2), ("per-sample", None))
+
+
 def test_frames_from_the_cache_train_to_the_same_weights(recipe, archive, tmp_path, monkeypatch):
     monkeypatch.setenv("RSNN_CACHE", str(tmp_path / "cache"))
     for cache in ("true", "false"):

@@ -79,6 +79,8 @@ def test_a_stored_recipe_is_the_recipe(name):
         ("loop.compile=1", "true or false"),
         ("data.size=[1]", "[height, width]"),
         ("data.size=128", "a list"),
+        ("data.normalize=clip", "data.clip_at"),
+        ("data.clip_at=3", "with data.normalize = 'clip'"),
         ("validation.fraction=1", "between 0 and 1"),
         ("augment.drop=2", "augment.drop"),
         ("phases.encoder.loss=tot", "'tet'"),

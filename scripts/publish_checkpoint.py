@@ -281,7 +281,8 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
     measured = json.loads(options.metrics.read_text("utf-8")) if options.metrics else {}
     facts = card_facts(card, full_name, runs, measured)
     dtype = torch.float16 if options.half else None
-    trained = rsnn.load(find_checkpoint(options.run, options.name))
+    source = find_checkpoint(options.run, options.name)
+    trained = rsnn.load(source)
     if trained.preprocessing is not None and trained.preprocessing.window_ms is None:
         window_ms = rsnn.create_model(options.name).preprocessing.window_ms  # type: ignore[union-attr]
         trained.preprocessing = replace(trained.preprocessing, window_ms=window_ms)
@@ -306,6 +307,7 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
             folder,
             lambda config: cards.published_card(config, facts, evaluation, energy, weights),
             dtype=dtype,
+            recipe=hub.resolve(source).recipe(),
         )
         if facts.benchmark is not None:
             (folder / hub.RESULTS_FOLDER).mkdir()

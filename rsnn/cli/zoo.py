@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,11 +63,15 @@ def info(
             return
         untrained = name in rsnn.list_models() and hub.find_entry(name) is None
         model = rsnn.create_model(name) if untrained else rsnn.load(name)
-        card = "" if untrained else hub.resolve(name, local_files_only=True).card()
+        checkpoint = None if untrained else hub.resolve(name, local_files_only=True)
+        card, recipe = ("", None) if checkpoint is None else (checkpoint.card(), checkpoint.recipe())
     if as_json:
-        print_json({"name": name, **_model_facts(model), **_weights(_entries_of(name)), "card": card})
+        facts = _model_facts(model)
+        print_json({"name": name, **facts, **_weights(_entries_of(name)), "recipe": recipe, "card": card})
     else:
         _print_model(name, model, card)
+        if recipe is not None:
+            _print_recipe(recipe)
 
 
 def _weights(entries: list[Any]) -> dict[str, Any]:
@@ -90,6 +95,13 @@ def _model_facts(model: EventClassifier) -> dict[str, Any]:
         "class_names": model.class_names,
         "preprocessing": None if model.preprocessing is None else asdict(model.preprocessing),
     }
+
+
+def _print_recipe(recipe: dict[str, Any]) -> None:
+    """Print a checkpoint's recipe, which nobody has checked, as ASCII: a line for each of its tables."""
+    out.print("Trained by the recipe:")
+    for name, value in recipe.items():
+        out.print(f"  {json.dumps(name)}: {json.dumps(value)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_model(name: str, model: EventClassifier, card: str) -> None:

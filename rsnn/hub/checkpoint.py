@@ -75,7 +75,7 @@ class Checkpoint:
                 f"{self.source}: {CONFIG_FILE} has format_version {shown(version)}, and this rsnn reads 1 to "
                 f"{FORMAT_VERSION}: it was saved by a newer one. Upgrade with: pip install --upgrade rsnn"
             )
-        known = ("format_version", "library_name", "library_version", "weights_sha256", "model")
+        known = ("format_version", "library_name", "library_version", "weights_sha256", "model", "recipe")
         if unknown := sorted(set(config) - set(known)):
             raise ConfigError(
                 f"{self.source}: {CONFIG_FILE} has the unknown key {shown(unknown[0])}; expected some of "
@@ -89,9 +89,20 @@ class Checkpoint:
             raise ConfigError(
                 f"{self.source}: {CONFIG_FILE}: weights_sha256 is {shown(digest)}; expected 64 hexadecimal digits"
             )
+        if not isinstance(config.get("recipe", {}), dict):
+            raise ConfigError(f"{self.source}: {CONFIG_FILE}: recipe is {shown(config['recipe'])}; expected an object")
         if "model" not in config:
             raise ConfigError(f'{self.source}: {CONFIG_FILE} has no "model", the description of what to build')
         return config
+
+    def recipe(self) -> dict[str, Any] | None:
+        """Return the recipe that the weights were trained by, unchecked, or None where none is kept.
+
+        Raises:
+            CheckpointError, ConfigError: as `config`.
+
+        """
+        return self.config().get("recipe")
 
     def tensors(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights as the tensors of `expected` want them: the same names, shapes and kinds.

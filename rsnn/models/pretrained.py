@@ -70,6 +70,7 @@ def save_model(
     card: Callable[[dict[str, Any]], str],
     *,
     dtype: torch.dtype | None = None,
+    recipe: dict[str, Any] | None = None,
 ) -> None:
     """Write `model` as a checkpoint into `folder`.
 
@@ -78,6 +79,7 @@ def save_model(
         folder: where to; made where it is missing.
         card: makes the model card's text from the config.
         dtype: one of `STORED_TYPES` to round the weights to; None keeps them as they are.
+        recipe: what the weights were trained by, to be kept with them.
 
     Raises:
         InputError: `dtype` is another type.
@@ -93,6 +95,7 @@ def save_model(
         "library_name": "rsnn",
         "library_version": version("rsnn"),
         "model": description,
+        **({} if recipe is None else {"recipe": recipe}),
     }
     hub.write(folder, config, _rounded(model.state_dict(), dtype), card(config))
 

@@ -55,6 +55,7 @@ def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: 
         model,
         target,
         lambda config: cards.published_card(config, _facts(metrics, final), metrics[final], energy, weights),
+        recipe=metrics["recipe"],
     )
 
 

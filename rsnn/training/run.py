@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from rsnn import zoo
 from rsnn.errors import ConfigError, TrainingError
 from rsnn.evaluation import Evaluation, evaluate
-from rsnn.models import RSNN, EventClassifier, Preprocessing
+from rsnn.models import RSNN, EventClassifier, Preprocessing, cards
+from rsnn.models.pretrained import save_model
 from rsnn.training import report
 from rsnn.training.batches import PHASES
 from rsnn.training.display import Display
@@ -285,7 +286,7 @@ def _keep(recipe: Recipe, name: str, phase: Phase, training: Part, result: Phase
     model = build(recipe, name, phase, training, before).cpu()
     for kind in ("last", "selected"):
         model.load_state_dict(getattr(result, kind))
-        model.save_pretrained(where / kind)
+        save_model(model, where / kind, cards.plain_card, recipe=recipe.to_dict())
     history, selected = result.place.history, result.place.selected_epoch
     write_json(
         where / METRICS_FILE,

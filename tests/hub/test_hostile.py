@@ -97,6 +97,7 @@ def forget_hash(folder):
         ('{"format_version": 1, "model": {"logit_scale": NaN}}', "NaN is not a JSON number"),
         ('{"format_version": 1, "model": {"logit_scale": -Infinity}}', "-Infinity is not a JSON number"),
         ('{"format_version": 1, "model": {}, "library_version": 3}', "library_version is 3; expected a text"),
+        ('{"format_version": 1, "model": {}, "recipe": "x"}', "recipe is 'x'; expected an object"),
         ('{"format_version": 1, "model": {}, "weights_sha256": "../../x"}', "expected 64 hexadecimal digits"),
         ('{"format_version": 1, "model": {}, "weights_sha256": 5}', "expected 64 hexadecimal digits"),
         ('{"format_version": 1, "model": [1]}', r"model: got \[1\]; expected an object"),
@@ -106,7 +107,7 @@ def forget_hash(folder):
         ('{"format_version": 1, "model": {"type": "RSN"}}', "Did you mean 'RSNN'"),
         ('{"format_version": 1, "model": {"type": "RSNN"}}', "RSNN needs encoder, classifier"),
     ],
-    ids=range(30),
+    ids=range(31),
 )
 def test_envelope(checkpoint, text, message):
     (checkpoint / "config.json").write_bytes(text.encode("latin-1"))

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import rsnn
+from rsnn import hub
 from rsnn.errors import ConfigError, TrainingError
-from rsnn.training import loop, train
+from rsnn.training import loop, recipe_from, train
 from rsnn.training.display import Display
 from rsnn.training.recipe import Optimizer, Phase, Schedule
 
@@ -106,6 +107,8 @@ def test_the_report_has_everything(recipe, archive, test_archive, tmp_path):
     assert metrics["phases"]["encoder"]["selected_epoch"] == best["epoch"]
     assert metrics["test_selected"]["samples"] == metrics["test_last"]["samples"] == 9
     assert metrics["test_selected"]["accuracy"] > 0.6, "three thirds of a frame can be told apart"
+    for folder in (tmp_path / "model", tmp_path / "encoder" / "last"):
+        assert recipe_from(hub.resolve(folder).recipe()) == chosen
     model = rsnn.load(tmp_path / "model")
     assert model.class_names == ("left", "right", "top")
     assert model.preprocessing.window_ms == pytest.approx(99, abs=2)

@@ -113,7 +113,10 @@ def test_train_and_evaluate_from_the_command_line(archive, test_archive, tmp_pat
     assert result.exit_code == 0, result.output
     folder = tmp_path / "runs" / "convlstm-nmnist-cl-mean-seed3"
     assert (folder / "tensorboard").is_dir()
-    assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 3
+    recipe = json.loads((folder / "metrics.json").read_text())["recipe"]
+    assert recipe["seed"] == 3
+    assert json.loads(invoke("info", folder / "model", "--json").stdout)["recipe"] == recipe
+    assert '"seed": 3' in invoke("info", folder / "model").stdout
 
     result = invoke(
         "evaluate", folder / "model", "--data", test_archive, "--json", "--robustness", "--confusion", "c.png"

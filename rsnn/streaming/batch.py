@@ -1,0 +1,301 @@
+"""Models on several streams: events in as they come, predictions out when their time has come.
+
+Letters: T steps of a window, K classes, N samples, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsnn.errors import InputError
+from rsnn.streaming import trees
+from rsnn.streaming.slicer import Chunk, Slice, Slicer
+from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing
+from rsnn.streaming.track import Track, Window
+
+if TYPE_CHECKING:
+    from rsnn.models import EventClassifier, Prediction
+
+Timed = tuple[int, "Prediction"]
+
+_SNAPSHOT_FORMAT = 1
+_END: Any = object()
+
+
+class StreamBatch:
+    """Several independent streams through one model, their steps side by side where that is possible.
+
+    Every stream has its own sensor, clock and windows, and its predictions are those it would have alone. Windows run
+    through the network together when they have gone the same number of steps, so streams that begin together and are
+    fed together gain most.
+
+    Args:
+        model: any model of the library with a preprocessing of `split_by="time"`; it is used as it is, on its device.
+        streams: how many.
+        window_us: duration of a window, in which the model gathers evidence before it starts afresh; by default that
+            of the recordings it was trained on, if its checkpoint says so, else one second. A step lasts
+            `window_us / num_frames`.
+        hop_us: time between predictions: whole steps that divide the window; one step by default.
+        overlap: windows that run at once, each `window_us / overlap` after the one before; the oldest one predicts. So
+            a prediction has at least `1 - 1 / overlap` of a window behind it (after the first window), at `overlap`
+            times the work.
+        decay: weight that the logits of a prediction keep in the next one, from 0 (none) to below 1: the running
+            probabilities are the softmax of the weighted mean of all logits so far, those of n hops ago with the
+            weight decay^n.
+        sensor_size: (width, height); see [`Slicer`][rsnn.streaming.slicer.Slicer].
+
+    Raises:
+        InputError: an argument is out of its range, or the model cannot cut a stream.
+
+    """
+
+    def __init__(
+        self,
+        model: EventClassifier,
+        streams: int,
+        *,
+        window_us: int | None = None,
+        hop_us: int | None = None,
+        overlap: int = 1,
+        decay: float = 0.0,
+        sensor_size: tuple[int, int] | None = None,
+    ) -> None:
+        preprocessing = model.preprocessing
+        if preprocessing is None:
+            raise InputError(
+                f"this {type(model).__name__} has no preprocessing, so it cannot cut a stream into frames; build it "
+                "with preprocessing=rsnn.Preprocessing(...)"
+            )
+        if preprocessing.split_by != "time":
+            raise InputError(
+                f"the model was trained on frames of equal numbers of events (split_by={preprocessing.split_by!r}), "
+                "and a stream is cut by time; expected a model with split_by='time'"
+            )
+        if preprocessing.normalize == "per-sample":
+            raise InputError(
+                "the model was trained on frames that are normalised by the counts of the whole recording "
+                "(normalize='per-sample'), which a stream has not; expected another normalize"
+            )
+        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
+            raise InputError(f"streams={streams!r}: expected a whole number of at least 1")
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+            raise InputError(f"decay={decay!r}: expected a weight from 0 to below 1")
+        if window_us is None:
+            known = preprocessing.window_ms
+            window_us = DEFAULT_WINDOW_US if known is None else 1000 * known
+        self.model = model
+        self.timing = Timing.of(preprocessing.num_frames, window_us, hop_us, overlap)
+        self._decay = float(decay)
+        self._tracks = [
+            Track(Slicer(preprocessing, self.timing, sensor_size), self.timing, self._decay) for _ in range(streams)
+        ]
+        self._batch_axes: list[int | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    @property
+    def slicers(self) -> list[Slicer]:
+        """What cuts each stream."""
+        return [track.slicer for track in self._tracks]
+
+    @property
+    def late(self) -> list[int]:
+        """Events of each stream that were left out because they came after their step was complete."""
+        return [track.slicer.late for track in self._tracks]
+
+    def push(self, chunks: Iterable[Chunk | None]) -> list[list[Timed]]:
+        """Add a chunk of events to each stream (None for none), and return what became due.
+
+        Args:
+            chunks: for each stream `Events`, or a structured array with the fields t, x, y and p in any order of time.
+
+        Returns:
+            for each stream the predictions, each with the time at which its last step ended.
+
+        Raises:
+            InputError: there are not as many chunks as streams, or one is no events or of another sensor.
+            RecordingError: an event of an array lies outside the sensor.
+
+        """
+        listed = list(chunks)
+        self._check_number(listed, "chunks")
+        # All are checked before any is added: after an error no stream has moved.
+        checked = [
+            None if chunk is None else slicer.checked(chunk) for slicer, chunk in zip(self.slicers, listed, strict=True)
+        ]
+        return self.run(
+            () if chunk is None else slicer.add(chunk) for slicer, chunk in zip(self.slicers, checked, strict=True)
+        )
+
+    def advance_to(self, t_us: int | Iterable[int | None]) -> list[list[Timed]]:
+        """Let time pass without events, up to `t_us` (one for all, or one for each stream): a sensor may be silent."""
+        times = [t_us] * len(self) if isinstance(t_us, int | np.integer) else list(t_us)
+        self._check_number(times, "times")
+        return self.run(
+            () if t is None else slicer.close_until(int(t)) for slicer, t in zip(self.slicers, times, strict=True)
+        )
+
+    def flush(self) -> list[list[Timed]]:
+        """End the open step now, and predict from what there is, between two hops too: for the end of a recording."""
+        outputs = self.run(slicer.close(slicer.step + 1) if slicer.events else () for slicer in self.slicers)
+        for output, track in zip(outputs, self._tracks, strict=True):
+            logits = track.due_early()
+            if logits is not None:
+                output.append(self._timed(track, logits))
+        return outputs
+
+    @torch.no_grad()
+    def run(self, slices: Iterable[Iterable[Slice]]) -> list[list[Timed]]:
+        """Run the steps that each stream's slicer completed, for callers who slice and run in two threads.
+
+        The first steps of all streams come first, then the second ones, and so on.
+
+        Raises:
+            InputError: there are not as many as streams.
+
+        """
+        listed = list(slices)
+        self._check_number(listed, "rows of slices")
+        outputs: list[list[Timed]] = [[] for _ in self._tracks]
+        walks = {i: track.frames(done) for i, (track, done) in enumerate(zip(self._tracks, listed, strict=True))}
+        with _evaluating(self.model):
+            while walks:
+                frames = {}
+                for i in list(walks):
+                    frame = next(walks[i], _END)
+                    if frame is _END:
+                        del walks[i]
+                    else:
+                        frames[i] = frame
+                self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
+                for i in frames:
+                    logits = self._tracks[i].end_step()
+                    if logits is not None:
+                        outputs[i].append(self._timed(self._tracks[i], logits))
+        return outputs
+
+    def warm_up(self) -> None:
+        """Run one empty step that leaves no trace: kernels are loaded, or compiled, before events come."""
+        self._state_of(1)
+
+    def reset(self, stream: int | None = None) -> None:
+        """Begin anew: one stream, or all of them where None."""
+        for track in self._tracks if stream is None else [self._tracks[stream]]:
+            track.reset()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state of all streams as plain data: dicts, lists, numbers and NumPy arrays.
+
+        The model's weights are not in it.
+        """
+        return {
+            "format": _SNAPSHOT_FORMAT,
+            "settings": self._settings(),
+            "streams": [track.snapshot() for track in self._tracks],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot, of this object or of one with the same model and settings.
+
+        Raises:
+            InputError: the snapshot is of other settings, or of another model.
+
+        """
+        if not isinstance(snapshot, dict) or snapshot.get("format") != _SNAPSHOT_FORMAT:
+            raise InputError(
+                f"got a {type(snapshot).__name__} that is no snapshot; expected what stream.snapshot() returned"
+            )
+        if snapshot["settings"] != self._settings():
+            raise InputError(
+                f"the snapshot is of a stream with {snapshot['settings']}, this one has {self._settings()}; expected "
+                "the same"
+            )
+        template = self._state_of(1)
+        like = next(self.model.parameters(), torch.empty(0))
+        # All windows are read before any stream changes: after an error none has.
+        windows = [
+            [Window.restored(window, template, like) for window in kept["windows"]] for kept in snapshot["streams"]
+        ]
+        for track, kept, running in zip(self._tracks, snapshot["streams"], windows, strict=True):
+            track.restore(kept, running, like)
+
+    def _settings(self) -> dict[str, Any]:
+        preprocessing = self.model.preprocessing
+        assert preprocessing is not None
+        return {
+            "streams": len(self),
+            "window_us": self.timing.window_us,
+            "num_frames": self.timing.num_frames,
+            "hop_steps": self.timing.hop_steps,
+            "stride_steps": self.timing.stride_steps,
+            "decay": self._decay,
+            "frame_size": list(preprocessing.frame_size),
+            "num_classes": self.model.num_classes,
+        }
+
+    def _check_number(self, given: list[Any], what: str) -> None:
+        if len(given) != len(self):
+            raise InputError(f"got {len(given)} {what} for {len(self)} streams; expected one for each, None for none")
+
+    def _advance(self, jobs: list[tuple[Window, Any]]) -> None:
+        """Run one step of each window, those whose states allow it together."""
+        axes = self._axes() if len(jobs) > 1 else []
+        groups: dict[Any, list[tuple[Window, Any]]] = {}
+        for window, frame in jobs:
+            key = None if window.state is None or not axes else trees.signature(window.state, axes)
+            groups.setdefault(key, []).append((window, frame))
+        for key, members in groups.items():
+            frames = self._batch([frame for _, frame in members])
+            if len(members) == 1:
+                window = members[0][0]
+                window.logits, window.state = self.model.advance(frames, window.state)
+                continue
+            before = None if key is None else trees.joined([window.state for window, _ in members], axes)
+            logits, after = self.model.advance(frames, before)
+            for index, (window, _) in enumerate(members):
+                window.logits = logits[index : index + 1].clone()
+                window.state = trees.sample(after, axes, index)
+
+    def _batch(self, frames: list[Any]) -> Tensor:
+        """Return the frames of a step side by side (1, N, 2, H, W), zeros for None."""
+        assert self.model.preprocessing is not None
+        weight = next(self.model.parameters(), torch.empty(0))
+        batch = np.zeros((1, len(frames), 2, *self.model.preprocessing.frame_size), dtype=np.float32)
+        for n, frame in enumerate(frames):
+            if frame is not None:
+                batch[0, n] = frame
+        return torch.from_numpy(batch).to(weight.device)
+
+    def _axes(self) -> list[int | None]:
+        if self._batch_axes is None:
+            self._batch_axes = trees.batch_axes(self._state_of(1), self._state_of(2))
+        return self._batch_axes
+
+    @torch.no_grad()
+    def _state_of(self, samples: int) -> Any:
+        """Return a state of the model for so many samples, to learn how it is made."""
+        with _evaluating(self.model):
+            return self.model.advance(self._batch([None] * samples))[1]
+
+    def _timed(self, track: Track, logits: Tensor) -> Timed:
+        return track.slicer.end_us(track.step - 1), self.model.predictions(logits)[0]
+
+
+@contextmanager
+def _evaluating(model: EventClassifier) -> Iterator[None]:
+    """Put the model into eval mode for a while."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()

@@ -44,7 +44,9 @@ def convlstm(
     kernel = selected(frames.device, "convlstm")
     if kernel == "native" and convlstm_native.supports(frames, *tensors):
         h, c = (None if x is None else x.to(w_input.dtype) for x in (hidden, cell))
-        features, hidden, cell = convlstm_native.convlstm(frames.to(w_input.dtype), *tensors, h, c, pool)
+        features, hidden, cell = convlstm_native.convlstm(
+            frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16
+        )
         return features.to(dtype), hidden.to(dtype), cell
     # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
     from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, frames.shape[:2])

@@ -31,8 +31,14 @@ def convlstm(
     hidden: Tensor | None,
     cell: Tensor | None,
     pool: int = 1,
+    *,
+    reduced: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run `frames` (T, N, C, H, W) through the layer; see [`rsnn.kernels.convlstm`][].
+
+    Args:
+        reduced: let the convolutions round frames, hidden states and weights to bfloat16, where the processor has
+            products of pairs of them; sums, gates and states stay in float32, and so does all of backward.
 
     Returns:
         the hidden states (T, N, D, H, W), or with `pool` their maxima in windows, and the last hidden state and cell.
@@ -40,7 +46,7 @@ def convlstm(
     """
     tensors = (frames, w_input, w_hidden, bias, hidden, cell)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    whole, _, pooled, hidden, cell = torch.ops.rsnn.convlstm(*tensors, pool, keep or pool == 1, keep)
+    whole, _, pooled, hidden, cell = torch.ops.rsnn.convlstm(*tensors, pool, keep or pool == 1, keep, reduced)
     return (whole if pool == 1 else pooled), hidden, cell
 
 
@@ -49,9 +55,11 @@ def _sizes(frames: Tensor, w_hidden: Tensor, pool: int) -> tuple[int, ...]:
     return T, N, C, w_hidden.shape[1], H, W, w_hidden.shape[2], pool
 
 
-def _run(name: str, sizes: tuple[int, ...], dtype: torch.dtype, tensors: tuple[Tensor | None, ...]) -> None:
-    function = getattr(native.library("convlstm", _REALS[dtype]), f"convlstm_{name}")
-    if function((ctypes.c_int * len(sizes))(*sizes), torch.get_num_threads(), *map(native.pointer, tensors)):
+def _run(
+    function: str, source: str, sizes: tuple[int, ...], dtype: torch.dtype, tensors: tuple[Tensor | None, ...]
+) -> None:
+    run = getattr(native.library(source, _REALS[dtype]), function)
+    if run((ctypes.c_int * len(sizes))(*sizes), torch.get_num_threads(), *map(native.pointer, tensors)):
         raise MemoryError("the ConvLSTM kernel found no memory")
 
 
@@ -80,10 +88,13 @@ def _forward(
     pool: int,
     whole: bool,
     keep: bool,
+    reduced: bool,
 ) -> tuple[Tensor, ...]:
     outputs = _outputs(frames, w_hidden, pool, whole, keep)
     inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
-    _run("forward", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs))
+    reduced = reduced and frames.dtype == torch.float32 and bool(native.library("convlstm").convlstm_has_pairs())
+    function = "convlstm_forward_pairs" if reduced else "convlstm_forward"
+    _run(function, "convlstm", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs))
     return outputs
 
 
@@ -120,14 +131,14 @@ def _backward(
     outputs = _gradients(frames, w_input, w_hidden, d_frames, sizes[1], *sizes[3:6])
     given = (w_input, w_hidden, bias, frames, hidden, cell, all_hidden, all_cells, d_whole, d_pooled, d_hidden, d_cell)
     inputs = [_dense(x) for x in given]  # kept until the call is over
-    _run("backward", sizes, frames.dtype, (*inputs, *outputs))
+    _run("convlstm_backward", "convlstm_backward", sizes, frames.dtype, (*inputs, *outputs))
     return outputs
 
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
 _library.define(
     "convlstm(Tensor frames, Tensor w_input, Tensor w_hidden, Tensor? bias, Tensor? hidden, Tensor? cell, int pool, "
-    "bool whole, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "bool whole, bool keep, bool reduced) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "convlstm_backward(Tensor frames, Tensor w_input, Tensor w_hidden, Tensor? bias, Tensor? hidden, Tensor? cell, "
@@ -149,6 +160,7 @@ def _fake_forward(
     pool: int,
     whole: bool,
     keep: bool,
+    reduced: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:
     return _outputs(frames, w_hidden, pool, whole, keep)
 
@@ -160,7 +172,7 @@ def _fake_backward(frames: Tensor, w_input: Tensor, w_hidden: Tensor, *others: A
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    frames, w_input, w_hidden, bias, hidden, cell, ctx.pool, _, _ = inputs
+    frames, w_input, w_hidden, bias, hidden, cell, ctx.pool, *_ = inputs
     ctx.save_for_backward(frames, w_input, w_hidden, bias, hidden, cell, output[0], output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -173,7 +185,7 @@ def _backward_of(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ..
         *tensors, whole, cells, d_whole, d_pooled, d_hidden, d_cell, ctx.pool, ctx.needs_input_grad[0]
     )
     wanted = zip(results, ctx.needs_input_grad, strict=False)
-    return (*(result if needed else None for result, needed in wanted), None, None, None)
+    return (*(result if needed else None for result, needed in wanted), *[None] * 4)
 
 
 torch.library.register_autograd("rsnn::convlstm", _backward_of, setup_context=_setup_context, lib=_library)

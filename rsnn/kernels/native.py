@@ -78,7 +78,7 @@ def pointer(x: Tensor | None) -> ctypes.c_void_p:
 
 def _key(name: str) -> str:
     """Return a digest of all that the compiled library depends on."""
-    sources = [(SOURCES / file).read_bytes() for file in ("common.h", f"{name}.cpp")]
+    sources = [file.read_bytes() for file in (*sorted(SOURCES.glob("*.h")), SOURCES / f"{name}.cpp")]
     machine = [platform.system(), platform.machine(), _processor(), repr((FLAGS, OPTIONS))]
     return hashlib.sha256(b"\0".join([*sources, *(part.encode() for part in machine)])).hexdigest()[:24]
 

@@ -158,16 +158,6 @@ void backward(const Size& s, const R* q, const R* k, const R* v, R scale, const 
   });
 }
 
-template <class Run>
-int guarded(const Run& run) {
-  try {
-    run();
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-}
-
 }  // namespace
 
 #define ATTENTION(R, NAME)                                                                                            \

@@ -1,4 +1,4 @@
-// What every native kernel needs: vectors of 64 bytes, a fast exponential, and a team of threads.
+// What every native kernel needs: vectors of 64 bytes, fast exponentials, and a team of threads.
 //
 // Vectors are the compilers' own extension (GCC, Clang): wide registers where the machine has them, several narrow ones
 // where it does not.
@@ -8,10 +8,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <thread>
 #include <vector>
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#ifdef __AVX512F__
+#include <immintrin.h>
 #endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -74,61 +78,75 @@ INLINE Vec<R> spread(R value) {
   return value - Vec<R>{};
 }
 
-// 2^n and e^r - 1 with x = n ln(2) + r, |r| <= ln(2) / 2, x clamped to +-`limit`, in float32.
-INLINE void split_exp(Vec<float> x, float limit, Vec<float>& power, Vec<float>& rest) {
-  typedef Vectors<float>::I I;
-  x = x < limit ? x : spread(limit);
-  x = x > -limit ? x : spread(-limit);
-  const Vec<float> shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are round(x / ln 2)
-  const Vec<float> n = shifted - 12582912.0f;
-  Vec<float> r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Vec<float> p = r * 1.98756912e-4f + 1.39819994e-3f;
-  p = p * r + 8.33345205e-3f;
-  p = p * r + 4.16657962e-2f;
-  p = p * r + 1.66666657e-1f;
-  p = p * r + 0.5f;
-  rest = p * (r * r) + r;
-  power = (Vec<float>)(((I)shifted << 23) + 0x3f800000);
+// 2^(x + more) = power (1 + rest), with power = 2^n, in float32; x clamped to at most `limit`, |more| small.
+INLINE void split_exp2(Vec<float> x, Vec<float> more, float limit, Vec<float>& power, Vec<float>& rest) {
+  x = x > limit ? spread(limit) : x;
+#ifdef __AVX512F__
+  Vec<float> r = (Vec<float>)_mm512_reduce_ps((__m512)x, 0);
+  power = (Vec<float>)_mm512_scalef_ps(_mm512_set1_ps(1), (__m512)(x - r));
+#else
+  x = x < -126.0f ? spread(-126.0f) : x;
+  const Vec<float> shifted = x + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are round(x)
+  Vec<float> r = x - (shifted - 12582912.0f);
+  power = (Vec<float>)(((Vectors<float>::I)shifted << 23) + 0x3f800000);
+#endif
+  r += more;
+  Vec<float> p = r * 1.53533619e-4f + 1.33988744e-3f;
+  p = p * r + 9.61843736e-3f;
+  p = p * r + 5.55033247e-2f;
+  p = p * r + 2.40226479e-1f;
+  p = p * r + 6.93147203e-1f;
+  rest = p * r;
 }
 
-// exp(x) to about 1 ulp, x clamped to +-80.
-INLINE Vec<float> exp_of(Vec<float> x, float limit = 80.0f) {
+// 2^x to about 1 ulp, x clamped to at most `limit`.
+INLINE Vec<float> exp2_of(Vec<float> x, float limit = 126.0f) {
   Vec<float> power, rest;
-  split_exp(x, limit, power, rest);
+  split_exp2(x, Vec<float>{}, limit, power, rest);
   return power * rest + power;
 }
 
-// exp(x) - 1, exact near 0 too.
-INLINE Vec<float> expm1_of(Vec<float> x, float limit = 80.0f) {
+// 2^x - 1, exact near 0 too.
+INLINE Vec<float> exp2m1_of(Vec<float> x, float limit = 126.0f) {
   Vec<float> power, rest;
-  split_exp(x, limit, power, rest);
+  split_exp2(x, Vec<float>{}, limit, power, rest);
   return power * rest + (power - 1.0f);
 }
 
-INLINE Vec<double> exp_of(Vec<double> x, double limit = 700.0) {
+// e^x to about 1 ulp, x clamped to at most 87.
+INLINE Vec<float> exp_of(Vec<float> x) {
+  x = x > 87.0f ? spread(87.0f) : x;
+  x = x < -87.0f ? spread(-87.0f) : x;
+  const Vec<float> whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23 rounds
+  // ln 2 in two parts, the first so short that its product is exact.
+  const Vec<float> more = (x - whole * 0.693359375f) * 1.44269504f + whole * 3.06131867e-4f;
+  Vec<float> power, rest;
+  split_exp2(whole, more, 126.0f, power, rest);
+  return power * rest + power;
+}
+
+template <class Function>
+INLINE Vec<double> in_lanes(Vec<double> x, double limit, const Function& function) {
   Vec<double> result;
-  for (int lane = 0; lane < kLanes<double>; ++lane) result[lane] = std::exp(std::fmin(std::fmax(x[lane], -limit), limit));
+  for (int lane = 0; lane < kLanes<double>; ++lane) result[lane] = function(x[lane] > limit ? limit : x[lane]);
   return result;
 }
 
-INLINE Vec<double> expm1_of(Vec<double> x, double limit = 700.0) {
-  Vec<double> result;
-  for (int lane = 0; lane < kLanes<double>; ++lane)
-    result[lane] = std::expm1(std::fmin(std::fmax(x[lane], -limit), limit));
-  return result;
+INLINE Vec<double> exp2_of(Vec<double> x, double limit = 1022.0) {
+  return in_lanes(x, limit, [](double lane) { return std::exp2(lane); });
+}
+
+INLINE Vec<double> exp2m1_of(Vec<double> x, double limit = 1022.0) {
+  return in_lanes(x, limit, [](double lane) { return std::expm1(lane * 0.693147180559945309417); });
+}
+
+INLINE Vec<double> exp_of(Vec<double> x) {
+  return in_lanes(x, 709.0, [](double lane) { return std::exp(lane); });
 }
 
 template <class R>
 INLINE Vec<R> sigmoid(Vec<R> x) {
   return (R)1 / ((R)1 + exp_of(-x));
-}
-
-// tanh(x) = -m / (m + 2) with m = e^(-2 x) - 1.
-template <class R>
-INLINE Vec<R> tanh_of(Vec<R> x) {
-  const Vec<R> m = expm1_of(x * (R)-2);
-  return -m / (m + (R)2);
 }
 
 // Where the members of a team wait until all of them are there.
@@ -184,3 +202,14 @@ class Buffer {
   std::vector<R> memory_;
   R* data_;
 };
+
+// Calls run() and returns 0, or 1 where there is no memory or no thread to be had.
+template <class Run>
+int guarded(const Run& run) {
+  try {
+    run();
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}

@@ -332,16 +332,6 @@ void combine(int64_t rows, int64_t C, const X* x, X* d_x, const R* a, const R* b
   });
 }
 
-template <class Run>
-int guarded(const Run& run) {
-  try {
-    run();
-    return 0;
-  } catch (const std::exception&) {  // no memory, no threads
-    return 1;
-  }
-}
-
 Size sizes(const int64_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5]}; }
 
 }  // namespace

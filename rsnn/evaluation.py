@@ -16,7 +16,7 @@ import torch
 from rsnn.data import Events, read_events
 from rsnn.errors import InputError
 from rsnn.models import EventClassifier
-from rsnn.models.base import Recording
+from rsnn.models.prediction import Recording, frames_of
 
 # Two-sided 95 % of the normal distribution.
 _Z_95 = 1.959964
@@ -149,7 +149,7 @@ def evaluate_steps(
     confusions = {k: _nothing(model) for k in wanted}
     device = next(model.parameters()).device
     for batch in _batches(samples, batch_size):
-        frames = torch.stack([model._frames(recording) for recording, _ in batch], dim=1)
+        frames = torch.stack([frames_of(recording, model) for recording, _ in batch], dim=1)
         state, done = None, 0
         for k in wanted:
             with torch.no_grad():

@@ -6,8 +6,6 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
@@ -17,35 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn import hub
-from rsnn.data import Events, read_events
 from rsnn.errors import InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_fit, with_state
+from rsnn.models.prediction import Prediction, Recording, decide_early, frames_of, of_equal_shape
 from rsnn.models.preprocessing import Preprocessing
 from rsnn.nn.checks import check_features, check_positive
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds
 
 Part = Literal["encoder", "classifier"]
-Recording = Events | np.ndarray[Any, Any] | Tensor | str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one recording.
-
-    Attributes:
-        label: name of the most probable class (its index as text, where the model has no names).
-        index: index of that class.
-        probabilities: of every class (K,), float32 on the CPU; they sum to 1.
-        steps: time steps that an early decision took; None where the whole recording was asked for.
-
-    """
-
-    label: str
-    index: int
-    probabilities: Float[Tensor, " K"]
-    steps: int | None = None
 
 
 class ModelState(NamedTuple):
@@ -200,25 +179,16 @@ class EventClassifier(nn.Module):
         training = self.training
         self.eval()
         try:
+            frames = (frames_of(one, self) for one in recording)
             if until is not None:
-                return [self._decide(self._frames(one).to(weight.device), until) for one in recording]
+                return [decide_early(self, one.to(weight.device), until) for one in frames]
             return [
                 prediction
-                for batch in _of_equal_shape(map(self._frames, recording), batch_size)
+                for batch in of_equal_shape(frames, batch_size)
                 for prediction in self.predictions(self(torch.stack(batch, dim=1).to(weight.device)))
             ]
         finally:
             self.train(training)
-
-    def _decide(self, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:
-        """Go through the steps until a class is probable enough; at least one step, as `advance` asks for."""
-        state = None
-        for step in range(max(len(frames), 1)):
-            logits, state = self.advance(frames[step : step + 1, None], state)
-            prediction = replace(self.predictions(logits)[0], steps=step + 1)
-            if prediction.probabilities[prediction.index] >= until:
-                break
-        return prediction
 
     def stream(
         self,
@@ -253,27 +223,6 @@ class EventClassifier(nn.Module):
             decay=decay,
             sensor_size=sensor_size,
         )
-
-    def _frames(self, recording: Recording) -> Float[Tensor, "T C H W"]:
-        if isinstance(recording, str | os.PathLike):
-            recording = read_events(recording)
-        if isinstance(recording, Events):
-            if self.preprocessing is None:
-                raise InputError(
-                    f"this {type(self).__name__} has no preprocessing, so it cannot cut a recording into frames; build "
-                    "it with preprocessing=rsnn.Preprocessing(...) or pass frames"
-                )
-            return self.preprocessing.frames(recording)
-        if not isinstance(recording, np.ndarray | Tensor):
-            raise InputError(
-                f"predict got a {type(recording).__name__}; expected Events, a path, frames (T, C, H, W), or a list"
-            )
-        if recording.ndim != 4:
-            raise InputError(
-                f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "
-                "list of such"
-            )
-        return torch.as_tensor(recording).to(torch.float32)
 
     def predictions(self, logits: Float[Tensor, "N K"]) -> list[Prediction]:
         """Return what the logits of N samples say of each."""
@@ -458,15 +407,3 @@ class EventClassifier(nn.Module):
             return hub.push(
                 folder, repo, private=private, token=token, revision=revision, commit_message=commit_message
             )
-
-
-def _of_equal_shape(frames: Iterator[Tensor], batch_size: int) -> Iterator[list[Tensor]]:
-    """Cut a stream of samples into lists of at most `batch_size` neighbours that have one shape."""
-    batch: list[Tensor] = []
-    for sample in frames:
-        if batch and (sample.shape != batch[0].shape or len(batch) == batch_size):
-            yield batch
-            batch = []
-        batch.append(sample)
-    if batch:
-        yield batch

@@ -161,15 +161,15 @@ def test_an_error_of_the_source_is_the_callers():
 
 
 class Slow(nn.SumFrames):
-    """A reduction that takes 30 ms a step."""
+    """A reduction that takes 0.1 s a step."""
 
     def forward(self, features, state=None):
-        time.sleep(0.03)
+        time.sleep(0.1)
         return super().forward(features, state)
 
 
 def test_ten_million_events_a_second_are_dropped_in_whole_steps():
-    """A model of 30 ms on steps of 10 ms, with 100,000 events in each: memory and delay stay as they are."""
+    """A model of 0.1 s on steps of 10 ms, with 100,000 events in each: memory and delay stay as they are."""
     model = small_model("mean")
     model.classifier.reduction = Slow()
     generator = np.random.default_rng(0)

@@ -6,7 +6,6 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,18 +15,9 @@ from torch.nn import functional as F
 from rsnn import kernels
 from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate, lif_native, sparse_native
-from rsnn.nn.checks import check_features, check_kind, check_positive, check_sizes, is_watched
+from rsnn.nn.checks import check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
-from rsnn.nn.steps import add_up
-from rsnn.nn.voting import Voting, resized_output
-
-
-class SCNNState(NamedTuple):
-    """What a spiking CNN carries on: every layer's potential, and the votes of the steps so far."""
-
-    potentials: tuple[Tensor, ...]
-    votes: Float[Tensor, "N K"]
-    steps: int
+from rsnn.nn.voting import RateClassifier, Voting, resized_output
 
 
 class SpikingConv(nn.Module):
@@ -126,7 +116,7 @@ class SpikingLinear(nn.Module):
         return spikes, potential
 
 
-class SCNN(nn.Module):
+class SCNN(RateClassifier):
     """Spiking CNN over per-step feature maps: rates averaged over time, then voting.
 
     [128SC3-BN-MP] x stages - (128 m m)SL - (32 m m)SL - V - AP10, with m x m the last feature map and V = K votes.
@@ -209,52 +199,20 @@ class SCNN(nn.Module):
         self.output = SpikingLinear(max(channels // 4, 1) * pixels, num_classes * votes, dropout, lif())
         self.voting = Voting(votes)
 
-    def forward(
-        self, features: Float[Tensor, "T N C H W"], state: SCNNState | None = None
-    ) -> tuple[Float[Tensor, "N K"], SCNNState]:
-        """Classify the feature maps.
-
-        Args:
-            features: (T, N, in_channels, *in_size).
-            state: what an earlier call returned, to go on from there; None starts afresh.
-
-        Returns:
-            rates (N, K): the share of steps, of all since the fresh state, at which a class's outputs fired; and the
-            state after the last step. So the last of several calls on chunks returns what one call on all returns.
-
-        Raises:
-            InputError: `features` or `state` has another shape, type or device.
-
-        """
-        check_kind(state, SCNNState, type(self).__name__)
-        votes, potentials = self.step_votes(features, None if state is None else state.potentials)
-        total = add_up(votes, None if state is None else state.votes)
-        steps = features.shape[0] + (0 if state is None else state.steps)
-        return total / steps, SCNNState(potentials, total, steps)
-
     def step_votes(
-        self, features: Float[Tensor, "T N C H W"], potentials: tuple[Tensor, ...] | None = None
+        self, features: Float[Tensor, "T N C H W"], layers: tuple[Tensor, ...] | None = None
     ) -> tuple[Float[Tensor, "T N K"], tuple[Tensor, ...]]:
-        """Return each step's share of firing outputs per class (T, N, K), and every layer's potential after the last.
-
-        For losses on every step (TET); `forward` averages them over time.
-        """
-        check_features(features, self.in_channels, type(self).__name__, self.output.linear.weight)
-        if tuple(features.shape[3:]) != self.in_size:
-            raise InputError(
-                f"{type(self).__name__} got feature maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}"
-            )
-        layers = [*self.convs, self.hidden, self.output]
-        if potentials is not None and len(potentials) != len(layers):
-            raise InputError(f"{type(self).__name__} got {len(potentials)} potentials; it has {len(layers)} layers")
+        """Return each step's share of firing outputs per class, and every layer's potential after the last."""
+        stages = [*self.convs, self.hidden, self.output]
+        self._check(features, self.output.linear.weight, layers, len(stages))
         x = features
         if self.in_pool > 1:
             x = F.avg_pool2d(x.flatten(0, 1), self.in_pool).unflatten(0, features.shape[:2])
         after = []
-        for layer, potential in zip(layers, potentials or [None] * len(layers), strict=True):
-            if layer is self.hidden:
+        for stage, potential in zip(stages, layers or [None] * len(stages), strict=True):
+            if stage is self.hidden:
                 x = x.flatten(2)
-            x, potential = layer(x, potential)
+            x, potential = stage(x, potential)
             after.append(potential)
         return self.voting(x), tuple(after)
 

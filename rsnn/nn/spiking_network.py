@@ -17,12 +17,11 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.kernels import Rectangle
-from rsnn.nn.checks import check_features, check_kind, check_positive, check_sizes
+from rsnn.nn.checks import check_positive, check_sizes
 from rsnn.nn.lif import LIF
 from rsnn.nn.neunorm import NeuNorm
 from rsnn.nn.srm import SRM
-from rsnn.nn.steps import add_up
-from rsnn.nn.voting import Voting, resized_output
+from rsnn.nn.voting import RateClassifier, Voting, resized_output
 
 # Five digits are more than any published network needs, and few enough for sizes that torch can multiply.
 _LAYER = re.compile(
@@ -62,14 +61,6 @@ class SpikingLayerState(NamedTuple):
 
     neuron: Any
     norm: Tensor | None
-
-
-class SpikingNetworkState(NamedTuple):
-    """What a spiking network carries on: every layer's state, and the votes of the steps so far."""
-
-    layers: tuple[SpikingLayerState, ...]
-    votes: Float[Tensor, "N K"]
-    steps: int
 
 
 class SumPool(nn.Module):
@@ -113,7 +104,7 @@ class SpikingLayer(nn.Module):
         return spikes, SpikingLayerState(neuron, norm)
 
 
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(RateClassifier):
     """Feed-forward spiking network from a list of layers: what the published baselines are made of.
 
     Layers are written as in the papers:
@@ -221,45 +212,13 @@ class SpikingNetwork(nn.Module):
         assert isinstance(self.output.synapses, nn.Linear)
         return self.output.synapses
 
-    def forward(
-        self, features: Float[Tensor, "T N C H W"], state: SpikingNetworkState | None = None
-    ) -> tuple[Float[Tensor, "N K"], SpikingNetworkState]:
-        """Classify the frames.
-
-        Args:
-            features: (T, N, in_channels, *in_size).
-            state: what an earlier call returned, to go on from there; None starts afresh.
-
-        Returns:
-            rates (N, K): the share of steps, of all since the fresh state, at which a class's outputs fired; and the
-            state after the last step. So the last of several calls on chunks returns what one call on all returns.
-
-        Raises:
-            InputError: `features` or `state` has another shape, type or device.
-
-        """
-        check_kind(state, SpikingNetworkState, type(self).__name__)
-        votes, layers = self.step_votes(features, None if state is None else state.layers)
-        total = add_up(votes, None if state is None else state.votes)
-        steps = features.shape[0] + (0 if state is None else state.steps)
-        return total / steps, SpikingNetworkState(layers, total, steps)
-
     def step_votes(
         self, features: Float[Tensor, "T N C H W"], layers: tuple[SpikingLayerState, ...] | None = None
     ) -> tuple[Float[Tensor, "T N K"], tuple[SpikingLayerState, ...]]:
-        """Return each step's share of firing outputs per class (T, N, K), and every layer's state after the last.
-
-        For losses on every step; `forward` averages them over time.
-        """
-        check_features(features, self.in_channels, type(self).__name__, self._last.weight)
-        if tuple(features.shape[3:]) != self.in_size:
-            raise InputError(
-                f"{type(self).__name__} got frames of {tuple(features.shape[3:])} pixels; expected {self.in_size}"
-            )
+        """Return each step's share of firing outputs per class, and every layer's state after the last."""
         stages = [*self.stages, self.output]
         spiking = sum(isinstance(stage, SpikingLayer) for stage in stages)
-        if layers is not None and len(layers) != spiking:
-            raise InputError(f"{type(self).__name__} got states of {len(layers)} layers; it has {spiking}")
+        self._check(features, self._last.weight, layers, spiking)
         before = iter(layers or [None] * spiking)
         after = []
         x = features

@@ -1,13 +1,19 @@
-"""Voting: every class has several outputs, and their mean is its score."""
+"""Voting: every class has several outputs, whose mean, over time too, is its score.
+
+Shapes: T steps, N batch, C channels, H height, W width, K classes, V = K votes outputs.
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.nn.checks import check_positive
+from rsnn.nn.checks import check_features, check_kind, check_positive
+from rsnn.nn.steps import add_up
 
 
 class Voting(nn.Module):
@@ -39,6 +45,65 @@ class Voting(nn.Module):
     def extra_repr(self) -> str:
         """Return what `repr` shows of the layer."""
         return str(self.votes)
+
+
+class RateState(NamedTuple):
+    """What a spiking classifier carries on: the state of every layer of neurons, and the votes of the steps so far."""
+
+    layers: tuple[Any, ...]
+    votes: Float[Tensor, "N K"]
+    steps: int
+
+
+class RateClassifier(nn.Module):
+    """Base of the spiking classifiers: layers that vote at every step, and the mean of the votes over time.
+
+    A subclass has the attributes `in_channels` and `in_size`, and says in `step_votes` how a step becomes votes.
+    """
+
+    in_channels: int
+    in_size: tuple[int, ...]
+
+    def forward(
+        self, features: Float[Tensor, "T N C H W"], state: RateState | None = None
+    ) -> tuple[Float[Tensor, "N K"], RateState]:
+        """Classify the feature maps.
+
+        Args:
+            features: (T, N, in_channels, *in_size).
+            state: what an earlier call returned, to go on from there; None starts afresh.
+
+        Returns:
+            rates (N, K): the share of steps, of all since the fresh state, at which a class's outputs fired; and the
+            state after the last step. So the last of several calls on chunks returns what one call on all returns.
+
+        Raises:
+            InputError: `features` or `state` has another shape, type or device.
+
+        """
+        check_kind(state, RateState, type(self).__name__)
+        votes, layers = self.step_votes(features, None if state is None else state.layers)
+        total = add_up(votes, None if state is None else state.votes)
+        steps = features.shape[0] + (0 if state is None else state.steps)
+        return total / steps, RateState(layers, total, steps)
+
+    def step_votes(
+        self, features: Float[Tensor, "T N C H W"], layers: tuple[Any, ...] | None = None
+    ) -> tuple[Float[Tensor, "T N K"], tuple[Any, ...]]:
+        """Return each step's share of firing outputs per class (T, N, K), and every layer's state after the last.
+
+        For losses on every step (TET); `forward` averages them over time.
+        """
+        raise NotImplementedError
+
+    def _check(self, features: Tensor, like: Tensor, layers: tuple[Any, ...] | None, number: int) -> None:
+        """Refuse features that do not fit the network, and states of another number of layers than its own."""
+        name = type(self).__name__
+        check_features(features, self.in_channels, name, like)
+        if tuple(features.shape[3:]) != self.in_size:
+            raise InputError(f"{name} got feature maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}")
+        if layers is not None and len(layers) != number:
+            raise InputError(f"{name} got states of {len(layers)} layers; it has {number}")
 
 
 def resized_output(old: nn.Linear, num_classes: int, votes: int) -> nn.Linear:

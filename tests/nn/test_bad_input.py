@@ -157,7 +157,7 @@ def test_whole_numbers_as_state(name):
 
 def test_scnn_state_of_another_network():
     _, state = nn.SCNN(C, 3, SIZE, (2, 2))(frames())
-    assert "got 4 potentials; it has 5 layers" in error_of(nn.SCNN(C, 3, SIZE), frames(), state)
+    assert "got states of 4 layers; it has 5" in error_of(nn.SCNN(C, 3, SIZE), frames(), state)
 
 
 def test_encoder_state_of_another_depth():

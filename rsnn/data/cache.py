@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rsnn.data.datasets.base import Recordings
 from rsnn.data.files import make_folder
 from rsnn.data.fingerprint import DIGEST_BYTES, cache_root, code_digest, file_digests
 from rsnn.data.frames import POLARITIES, check_num_frames, check_size, check_split_by, crop_to_shape, to_frames
 from rsnn.data.progress import progress
+from rsnn.data.protocols import Recordings
 from rsnn.errors import InputError, RecordingError, RSNNError
 
 LARGEST_BYTE = 255

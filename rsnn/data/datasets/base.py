@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,48 +20,6 @@ class Sample(NamedTuple):
     id: str
     label: int
     path: Path
-
-
-class Recordings(Protocol):
-    """Labelled recordings, as the data sets and `EventArchive` are."""
-
-    @property
-    def name(self) -> str:
-        """The data set's name, for results."""
-
-    @property
-    def split(self) -> str:
-        """The part that this is, such as "train", or "all"."""
-
-    @property
-    def split_name(self) -> str:
-        """How the parts were made, such as "official"."""
-
-    @property
-    def sensor_size(self) -> tuple[int, int]:
-        """(width, height) of the sensor in pixels."""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The files that the recordings come from."""
-
-    @property
-    def labels(self) -> npt.NDArray[Any] | None:
-        """Class index of each recording, if known."""
-
-    @property
-    def ids(self) -> Sequence[Any] | npt.NDArray[Any] | None:
-        """Name of each recording, if they have any."""
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        """Name of each class, if known."""
-
-    def events(self, index: int) -> Events:
-        """Return the events of one recording."""
-
-    def __len__(self) -> int:
-        """Return the number of recordings."""
 
 
 class EventDataset:

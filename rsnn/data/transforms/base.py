@@ -11,12 +11,13 @@ import abc
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
+from rsnn.data.protocols import Labelled
 from rsnn.errors import InputError
 
 
@@ -61,40 +62,6 @@ class Compose(Transform):
 
     def __hash__(self) -> int:
         return hash(self.transforms)
-
-
-class Labelled(Protocol):
-    """A data set of `(data, label)`, or of events with labels: all data sets of recordings, archives, `FrameCache`."""
-
-    @property
-    def name(self) -> str:
-        """The data set's name, for results."""
-
-    @property
-    def split(self) -> str:
-        """The part that this is."""
-
-    @property
-    def split_name(self) -> str:
-        """How the parts were made."""
-
-    @property
-    def labels(self) -> npt.NDArray[Any] | None:
-        """Class index of each recording, if known."""
-
-    @property
-    def ids(self) -> Sequence[Any] | npt.NDArray[Any] | None:
-        """Name of each recording, if they have any."""
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        """Name of each class, if known."""
-
-    def __getitem__(self, index: int) -> Any:
-        """Return the data and the label of one recording, or its events alone."""
-
-    def __len__(self) -> int:
-        """Return the number of recordings."""
 
 
 class Transformed:

@@ -1,0 +1,60 @@
+"""What labelled recordings have to offer, whichever class they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from rsnn.data.events import Events
+
+
+class Labelled(Protocol):
+    """A data set of `(data, label)`, or of events with labels: all data sets of recordings, archives, `FrameCache`."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name, for results."""
+
+    @property
+    def split(self) -> str:
+        """The part that this is."""
+
+    @property
+    def split_name(self) -> str:
+        """How the parts were made."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None:
+        """Class index of each recording, if known."""
+
+    @property
+    def ids(self) -> Sequence[Any] | npt.NDArray[Any] | None:
+        """Name of each recording, if they have any."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Name of each class, if known."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the data and the label of one recording, or its events alone."""
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+
+
+class Recordings(Labelled, Protocol):
+    """Labelled recordings of one sensor, as the data sets and `EventArchive` are."""
+
+    @property
+    def sensor_size(self) -> tuple[int, int]:
+        """(width, height) of the sensor in pixels."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that the recordings come from."""
+
+    def events(self, index: int) -> Events:
+        """Return the events of one recording."""

@@ -70,8 +70,8 @@ class ConsoleDisplay(Display):
 
     def epoch(self, place: Place, warnings: list[str]) -> None:
         course = place.history[-1]
-        rates = course["rates"].values()
-        fired = f", firing {min(rates):.1%} to {max(rates):.1%}" if rates else ""
+        rates = [f"{100 * rate:.1f}" for rate in course["rates"].values()]
+        fired = f", firing % by layer {' '.join(rates)}" if rates else ""
         mark = " [green]best[/]" if place.selected_epoch == place.epoch else ""
         self.console.print(
             f"{place.phase} {course['epoch']}/{self._total}: loss {course['loss']:.3f}, train "

@@ -299,6 +299,25 @@ def test_clipping_bounds_the_step(recipe, archive, tmp_path):
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same(recipe, archive, tmp_path):
+    courses = [
+        train(recipe(f"loop.compile={compiled}", name="scnn-nmnist"), archive, tmp_path / compiled)["phases"]
+        for compiled in ("false", "true")
+    ]
+    plain, compiled = (course["classifier"]["history"] for course in courses)
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_a_training_that_learns_nothing_is_warned_about(recipe, archive, tmp_path):
+    heard = Heard()
+    train(recipe("optimizer.lr=1e-12", name="scnn-nmnist", epochs=5), archive, tmp_path, display=heard)
+    said = "\n".join(heard.warnings)
+    assert "the loss has not moved in 5 epochs" in said
+    assert "layer classifier.convs.0.lif is silent" in said
+
+
 @pytest.mark.parametrize("changes", [("data.normalize=clip", "data.clip_at=2"), ("data.normalize=per-sample",)])
 def test_every_normalisation_can_be_trained_under(recipe, archive, tmp_path, changes):
     train(recipe(*changes, epochs=1), archive, tmp_path)

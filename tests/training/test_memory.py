@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import rsnn
 from rsnn.training import losses
@@ -46,6 +47,21 @@ def test_recomputing_with_a_loss_on_every_step():
     torch.testing.assert_close(same_loss, loss)
     for key, gradient in wanted.items():
         torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_batchnorm_over_all_gpus_is_the_same_on_one(steps):
+    """What several GPUs run: every BatchNorm converted, which the spiking layers and the recomputation have to know."""
+    plain, converted = built("rsnn-nmnist-cl"), built("rsnn-nmnist-cl")
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(converted)
+    norms = [part for part in converted.modules() if isinstance(part, _BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    for model in (plain, converted):
+        Objective(model, checkpoint_steps=steps)(FRAMES, WANTED)[0].backward()
+    for (name, ours), theirs in zip(converted.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(converted.state_dict(), plain.state_dict())
 
 
 def test_the_model_is_as_it_was_afterwards():

@@ -133,22 +133,59 @@ def test_train_and_evaluate_from_the_command_line(archive, test_archive, tmp_pat
     assert "most often taken for" in result.output
 
 
-def test_fine_tuning_in_one_command(archive, tmp_path):
+@pytest.fixture
+def start(tmp_path):
+    """A checkpoint of ten classes to go on from."""
     torch.manual_seed(0)
-    model = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4)
-    model.save_pretrained(tmp_path / "start")
-    folder = tmp_path / "mine"
+    rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4).save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
+
+
+@pytest.fixture
+def folder(archive, tmp_path):
+    """The archive's recordings as files, in a folder for each class."""
     part = rsnn.data.EventArchive(archive)
     for i, events in enumerate(part):
-        path = folder / part.class_names[int(part.labels[i])] / f"{i}.npz"
+        path = tmp_path / "mine" / part.class_names[int(part.labels[i])] / f"{i}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         rsnn.data.write_events(path, events)
+    return tmp_path / "mine"
+
+
+def test_fine_tuning_in_one_command(start, folder, tmp_path):
     result = invoke(
-        *("train", "--from", tmp_path / "start", "--data", folder, "--output", tmp_path / "run"),
+        *("train", "--from", start, "--data", folder, "--output", tmp_path / "run"),
         *("--set", "phases.joint.epochs=1"),
     )
     assert result.exit_code == 0, result.output
     assert rsnn.load(tmp_path / "run" / "model").class_names == ("left", "right", "top")
+
+
+@pytest.mark.slow
+def test_the_example_of_fine_tuning(start, folder, tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "fine_tune_folder.py"
+    done = run([sys.executable, *map(str, (example, start, folder, tmp_path / "run", "phases.joint.epochs=1"))])
+    assert done.returncode == 0, done.stderr
+    assert "classes: left, right, top" in done.stdout
+
+
+@pytest.mark.slow
+def test_simulated_gestures_from_a_number_to_the_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSNN_CACHE", str(tmp_path / "cache"))
+    settings = ("data.size=[32, 32]", "data.num_frames=2", "phases.encoder.epochs=1", "phases.classifier.epochs=1")
+    result = invoke(
+        *("train", "rsnn-gesture-cl.sim", "--data", "gestures:22", "--output", tmp_path / "run"),
+        *(word for setting in settings for word in ("--set", setting)),
+    )
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {name: phase["model"] for name, phase in metrics["phases"].items()} == {
+        "encoder": "convlstm-gesture-cl-sum",
+        "classifier": "rsnn-gesture-cl",
+    }
+    assert metrics["parts"]["training"]["recordings"] + metrics["parts"]["validation"]["recordings"] == 22
+    assert metrics["test_selected"]["samples"] == 11
+    assert rsnn.load(tmp_path / "run" / "model").class_names == rsnn.create_model("rsnn-gesture-cl").class_names
 
 
 def test_recipes_are_listed_and_shown():

@@ -55,8 +55,8 @@ def test_a_slow_loader_is_said_once():
 def place():
     history = [
         {
-            "epoch": 1, "loss": 2.0, "train_accuracy": 0.25, "accuracy": 0.5, "cross_entropy": 1.5, "rates": {"a": 0.1},
-            "samples_per_second": 12.0, "seconds": 3.0, "waited": 0.1, "lr": 0.01,
+            "epoch": 1, "loss": 2.0, "train_accuracy": 0.25, "accuracy": 0.5, "cross_entropy": 1.5,
+            "rates": {"a": 0.1, "b": 0.025}, "samples_per_second": 12.0, "seconds": 3.0, "waited": 0.1, "lr": 0.01,
         }
     ]  # fmt: skip
     return Place("encoder", epoch=1, history=history, selected_epoch=1)
@@ -71,7 +71,7 @@ def test_the_console_shows_each_epoch_and_its_warnings():
     display.end(place())
     text = written.getvalue()
     assert "encoder 1/2: loss 2.000, train 25.0%, validation 50.0% best" in text
-    assert "firing 10.0% to 10.0%" in text
+    assert "firing % by layer 10.0 2.5" in text
     assert "warning: look [here]" in text
     assert "epoch 1 selected, validation 50.0%; last epoch 50.0%" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,14 @@ def loader(frames: FramesOf, order: Sampler[Any], workers: int = 0, *, pin: bool
         num_workers=workers,
         collate_fn=together,
         pin_memory=pin,
+        worker_init_fn=_leave_interrupts_to_the_trainer,
     )
+
+
+def _leave_interrupts_to_the_trainer(_worker: int) -> None:
+    """Let a Ctrl-C, which all processes of a terminal get, stop the training where it can be gone on with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def together(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,7 @@ class ConsoleDisplay(Display):
         sums = place.sums
         now = (
             f"epoch {place.epoch + 1}, loss {sums['loss'] / sums['recordings']:.3f}, "
+            f"accuracy {sums['right'] / sums['recordings']:.1%}, "
             f"{sums['recordings'] / max(sums['seconds'], 1e-9):.1f} samples/s"
         )
         self._progress.update(self._task, completed=place.epoch * self._updates + place.update, now=now)

@@ -1,26 +1,16 @@
-"""Recipes: everything that decides how a model is trained, as plain data with every default visible.
-
-A recipe is a TOML file in `rsnn/training/recipes`, or one of the user's, on top of the defaults here. `base = "name"`
-takes another recipe first and changes it. `--set part.field=value` changes single fields.
-"""
+"""Recipes: everything that decides how a model is trained, as plain data with every default visible."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from rsnn.errors import ConfigError, UnknownNameError, suggest
+from rsnn.errors import ConfigError
 from rsnn.models.preprocessing import Normalize
 from rsnn.training.augment import Augment
-
-RECIPES = Path(__file__).parent / "recipes"
 
 DataKind = Literal["auto", "gesture", "cifar10dvs", "nmnist", "sign", "folder", "archive", "simulated"]
 LossKind = Literal["cross_entropy", "rate_mse", "tet"]
@@ -219,155 +209,7 @@ class Recipe:
         return plain
 
 
-def list_recipes() -> list[str]:
-    """Return the sorted names of the recipes in the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
-def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by name, or a `.toml` file, and change the fields that `overrides` names.
-
-    Args:
-        source: one of `list_recipes()`, or the path of a file.
-        overrides: as on the command line: `"optimizer.lr=1e-3"`.
-
-    Raises:
-        UnknownNameError: there is no such recipe.
-        ConfigError: a field is unknown, or its value of another type or out of range.
-
-    """
-    plain = _read(source, ())
-    for text in overrides:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r}: expected a field and its value, as in optimizer.lr=1e-3")
-        _put(plain, name.strip().split("."), _parsed(value.strip()))
-    return recipe_from(plain)
-
-
-def recipe_from(plain: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that plain data (of TOML or JSON) describe.
-
-    Raises:
-        ConfigError: a field is unknown, or its value of another type or out of range.
-
-    """
-    recipe: Recipe = _built(plain, Recipe, "")
-    _check(recipe)
-    return recipe
-
-
-def field_names(kind: Any = Recipe, prefix: str = "") -> list[str]:
-    """Return the dotted names of all fields, as `--set` takes them."""
-    hints = get_type_hints(kind)
-    names = []
-    for each in dataclasses.fields(kind):
-        inner = hints[each.name]
-        name = f"{prefix}{each.name}"
-        names += field_names(inner, f"{name}.") if dataclasses.is_dataclass(inner) else [name]
-    return names
-
-
-def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, Any]:
-    text = os.fspath(source)
-    path = Path(text).expanduser()
-    if not (isinstance(source, Path) or text.endswith(".toml") or os.sep in text):
-        path = next((p for p in (RECIPES / f"{text}.toml", RECIPES / "bases" / f"{text}.toml") if p.is_file()), path)
-        if not path.is_file():
-            hint = suggest(text, list_recipes())
-            raise UnknownNameError(f"there is no recipe {text!r}; rsnn train --list lists those there are.{hint}")
-    if text in users:
-        raise ConfigError(f"the recipe {text!r} is its own base: {' -> '.join((*users, text))}")
-    try:
-        own = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} is not valid TOML: {error}") from error
-    base = own.pop("base", None)
-    plain = {} if base is None else _read(_beside(str(base), path), (*users, text))
-    own.setdefault("name", path.stem)
-    return _merged(plain, own)
-
-
-def _beside(base: str, path: Path) -> str | Path:
-    """Return the base of a recipe: a file is looked for in the folder of the recipe that names it."""
-    return path.parent / base if base.endswith(".toml") else base
-
-
-def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for name, value in above.items():
-        former = result.get(name)
-        result[name] = _merged(former, value) if isinstance(former, dict) and isinstance(value, Mapping) else value
-    return result
-
-
-def _put(plain: dict[str, Any], name: Sequence[str], value: object) -> None:
-    inner = plain
-    for part in name[:-1]:
-        inner = inner.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise _unknown(".".join(name))
-    inner[name[-1]] = value
-
-
-def _parsed(text: str) -> object:
-    """Return a command line's value as TOML reads it; what is no TOML is text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _unknown(name: str) -> ConfigError:
-    known = field_names()
-    hint = suggest(name, known) or suggest(name, [*known, *(k.rpartition(".")[2] for k in known)])
-    return ConfigError(f"a recipe has no field {name!r}.{hint} rsnn train RECIPE --show lists them all")
-
-
-def _built(plain: object, kind: Any, where: str) -> Any:
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"{where}: got {plain!r}; expected a table of fields, as in {where}.{_first(kind)} = ...")
-    hints = get_type_hints(kind)
-    values = {}
-    for name, value in plain.items():
-        dotted = f"{where}.{name}" if where else str(name)
-        if name not in hints:
-            raise _unknown(dotted)
-        inner = hints[name]
-        values[name] = (
-            _built(value, inner, dotted) if dataclasses.is_dataclass(inner) else _checked(value, inner, dotted)
-        )
-    return kind(**values)
-
-
-def _first(kind: Any) -> str:
-    return dataclasses.fields(kind)[0].name
-
-
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    origin, options = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        if value not in options:
-            hint = suggest(str(value), map(str, options))
-            raise ConfigError(f"{where} = {value!r}: expected one of {', '.join(map(repr, options))}.{hint}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} = {value!r}: expected a list, as in [128, 128]")
-        return tuple(_checked(item, options[0], where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ConfigError(f"{where} = {value!r}: expected {_WORDS[kind]}")
-    return value
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def _check(recipe: Recipe) -> None:
+def check(recipe: Recipe) -> None:
     """Raise ConfigError where a field is out of range or two contradict each other."""
     loop, loss, data, phases = recipe.loop, recipe.loss, recipe.data, list(recipe.phases)
     rules = (

@@ -7,7 +7,7 @@ import pytest
 import rsnn
 from rsnn.errors import ConfigError, UnknownNameError
 from rsnn.training import list_recipes, load_recipe, recipe_from
-from rsnn.training.recipe import field_names
+from rsnn.training.recipe_files import field_names
 
 TABLE_1 = [
     f"convlstm-{data}-{encoder}-{head}"

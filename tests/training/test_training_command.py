@@ -61,11 +61,12 @@ def test_kill_9_and_the_same_command_ends_with_the_same_weights(archive, tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(archive, tmp_path):
-    words = command(archive, tmp_path, epochs=200)
-    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(archive, tmp_path, workers):
+    words = command(archive, tmp_path, "--set", f"loop.workers={workers}", epochs=200)
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until(tmp_path / "state.safetensors", process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, which means the workers too
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "stopped in phase encoder, epoch" in said

@@ -66,7 +66,7 @@ def test_the_console_shows_each_epoch_and_its_warnings():
     written = io.StringIO()
     display = ConsoleDisplay(Console(file=written, width=60))
     display.begin("encoder", 2, 3, Place("encoder"))
-    display.update(Place("encoder", update=1, sums={"loss": 4.0, "recordings": 2, "seconds": 0.5}))
+    display.update(Place("encoder", update=1, sums={"loss": 4.0, "right": 1, "recordings": 2, "seconds": 0.5}))
     display.epoch(place(), ["look [here]"])
     display.end(place())
     text = written.getvalue()

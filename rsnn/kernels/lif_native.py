@@ -84,16 +84,34 @@ def norm_lif(
 
     """
     learned = isinstance(tau, Tensor)
-    neuron = [
-        *(1.0 if learned else float(tau), float(v_threshold), float(v_reset or 0.0), float(surrogate.alpha)),
-        *(float(getattr(surrogate, "scale", 1.0)), float(v_reset is None), float(detach_reset)),
-        float(_SURROGATES.index(type(surrogate))),
-    ]
+    neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
     weight, bias, mean, variance = norm or (None, None, None, None)
     result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.rsnn.lif_native(
         x, v, weight, bias, mean, variance, tau if learned else None, neuron, batch_statistics, eps, pool
     )
     return result
+
+
+def neuron_numbers(
+    tau: float | Tensor, v_threshold: float, v_reset: float | None, surrogate: Surrogate, detach_reset: bool
+) -> list[float]:
+    """Return what `csrc/neuron.h` wants to know of a neuron."""
+    return [
+        *(float(tau), float(v_threshold), float(v_reset or 0.0), float(surrogate.alpha)),
+        *(float(getattr(surrogate, "scale", 1.0)), float(v_reset is None), float(detach_reset)),
+        float(_SURROGATES.index(type(surrogate))),
+    ]
+
+
+def scale_shift(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return what each channel is multiplied with, and what is added then, in a normalization."""
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale, shift
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -152,16 +170,6 @@ def _in_order_of(like: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor |
     return torch.empty_like(like, dtype=dtype).copy_(x)
 
 
-def _scale_shift(
-    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    scale = (variance + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return scale, shift
-
-
 def _neuron(neuron: list[float], tau: Tensor | None) -> Any:
     return (ctypes.c_double * 8)(neuron[0] if tau is None else float(tau), *neuron[1:])
 
@@ -192,7 +200,7 @@ def _forward(
             assert variance is not None
             used_mean.copy_(mean)
             used_variance.copy_(variance)
-        scale, shift = _scale_shift(weight, bias, used_mean, used_variance, eps)
+        scale, shift = scale_shift(weight, bias, used_mean, used_variance, eps)
     start = _in_order_of(x[0], v, end.dtype)
     if x.numel():
         size = _size(x, normalized or pool > 1, pool)
@@ -223,7 +231,7 @@ def _backward(
     channels = x.shape[2] if normalized else 0
     scale = shift = sums = None
     if normalized:
-        scale, shift = _scale_shift(weight, bias, mean, variance, eps)
+        scale, shift = scale_shift(weight, bias, mean, variance, eps)
         if batch or d_norm:
             sums = x.new_zeros(threads, 2, channels, dtype=torch.float64)
     d_tau = x.new_zeros(threads if tau is not None else 0, dtype=torch.float64)

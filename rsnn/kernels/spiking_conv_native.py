@@ -1,4 +1,8 @@
-"""Convolution of spikes on the CPU in C++ (`csrc/sparse.cpp`): only what is not zero is multiplied and added."""
+"""Convolutions of spikes on the CPU in C++ (`csrc/spiking_conv.cpp`), alone or with the neurons that they charge.
+
+Where few inputs are not zero only those are multiplied and added; the first convolution, of real numbers, is done in
+full.
+"""
 
 from __future__ import annotations
 
@@ -7,77 +11,156 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rsnn.kernels import native
+from rsnn.kernels.lif_native import channels_last, neuron_numbers, scale_shift
+from rsnn.kernels.surrogate import Surrogate
 from rsnn.kernels.watched import sees_no_steps
 
-# Share of non-zero inputs from which on PyTorch's dense convolution is about as fast, in float32 and in bfloat16.
+# Share of non-zero inputs from which on a convolution in full is about as fast, in float32 and in bfloat16.
 MOST = 0.3
-MOST_BFLOAT16 = 0.12
+MOST_BFLOAT16 = 0.15
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def supports(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether this kernel takes such a convolution: weights of float32 or float64, (D, C, K, K) with an odd K."""
+    """Tell whether these kernels take such a convolution: weights of float32 or float64, (D, C, K, K) with an odd K."""
     return (
         weight.dtype in _REALS and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1 and sees_no_steps(x)
     )
 
 
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K) at stride 1 with zeros around: (N, D, H, W), channels_last.
-
-    Where too many inputs are not zero PyTorch's convolution does it.
-    """
-    reduced = torch.is_autocast_enabled("cpu")
+    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K) at stride 1 with zeros around: (N, D, H, W), channels_last."""
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = torch.ops.rsnn.sparse_convolution(
-            x.to(weight.dtype).contiguous(memory_format=torch.channels_last), weight, MOST_BFLOAT16 if reduced else MOST
-        )
+        x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        result: Tensor = torch.ops.rsnn.convolution(x, weight)
     return result
 
 
-def _forward(x: Tensor, weight: Tensor, most: float) -> Tensor:
+def spiking_convolution(
+    x: Tensor,
+    weight: Tensor,
+    v: Tensor | None,
+    norm: tuple[Tensor | None, Tensor | None, Tensor, Tensor],
+    *,
+    eps: float,
+    tau: float | Tensor,
+    v_threshold: float,
+    v_reset: float | None,
+    surrogate: Surrogate,
+    detach_reset: bool,
+    pool: int,
+) -> tuple[Tensor, Tensor]:
+    """Run `x` (T, N, C, H, W) through a convolution, a normalization, LIF neurons and a maximum pooling; no gradients.
+
+    Args:
+        x: in the weights' type, or bfloat16 beside weights of float32: then the products of a convolution in full are
+            those of numbers rounded to bfloat16, where the processor has them; sums and potentials are float32.
+        weight: (D, C, K, K); stride 1, zeros around.
+        v: potential before the first step (N, D, H, W); None for rest.
+        norm: weight, bias, mean and variance (D) of the normalization, each of the first two may be None.
+        eps: added to the variance.
+        pool: side of the pooling.
+        tau, v_threshold, v_reset, surrogate, detach_reset: as in [`rsnn.kernels.lif`][].
+
+    Returns:
+        (pooled) spikes (T, N, D, H // pool, W // pool) in `x`'s type, and the potential after the last step.
+
+    """
+    scale, shift = scale_shift(*norm, eps)
+    learned = isinstance(tau, Tensor)
+    neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
+    result: tuple[Tensor, Tensor] = torch.ops.rsnn.spiking_convolution(
+        channels_last(x), weight, v, scale, shift, tau if learned else None, neuron, pool
+    )
+    return result
+
+
+def _convolution(x: Tensor, weight: Tensor) -> Tensor:
     N, C, H, W = x.shape
     D, _, K, _ = weight.shape
-    out = _output(x, weight)
-    function = native.library("sparse", _REALS[x.dtype]).sparse_convolution
-    size = (ctypes.c_int64 * 6)(N, H, W, C, D, K)
+    out = _currents(x, weight)
     tensors = (x, weight.contiguous(), out)  # kept until the call is over
-    failed = function(size, torch.get_num_threads(), ctypes.c_double(most), *map(native.pointer, tensors))
-    if failed == 1:
+    size = (ctypes.c_int64 * 6)(N, H, W, C, D, K)
+    function = native.library("spiking_conv", _REALS[x.dtype]).convolution
+    if x.numel() and function(size, torch.get_num_threads(), ctypes.c_double(MOST), *map(native.pointer, tensors)):
         raise MemoryError("the convolution of spikes found no memory")
-    return F.conv2d(x, weight, padding=K // 2) if failed else out
+    return out
 
 
-def _output(x: Tensor, weight: Tensor) -> Tensor:
+def _currents(x: Tensor, weight: Tensor) -> Tensor:
     N, _, H, W = x.shape
     return x.new_empty(N, H, W, weight.shape[0]).permute(0, 3, 1, 2)
 
 
+def _spiking_convolution(
+    x: Tensor,
+    weight: Tensor,
+    v: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    tau: Tensor | None,
+    neuron: list[float],
+    pool: int,
+) -> tuple[Tensor, Tensor]:
+    T, N, C, H, W = x.shape
+    D, _, K, _ = weight.shape
+    spikes, end = outputs = _spikes(x, weight, pool)
+    if v is not None:
+        v = torch.empty_like(end).copy_(v)
+    dtype = weight.dtype
+    tensors = (x, weight.contiguous(), scale.to(dtype), shift.to(dtype), v, *outputs)  # kept until the call is over
+    size = (ctypes.c_int64 * 8)(T, N, H, W, C, D, K, pool)
+    numbers = (ctypes.c_double * 8)(neuron[0] if tau is None else float(tau), *neuron[1:])
+    reduced = x.dtype == torch.bfloat16
+    library = native.library("spiking_conv", _REALS[dtype])
+    function = library.spiking_convolution_bfloat16 if reduced else library.spiking_convolution
+    most = ctypes.c_double(MOST_BFLOAT16 if reduced else MOST)
+    if x.numel() and function(size, torch.get_num_threads(), most, numbers, *map(native.pointer, tensors)):
+        raise MemoryError("the convolution of spikes found no memory")
+    return outputs
+
+
+def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+    T, N, _, H, W = x.shape
+    D = weight.shape[0]
+    spikes = x.new_empty(T, N, H // pool, W // pool, D).permute(0, 1, 4, 2, 3)
+    return spikes, x.new_empty(N, H, W, D, dtype=weight.dtype).permute(0, 3, 1, 2)
+
+
 _library = torch.library.Library("rsnn", "FRAGMENT")
-_library.define("sparse_convolution(Tensor x, Tensor weight, float most) -> Tensor")
-_library.impl("sparse_convolution", _forward, "CPU")
+_library.define("convolution(Tensor x, Tensor weight) -> Tensor")
+_library.define(
+    "spiking_convolution(Tensor x, Tensor weight, Tensor? v, Tensor scale, Tensor shift, Tensor? tau, float[] neuron, "
+    "int pool) -> (Tensor, Tensor)"
+)
+_library.impl("convolution", _convolution, "CPU")
+_library.impl("spiking_convolution", _spiking_convolution, "CPU")
 
 
-@torch.library.register_fake("rsnn::sparse_convolution", lib=_library)  # type: ignore[untyped-decorator]
-def _fake_forward(x: Tensor, weight: Tensor, _most: float) -> Tensor:
-    return _output(x, weight)
+@torch.library.register_fake("rsnn::convolution", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    return _currents(x, weight)
+
+
+@torch.library.register_fake("rsnn::spiking_convolution", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_spiking_convolution(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _spikes(x, weight, others[-1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs[:2])
+    ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    padding, needed = [weight.shape[2] // 2] * 2, ctx.needs_input_grad[:2]
+    padding, needed = [weight.shape[2] // 2] * 2, ctx.needs_input_grad
     d_x, d_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needed, False]
     )
-    return d_x, d_weight, None
+    return d_x, d_weight
 
 
-torch.library.register_autograd("rsnn::sparse_convolution", _backward, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("rsnn::convolution", _backward, setup_context=_setup_context, lib=_library)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Surrogate, lif_native, sparse_native
+from rsnn.kernels import ATan, Surrogate, lif_native, spiking_conv_native
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
 from rsnn.nn.voting import RateClassifier, Voting, resized_output
@@ -35,11 +35,15 @@ class SpikingConv(nn.Module):
     ) -> tuple[Float[Tensor, "T N D h w"], Tensor]:
         """Return the (pooled) spikes of every step, and the potential after the last one."""
         native = kernels.selected(x.device, "lif") == "native"
-        if native and self._is_plain() and sparse_native.supports(x, self.conv.weight):
-            current = sparse_native.convolution(x.flatten(0, 1), self.conv.weight).unflatten(0, x.shape[:2])
+        fused = native and self._is_fused(x, potential)
+        if native and self._is_plain() and spiking_conv_native.supports(x, self.conv.weight):
+            if fused and self._is_inference(x, potential):
+                return self._spike(x, potential)
+            current = spiking_conv_native.convolution(x.flatten(0, 1), self.conv.weight).unflatten(0, x.shape[:2])
         else:
             current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        if native and self._is_fused(current, potential):
+        # A batch normalization of one pixel is an error of its own.
+        if fused and current.dtype in (torch.float32, torch.float64, torch.bfloat16) and current[:, :, 0].numel() > 1:
             return self._norm_lif_pool(current, potential)
         spikes, potential = self.lif(self.norm(current.flatten(0, 1)).unflatten(0, x.shape[:2]), potential)
         if self.pool > 1:
@@ -53,34 +57,59 @@ class SpikingConv(nn.Module):
         as_made = (conv.stride, conv.padding, conv.dilation) == ((1, 1), (conv.kernel_size[0] // 2,) * 2, (1, 1))
         return plain and as_made and not is_watched(conv)
 
-    def _is_fused(self, current: Tensor, potential: Tensor | None) -> bool:
+    def _is_fused(self, x: Tensor, potential: Tensor | None) -> bool:
         """Tell whether normalization, neurons and pooling are those this class makes, for a kernel that does all."""
         norm, lif = self.norm, self.lif
-        shape = (*current.shape[1:],)
+        shape = (x.shape[1], self.conv.out_channels, *x.shape[3:])
         return (
             (type(norm), type(lif)) == (nn.BatchNorm2d, LIF)
             and not is_watched(norm, lif)
-            and lif_native.supports(current, 1.0 if lif.w is None else lif.w, lif.surrogate)
-            and current.dtype in (torch.float32, torch.float64, torch.bfloat16)
-            and current.numel() > current.shape[2]  # a batch normalization of one pixel is an error of its own
+            and lif_native.supports(x, 1.0 if lif.w is None else lif.w, lif.surrogate)
             and (potential is None or (isinstance(potential, Tensor) and (*potential.shape,) == shape))
         )
 
+    def _is_inference(self, x: Tensor, potential: Tensor | None) -> bool:
+        """Tell whether there are neither gradients nor statistics of a batch to compute."""
+        tensors = (x, *self.parameters()) if potential is None else (x, potential, *self.parameters())
+        gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return not gradients and not self.norm.training and self.norm.running_mean is not None
+
+    def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        reduced = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return spiking_conv_native.spiking_convolution(
+            x.to(torch.bfloat16 if reduced else self.conv.weight.dtype),
+            self.conv.weight,
+            potential,
+            (norm.weight, norm.bias, norm.running_mean, norm.running_var),
+            eps=norm.eps,
+            pool=self.pool,
+            **self._neuron(),
+        )
+
+    def _neuron(self) -> dict[str, Any]:
+        lif = self.lif
+        return {
+            "tau": lif.tau if lif.w is None else 1 / lif.w.sigmoid(),
+            "v_threshold": lif.v_threshold,
+            "v_reset": lif.v_reset,
+            "surrogate": lif.surrogate,
+            "detach_reset": lif.detach_reset,
+        }
+
     def _norm_lif_pool(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
-        norm, lif = self.norm, self.lif
+        norm = self.norm
         batch = norm.training or norm.running_mean is None
         spikes, potential, mean, variance = lif_native.norm_lif(
             lif_native.channels_last(current),
             potential,
             (norm.weight, norm.bias, None if batch else norm.running_mean, None if batch else norm.running_var),
-            tau=lif.tau if lif.w is None else 1 / lif.w.sigmoid(),
-            v_threshold=lif.v_threshold,
-            v_reset=lif.v_reset,
-            surrogate=lif.surrogate,
-            detach_reset=lif.detach_reset,
             batch_statistics=batch,
             eps=norm.eps,
             pool=self.pool,
+            **self._neuron(),
         )
         if norm.training and not (norm.running_mean is None or norm.running_var is None):
             rows = current.numel() // current.shape[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rsnn.kernels import native, sparse_native
+from rsnn.kernels import native, spiking_conv_native
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
@@ -27,7 +27,7 @@ def test_values_and_gradients(N, C, D, K, H, W, dtype, threads):
     try:
         for ours in (True, False):
             inputs = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-            y = sparse_native.convolution(*inputs) if ours else F.conv2d(*inputs, padding=K // 2)
+            y = spiking_conv_native.convolution(*inputs) if ours else F.conv2d(*inputs, padding=K // 2)
             weights = torch.linspace(-1, 1, y.numel(), dtype=dtype).reshape(y.shape)
             found.append([y, *torch.autograd.grad(y, inputs, weights)])
     finally:
@@ -42,12 +42,12 @@ def test_any_share_of_spikes(share):
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(2, 8, 6, 6, generator=generator) < share).float()
     weight = torch.randn(16, 8, 3, 3, generator=generator)
-    torch.testing.assert_close(sparse_native.convolution(x, weight), F.conv2d(x, weight, padding=1))
+    torch.testing.assert_close(spiking_conv_native.convolution(x, weight), F.conv2d(x, weight, padding=1))
 
 
 def test_what_it_does_not_take():
     x = torch.zeros(1, 2, 4, 4)
-    assert sparse_native.supports(x, torch.zeros(3, 2, 3, 3))
-    assert not sparse_native.supports(x, torch.zeros(3, 2, 2, 2))
-    assert not sparse_native.supports(x, torch.zeros(3, 2, 3, 1))
-    assert not sparse_native.supports(x, torch.zeros(3, 2, 3, 3, dtype=torch.bfloat16))
+    assert spiking_conv_native.supports(x, torch.zeros(3, 2, 3, 3))
+    assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 2, 2))
+    assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 3, 1))
+    assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 3, 3, dtype=torch.bfloat16))

@@ -197,6 +197,7 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   R* data() { return data_; }
+  const R* data() const { return data_; }
 
  private:
   std::vector<R> memory_;

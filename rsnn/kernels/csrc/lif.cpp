@@ -4,89 +4,12 @@
 // Shapes: T steps, N batch, H height, W width, C channels; channels lie next to each other (channels_last). Neurons
 // without such a structure are one row of H = W = 1. Each neuron's whole sequence is run while its potential is in the
 // innermost cache. Backward computes the potentials anew from the inputs: forward leaves nothing behind.
-#include <algorithm>
-#include <exception>
-
-#include "common.h"
+#include "neuron.h"
 
 namespace {
 
-typedef REAL R;  // of potentials and arithmetic: float or double
-typedef Vec<R> V;
-constexpr int kL = kLanes<R>;
-
-// Values in memory: REAL, or bfloat16 beside float.
-struct BFloat16 {
-  uint16_t bits;
-};
-
-INLINE V load_as(const R* from, int count) { return load<R>(from, count); }
-INLINE void store_as(R* to, V value, int count) { store<R>(to, value, count); }
-
-INLINE Vec<float> load_as(const BFloat16* from, int count) {
-  typedef uint16_t Half __attribute__((vector_size(kBytes / 2)));
-  typedef uint32_t Word __attribute__((vector_size(kBytes)));
-  Half half{};
-  std::memcpy(&half, from, 2 * std::min(count, kLanes<float>));
-  return (Vec<float>)(__builtin_convertvector(half, Word) << 16);
-}
-
-INLINE void store_as(BFloat16* to, Vec<float> value, int count) {
-  typedef uint16_t Half __attribute__((vector_size(kBytes / 2)));
-  typedef uint32_t Word __attribute__((vector_size(kBytes)));
-  Word bits = (Word)value;
-  bits += 0x7fffu + ((bits >> 16) & 1u);  // to the nearest, ties to even
-  const Half half = __builtin_convertvector(bits >> 16, Half);
-  std::memcpy(to, &half, 2 * std::min(count, kLanes<float>));
-}
-
 struct Size {
   int64_t T, N, H, W, C, pool;
-};
-
-enum Surrogate { kATan, kSigmoid, kRectangle, kExponential };
-
-struct Neuron {
-  R tau, threshold, rest, alpha, scale;
-  int soft, detach, surrogate;
-  // A division by a power of two is a product, exactly.
-  R inverse;
-  bool exact;
-  explicit Neuron(const double* v)
-      : tau(v[0]), threshold(v[1]), rest(v[2]), alpha(v[3]), scale(v[4]), soft(v[5]), detach(v[6]), surrogate(v[7]) {
-    int exponent;
-    exact = std::frexp(tau, &exponent) == (R)0.5;
-    inverse = 1 / tau;
-  }
-  INLINE V charge(V v, V x) const {
-    const V pull = x - (v - rest);
-    return exact ? v + pull * inverse : v + pull / tau;
-  }
-  INLINE V after(V h) const {
-    if (soft) return h - (h >= threshold ? spread<R>(threshold) : V{});
-    return h >= threshold ? spread<R>(rest) : h;
-  }
-  INLINE V derivative(V h) const {
-    const V x = h - threshold;
-    switch (surrogate) {
-      case kATan: {
-        const V z = (R)(1.57079632679489661923 * alpha) * x;
-        return (alpha / 2) / ((R)1 + z * z);
-      }
-      case kSigmoid: {
-        const V s = sigmoid<R>(alpha * x);
-        return alpha * s * ((R)1 - s);
-      }
-      case kRectangle: {
-        const V distance = x < (R)0 ? -x : x;
-        return distance < (R)0.5 / alpha ? spread<R>(alpha) : V{};
-      }
-      default: {
-        const V distance = x < (R)0 ? -x : x;
-        return scale * exp_of(-alpha * distance);
-      }
-    }
-  }
 };
 
 // A piece of work: channels c0 to c1 of the windows w0 to w1 of a row of windows of sample n.

@@ -1,53 +1,13 @@
 // Convolutions with few channels, directly: a vector is neighbouring pixels of a row, and the sums of many outputs stay
 // in registers while all taps of all channels are added.
 //
-// Maps lie as planes of words with zeros around them. A word is a channel's number, or a pair of channels in bfloat16
-// that the machine multiplies at once (`Pairs`).
+// Maps lie as planes of words with zeros around them.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "common.h"
-
-// One channel a word.
-template <class T>
-struct Singles {
-  typedef T R;
-  static constexpr int kChannels = 1;
-  static INLINE Vec<R> add(Vec<R> sum, Vec<R> words, const R* weight) { return sum + *weight * words; }
-  static INLINE Vec<R> word(const Vec<R>* channels) { return channels[0]; }
-};
-
-#ifdef __AVX512BF16__
-// Two channels a word, rounded to bfloat16; sums in float32.
-struct Pairs {
-  typedef float R;
-  static constexpr int kChannels = 2;
-  static INLINE Vec<R> add(Vec<R> sum, Vec<R> words, const R* weight) {
-    int32_t both;
-    std::memcpy(&both, weight, sizeof both);
-    return (Vec<R>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512)words, (__m512bh)_mm512_set1_epi32(both));
-  }
-  static INLINE Vec<R> word(const Vec<R>* channels) {
-    typedef uint32_t Word __attribute__((vector_size(kBytes)));
-    return (Vec<R>)((Word)rounded(channels[0]) >> 16 | (Word)rounded(channels[1]));
-  }
-
- private:
-  // To the nearest bfloat16, ties to even, in the upper half of each lane.
-  static INLINE Vec<R> rounded(Vec<R> value) {
-    typedef uint32_t Word __attribute__((vector_size(kBytes)));
-    const Word bits = (Word)value;
-    return (Vec<R>)((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
-  }
-};
-#endif
-
-template <class A>
-constexpr int words_of(int channels) {
-  return (channels + A::kChannels - 1) / A::kChannels;
-}
+#include "words.h"
 
 // The planes of one map of H x W pixels with `before` rows and columns of zeros above and to the left of it, and `after`
 // below and to the right.

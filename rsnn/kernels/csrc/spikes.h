@@ -1,0 +1,217 @@
+// Convolutions of maps with many output channels, stride 1 and zeros around, row by row: only what is not zero is
+// multiplied and added where that is little, and everything where it is not.
+//
+// Maps are (H, W, C) with channels next to each other, weights lie by row of the kernel, column and input channel, with
+// all outputs in whole vectors. For each pixel the sums of many outputs stay in registers.
+#pragma once
+
+#include <algorithm>
+
+#include "neuron.h"
+#include "words.h"
+
+struct Shape {
+  int64_t H, W, C, D, K;
+  int64_t before() const { return (K - 1) / 2; }
+  int64_t outputs() const { return (D + kL - 1) / kL * kL; }  // in whole vectors
+};
+
+#ifdef __AVX512F__
+constexpr int kVectors = 8, kPixels = 2;  // sums at a time: so many vectors of outputs, for so many pixels
+#else
+constexpr int kVectors = 2, kPixels = 2;
+#endif
+
+// Weights (D, C, K, K), times `scale` of each output (or null), as [row][column][channel][outputs].
+inline void pack_singles(const R* from, const R* scale, R* to, const Shape& s) {
+  for (int64_t d = 0; d < s.D; ++d)
+    for (int64_t c = 0; c < s.C; ++c)
+      for (int64_t tap = 0; tap < s.K * s.K; ++tap)
+        to[(tap * s.C + c) * s.outputs() + d] = from[(d * s.C + c) * s.K * s.K + tap] * (scale ? scale[d] : R(1));
+}
+
+// The same in words of A.
+template <class A>
+void pack_words(const R* singles, R* to, const Shape& s) {
+  const int64_t words = words_of<A>(int(s.C));
+  for (int64_t tap = 0; tap < s.K * s.K; ++tap)
+    for (int64_t word = 0; word < words; ++word, to += s.outputs())
+      for (int64_t d = 0; d < s.outputs(); d += kL) {
+        V values[A::kChannels] = {};
+        for (int64_t i = 0, c = A::kChannels * word; i < A::kChannels && c < s.C; ++i, ++c)
+          values[i] = load<R>(singles + (tap * s.C + c) * s.outputs() + d);
+        store<R>(to + d, A::word(values));
+      }
+}
+
+// A bit for each lane that is not zero.
+INLINE uint32_t nonzero_lanes(V v) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(R) == 4)
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  else
+    return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_NEQ_UQ);
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < kL; ++lane) bits |= uint32_t(v[lane] != 0) << lane;
+  return bits;
+#endif
+}
+
+// What is not zero of some rows of a map.
+class Lists {
+ public:
+  Lists(const Shape& s, int64_t rows) : s_(s), place_(rows * s.W * s.C + kL), value_(place_.size()), first_(rows * s.W + 1) {}
+  // Takes rows y0 to y1; false where there is more than `most`.
+  template <class X>
+  bool fill(const X* map, int64_t y0, int64_t y1, int64_t most) {
+    int64_t n = 0, pixel = 0;
+    for (int64_t y = y0; y < y1; ++y)
+      for (int64_t x = 0; x < s_.W; ++x) {
+        first_[pixel++] = int32_t(n);
+        for (int64_t c = 0; c < s_.C; c += kL) {
+          const V values = load_as(map + (y * s_.W + x) * s_.C + c, int(std::min<int64_t>(kL, s_.C - c)));
+          for (uint32_t found = nonzero_lanes(values); found; found &= found - 1) {
+            const int lane = __builtin_ctz(found);
+            place_[n] = int32_t(x * s_.C + c + lane);
+            value_[n++] = values[lane];
+          }
+        }
+        if (n > most) return false;
+      }
+    first_[pixel] = int32_t(n);
+    return true;
+  }
+  // Adds what the pixels x0 to x1 of a row (the how-maniest taken) do to B vectors; `weights` are those of pixel 0.
+  template <int B>
+  INLINE void add(int64_t row, int64_t x0, int64_t x1, const R* weights, int64_t stride, V (&sums)[B]) const {
+    for (int32_t n = first_[row * s_.W + x0]; n < first_[row * s_.W + x1]; ++n) {
+      const R* from = weights + place_[n] * stride;
+      const V value = spread<R>(value_[n]);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) sums[b] += value * load<R>(from + b * kL);
+    }
+  }
+
+ private:
+  const Shape& s_;
+  std::vector<int32_t> place_;  // column times C, plus channel
+  std::vector<R> value_;
+  std::vector<int32_t> first_;  // of each pixel, and one more
+};
+
+// Convolves bands of rows of maps, for one thread.
+template <class A, class X>
+class Convolution {
+ public:
+  // `singles` and `words` as packed above; `most`: the share that is not zero up to which only that is added.
+  Convolution(const Shape& s, const R* singles, const R* words, const R* shift, double most, int64_t rows)
+      : s_(s),
+        singles_(singles),
+        packed_(words),
+        shift_(shift),
+        most_(s.C < kL ? -1 : most),  // with few channels finding them costs more than adding all
+        words_(words_of<A>(int(s.C))),
+        stride_((s.W + s.K - 1) * words_),
+        lists_(s, most_ < 0 ? 0 : rows + s.K - 1),
+        padded_((rows + s.K - 1) * stride_) {}
+
+  // Takes what rows y0 to y1 of the result need of a map.
+  void take(const X* map, int64_t y0, int64_t y1) {
+    top_ = y0 - s_.before();
+    first_ = std::max<int64_t>(0, top_);
+    end_ = std::min(s_.H, y1 + s_.K - 1 - s_.before());
+    const int64_t inputs = (end_ - first_) * s_.W * s_.C;
+    sparse_ = most_ >= 0 && lists_.fill(map, first_, end_, int64_t(most_ * double(inputs)));
+    if (!sparse_) pad(map, y1 - y0 + s_.K - 1);
+  }
+
+  // Row y of the result, W x outputs().
+  void row(int64_t y, R* out) const {
+    int64_t d = 0;
+    for (; d + kVectors * kL <= s_.outputs(); d += kVectors * kL) block<kVectors>(y, d, out);
+    for (; d < s_.outputs(); d += kL) block<1>(y, d, out);
+  }
+
+ private:
+  void pad(const X* map, int64_t rows) {
+    for (int64_t i = 0; i < rows; ++i) {
+      R* to = padded_.data() + i * stride_;
+      const int64_t y = top_ + i;
+      std::memset(to, 0, stride_ * sizeof(R));
+      if (y < 0 || y >= s_.H) continue;
+      const X* from = map + y * s_.W * s_.C;
+      to += s_.before() * words_;
+      if (s_.C % A::kChannels == 0)
+        A::copy(from, to, s_.W * s_.C);
+      else
+        for (int64_t x = 0; x < s_.W; ++x) A::copy(from + x * s_.C, to + x * words_, s_.C);
+    }
+  }
+
+  template <int B>
+  INLINE void block(int64_t y, int64_t d, R* out) const {
+    if (sparse_)
+      sparse<B>(y, d, out + d);
+    else
+      dense<B>(y, d, out + d);
+  }
+
+  template <int B>
+  void sparse(int64_t y, int64_t d, R* out) const {
+    for (int64_t x = 0; x < s_.W; ++x, out += s_.outputs()) {
+      V sums[B];
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) sums[b] = load<R>(shift_ + d + b * kL);
+      const int64_t left = x - s_.before(), x0 = std::max<int64_t>(0, left), x1 = std::min(s_.W, left + s_.K);
+      for (int64_t ky = 0; ky < s_.K; ++ky) {
+        const int64_t from = y - s_.before() + ky;
+        if (from < first_ || from >= end_) continue;
+        const R* weights = singles_ + (ky * s_.K - left) * s_.C * s_.outputs() + d;
+        lists_.template add<B>(from - first_, x0, x1, weights, s_.outputs(), sums);
+      }
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) store<R>(out + b * kL, sums[b]);
+    }
+  }
+
+  template <int B>
+  void dense(int64_t y, int64_t d, R* out) const {
+    const R* from = padded_.data() + (y - s_.before() - top_) * stride_;
+    int64_t x = 0;
+    for (; x + kPixels <= s_.W; x += kPixels) pixels<B, kPixels>(from + x * words_, d, out + x * s_.outputs());
+    for (; x < s_.W; ++x) pixels<B, 1>(from + x * words_, d, out + x * s_.outputs());
+  }
+
+  // B vectors of outputs of P pixels next to each other.
+  template <int B, int P>
+  INLINE void pixels(const R* from, int64_t d, R* out) const {
+    V sums[P][B];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) sums[p][b] = load<R>(shift_ + d + b * kL);
+    const R* weights = packed_ + d;
+    for (int64_t ky = 0; ky < s_.K; ++ky, from += stride_)
+      for (int64_t j = 0; j < s_.K * words_; ++j, weights += s_.outputs())
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+          const V words = load<R>(weights + b * kL);
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p) sums[p][b] = A::add(sums[p][b], words, from + p * words_ + j);
+        }
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int b = 0; b < B; ++b) store<R>(out + p * s_.outputs() + b * kL, sums[p][b]);
+  }
+
+  const Shape& s_;
+  const R *singles_, *packed_, *shift_;
+  const double most_;
+  const int64_t words_, stride_;
+  Lists lists_;
+  Buffer<R> padded_;
+  int64_t top_ = 0, first_ = 0, end_ = 0;  // of the rows taken: the first one needed; the first and last that there are
+  bool sparse_ = false;
+};

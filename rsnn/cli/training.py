@@ -75,7 +75,9 @@ def train(
                 test_samples=test_samples,
                 display=display,
             )
+            _part_processes()
         except Stopped as stopped:
+            _part_processes()
             display.close()
             err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
@@ -139,6 +141,7 @@ def evaluate(
                 worse = evaluation.robustness(
                     loaded, lambda: part.pairs(share), accelerator=accelerator, on_progress=advance
                 )
+        _part_processes()
         if not accelerator.is_main_process:
             return
         if confusion is not None:
@@ -149,6 +152,14 @@ def evaluate(
         print_json({**row, "robustness": disturbed} if worse else row)
         return
     _print_evaluation(model, part.text, result, worse)
+
+
+def _part_processes() -> None:
+    """Close the connections of the processes of a launcher: one that just ends can take the others down with it."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any]) -> None:

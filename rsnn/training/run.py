@@ -29,7 +29,7 @@ from rsnn.training import report
 from rsnn.training.batches import PHASES
 from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
-from rsnn.training.loop import STATE_FILE, PhaseResult, run_phase
+from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
 from rsnn.training.recipe import Phase, Recipe
 from rsnn.training.sources import Part, has_test_part, open_part
 from rsnn.training.splits import cut_validation
@@ -96,18 +96,9 @@ def train(
             where = folder / name
             if not (where / METRICS_FILE).is_file():
                 with Interrupts() as interrupts:
-                    result = run_phase(
-                        model,
-                        name,
-                        phase,
-                        recipe,
-                        parts.training,
-                        parts.validation,
-                        folder,
-                        accelerator,
-                        display,
-                        interrupts,
-                    )
+                    result = PhaseLoop(
+                        model, name, recipe, parts.training, parts.validation, folder, accelerator, display, interrupts
+                    ).run()
                 if accelerator.is_main_process:
                     _keep(recipe, name, phase, parts.training, result, where)
                 accelerator.wait_for_everyone()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import rsnn
 from rsnn import hub
 from rsnn.errors import ConfigError, TrainingError
-from rsnn.training import loop, recipe_from, train
+from rsnn.training import loop, optimizers, recipe_from, train
 from rsnn.training.display import Display
 from rsnn.training.recipe import Optimizer, Phase, Schedule
 
@@ -232,8 +232,8 @@ def test_patience_ends_a_phase(recipe, archive, tmp_path):
 
 def rates_of(kind, epochs=3, updates=4, **settings):
     model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16))
-    optimizer = loop.make_optimizer(model, Optimizer(kind="sgd", lr=1.0), Phase())
-    schedule = loop.make_schedule(optimizer, Schedule(kind=kind, **settings), epochs, updates)
+    optimizer = optimizers.make_optimizer(model, Optimizer(kind="sgd", lr=1.0), Phase())
+    schedule = optimizers.make_schedule(optimizer, Schedule(kind=kind, **settings), epochs, updates)
     rates = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -259,13 +259,13 @@ def test_schedules():
 
 def test_the_rates_of_encoder_and_classifier():
     model = rsnn.create_model("rsnn-nmnist-cl")
-    groups = loop.make_optimizer(model, Optimizer(lr=3.0), Phase(encoder_lr=0.5)).param_groups
+    groups = optimizers.make_optimizer(model, Optimizer(lr=3.0), Phase(encoder_lr=0.5)).param_groups
     assert {(g["name"].split()[0], g["lr"]) for g in groups} == {("encoder", 0.5), ("classifier", 3.0)}
 
 
 def test_the_average_by_hand():
     model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16))
-    average = loop.Average(model, 0.75)
+    average = optimizers.Average(model, 0.75)
     name, weight = next(iter(model.named_parameters()))
     start = weight.detach().clone()
     for step in (4.0, 8.0):
@@ -274,7 +274,7 @@ def test_the_average_by_hand():
         average.update(model)
     # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
     torch.testing.assert_close(average.tensors[name], start + 2.75)
-    with loop.swapped(model, average):
+    with optimizers.swapped(model, average):
         torch.testing.assert_close(weight, start + 2.75)
     torch.testing.assert_close(weight, start + 8.0)
 

@@ -18,8 +18,8 @@ from rsnn.kernels.surrogate import Surrogate
 from rsnn.kernels.watched import sees_no_steps
 
 # Share of non-zero inputs from which on a convolution in full is about as fast, in float32 and in bfloat16.
-MOST = 0.3
-MOST_BFLOAT16 = 0.15
+MOST = 0.4
+MOST_BFLOAT16 = 0.25
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -52,7 +52,7 @@ def spiking_convolution(
     surrogate: Surrogate,
     detach_reset: bool,
     pool: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Run `x` (T, N, C, H, W) through a convolution, a normalization, LIF neurons and a maximum pooling; no gradients.
 
     Args:
@@ -66,13 +66,14 @@ def spiking_convolution(
         tau, v_threshold, v_reset, surrogate, detach_reset: as in [`rsnn.kernels.lif`][].
 
     Returns:
-        (pooled) spikes (T, N, D, H // pool, W // pool) in `x`'s type, and the potential after the last step.
+        (pooled) spikes (T, N, D, H // pool, W // pool) in `x`'s type, the potential after the last step, and how many
+        spikes there were before the pooling, int64.
 
     """
     scale, shift = scale_shift(*norm, eps)
     learned = isinstance(tau, Tensor)
     neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
-    result: tuple[Tensor, Tensor] = torch.ops.rsnn.spiking_convolution(
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.rsnn.spiking_convolution(
         channels_last(x), weight, v, scale, shift, tau if learned else None, neuron, pool
     )
     return result
@@ -104,10 +105,10 @@ def _spiking_convolution(
     tau: Tensor | None,
     neuron: list[float],
     pool: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     T, N, C, H, W = x.shape
     D, _, K, _ = weight.shape
-    spikes, end = outputs = _spikes(x, weight, pool)
+    _, end, number = outputs = _spikes(x, weight, pool)
     if v is not None:
         v = torch.empty_like(end).copy_(v)
     dtype = weight.dtype
@@ -120,21 +121,24 @@ def _spiking_convolution(
     most = ctypes.c_double(MOST_BFLOAT16 if reduced else MOST)
     if x.numel() and function(size, torch.get_num_threads(), most, numbers, *map(native.pointer, tensors)):
         raise MemoryError("the convolution of spikes found no memory")
+    if not x.numel():
+        number.zero_()
     return outputs
 
 
-def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor, Tensor]:
     T, N, _, H, W = x.shape
     D = weight.shape[0]
     spikes = x.new_empty(T, N, H // pool, W // pool, D).permute(0, 1, 4, 2, 3)
-    return spikes, x.new_empty(N, H, W, D, dtype=weight.dtype).permute(0, 3, 1, 2)
+    potential = x.new_empty(N, H, W, D, dtype=weight.dtype).permute(0, 3, 1, 2)
+    return spikes, potential, x.new_empty((), dtype=torch.int64)
 
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
 _library.define("convolution(Tensor x, Tensor weight) -> Tensor")
 _library.define(
     "spiking_convolution(Tensor x, Tensor weight, Tensor? v, Tensor scale, Tensor shift, Tensor? tau, float[] neuron, "
-    "int pool) -> (Tensor, Tensor)"
+    "int pool) -> (Tensor, Tensor, Tensor)"
 )
 _library.impl("convolution", _convolution, "CPU")
 _library.impl("spiking_convolution", _spiking_convolution, "CPU")
@@ -146,7 +150,7 @@ def _fake_convolution(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("rsnn::spiking_convolution", lib=_library)  # type: ignore[untyped-decorator]
-def _fake_spiking_convolution(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def _fake_spiking_convolution(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _spikes(x, weight, others[-1])
 
 

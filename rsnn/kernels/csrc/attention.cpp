@@ -31,13 +31,6 @@ void transpose_back(const R* from, R* to, int L, int D, int stride) {
 }
 
 template <class R>
-INLINE R total(Vec<R> v) {
-  R sum = 0;
-  for (int lane = 0; lane < kLanes<R>; ++lane) sum += v[lane];
-  return sum;
-}
-
-template <class R>
 INLINE R largest(Vec<R> v) {
   R best = v[0];
   for (int lane = 1; lane < kLanes<R>; ++lane) best = std::max(best, v[lane]);

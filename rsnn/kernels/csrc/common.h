@@ -78,6 +78,20 @@ INLINE Vec<R> spread(R value) {
   return value - Vec<R>{};
 }
 
+// The first `count` lanes of a vector, zeros beyond.
+template <class R>
+INLINE Vec<R> first_lanes(Vec<R> value, int count) {
+  for (int lane = count; lane < kLanes<R>; ++lane) value[lane] = 0;
+  return value;
+}
+
+template <class R>
+INLINE R total(Vec<R> v) {
+  R sum = 0;
+  for (int lane = 0; lane < kLanes<R>; ++lane) sum += v[lane];
+  return sum;
+}
+
 // 2^(x + more) = power (1 + rest), with power = 2^n, in float32; x clamped to at most `limit`, |more| small.
 INLINE void split_exp2(Vec<float> x, Vec<float> more, float limit, Vec<float>& power, Vec<float>& rest) {
   x = x > limit ? spread(limit) : x;

@@ -240,13 +240,6 @@ class Sample {
   Vec<R>* d_weights_;
 };
 
-template <class R>
-R total(Vec<R> v) {
-  R sum = 0;
-  for (int lane = 0; lane < kLanes<R>; ++lane) sum += v[lane];
-  return sum;
-}
-
 // Adds up the members' lanes: `each` vectors of each member, the weights' first, then the biases'.
 template <class R>
 void add_up(const Vec<R>* lanes, size_t each, int members, const Size& s, const Backward<R>& b) {

@@ -1,8 +1,7 @@
 // Convolutions of maps with many output channels, stride 1 and zeros around, row by row: only what is not zero is
 // multiplied and added where that is little, and everything where it is not.
 //
-// Maps are (H, W, C) with channels next to each other, weights lie by row of the kernel, column and input channel, with
-// all outputs in whole vectors. For each pixel the sums of many outputs stay in registers.
+// Maps are (H, W, C) with channels next to each other. For each pixel the sums of many outputs stay in registers.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +11,12 @@
 
 struct Shape {
   int64_t H, W, C, D, K;
+  int64_t outputs;  // D in whole vectors of words
+  Shape(const int64_t* size, int word_channels) : H(size[0]), W(size[1]), C(size[2]), D(size[3]), K(size[4]) {
+    const int64_t some = kL * word_channels;
+    outputs = (D + some - 1) / some * some;
+  }
   int64_t before() const { return (K - 1) / 2; }
-  int64_t outputs() const { return (D + kL - 1) / kL * kL; }  // in whole vectors
 };
 
 #ifdef __AVX512F__
@@ -22,27 +25,53 @@ constexpr int kVectors = 8, kPixels = 2;  // sums at a time: so many vectors of 
 constexpr int kVectors = 2, kPixels = 2;
 #endif
 
-// Weights (D, C, K, K), times `scale` of each output (or null), as [row][column][channel][outputs].
-inline void pack_singles(const R* from, const R* scale, R* to, const Shape& s) {
-  for (int64_t d = 0; d < s.D; ++d)
-    for (int64_t c = 0; c < s.C; ++c)
-      for (int64_t tap = 0; tap < s.K * s.K; ++tap)
-        to[(tap * s.C + c) * s.outputs() + d] = from[(d * s.C + c) * s.K * s.K + tap] * (scale ? scale[d] : R(1));
-}
-
-// The same in words of A.
+// Weights (D, C, K, K), each output's times `scale` (or null): `full` as [row][column][word of channels][output] and, for
+// few inputs, `few` as [row][column][channel][word of outputs], whose parts are vectors next to each other.
 template <class A>
-void pack_words(const R* singles, R* to, const Shape& s) {
-  const int64_t words = words_of<A>(int(s.C));
-  for (int64_t tap = 0; tap < s.K * s.K; ++tap)
-    for (int64_t word = 0; word < words; ++word, to += s.outputs())
-      for (int64_t d = 0; d < s.outputs(); d += kL) {
-        V values[A::kChannels] = {};
-        for (int64_t i = 0, c = A::kChannels * word; i < A::kChannels && c < s.C; ++i, ++c)
-          values[i] = load<R>(singles + (tap * s.C + c) * s.outputs() + d);
-        store<R>(to + d, A::word(values));
-      }
-}
+class Weights {
+ public:
+  Weights(const Shape& s, const R* weights, const R* scale, const R* shift)
+      : s_(s),
+        weights_(weights),
+        full_(s.K * s.K * words_of<A>(int(s.C)) * s.outputs),
+        few_(A::kChannels == 1 ? 0 : s.K * s.K * s.C * s.outputs / A::kChannels),
+        shift_(s.outputs) {
+    if (shift) std::copy_n(shift, s.D, shift_.data());
+    Buffer<R> factors(s.outputs);
+    for (int64_t d = 0; d < s.D; ++d) factors.data()[d] = scale ? scale[d] : R(1);
+    R *full_to = full_.data(), *few_to = few_.data();
+    for (int64_t tap = 0; tap < s.K * s.K; ++tap) {
+      for (int64_t c = 0; c < s.C; c += A::kChannels)
+        for (int64_t d = 0; d < s.outputs; d += kL, full_to += kL) {
+          V channels[A::kChannels];
+          for (int64_t i = 0; i < A::kChannels; ++i) channels[i] = at(d, c + i, tap) * load<R>(factors.data() + d);
+          store<R>(full_to, A::word(channels));
+        }
+      for (int64_t c = 0; c < s.C && A::kChannels > 1; ++c)
+        for (int64_t d = 0; d < s.outputs; d += kL * A::kChannels, few_to += kL) {
+          V outputs[A::kChannels];
+          for (int64_t i = 0; i < A::kChannels; ++i)
+            outputs[i] = at(d + i * kL, c, tap) * load<R>(factors.data() + d + i * kL);
+          store<R>(few_to, A::word(outputs));
+        }
+    }
+  }
+  const R* full() const { return full_.data(); }
+  const R* few() const { return A::kChannels == 1 ? full_.data() : few_.data(); }
+  const R* shift() const { return shift_.data(); }
+
+ private:
+  // Of kL outputs from d on.
+  V at(int64_t d, int64_t c, int64_t tap) const {
+    V values{};
+    for (int lane = 0; lane < kL && d + lane < s_.D && c < s_.C; ++lane)
+      values[lane] = weights_[((d + lane) * s_.C + c) * s_.K * s_.K + tap];
+    return values;
+  }
+  const Shape& s_;
+  const R* weights_;
+  Buffer<R> full_, few_, shift_;
+};
 
 // A bit for each lane that is not zero.
 INLINE uint32_t nonzero_lanes(V v) {
@@ -82,14 +111,14 @@ class Lists {
     first_[pixel] = int32_t(n);
     return true;
   }
-  // Adds what the pixels x0 to x1 of a row (the how-maniest taken) do to B vectors; `weights` are those of pixel 0.
-  template <int B>
+  // Adds what the pixels x0 to x1 of a row (the how-maniest taken) do to B vectors of outputs. `weights` are those of
+  // pixel 0, `stride` words from channel to channel.
+  template <class A, int B>
   INLINE void add(int64_t row, int64_t x0, int64_t x1, const R* weights, int64_t stride, V (&sums)[B]) const {
     for (int32_t n = first_[row * s_.W + x0]; n < first_[row * s_.W + x1]; ++n) {
       const R* from = weights + place_[n] * stride;
-      const V value = spread<R>(value_[n]);
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) sums[b] += value * load<R>(from + b * kL);
+      for (int b = 0; b < B; b += A::kChannels) A::add_outputs(sums + b, load<R>(from + b / A::kChannels * kL), value_[n]);
     }
   }
 
@@ -104,12 +133,10 @@ class Lists {
 template <class A, class X>
 class Convolution {
  public:
-  // `singles` and `words` as packed above; `most`: the share that is not zero up to which only that is added.
-  Convolution(const Shape& s, const R* singles, const R* words, const R* shift, double most, int64_t rows)
+  // For at most `rows` rows at a time; `most`: the share that is not zero up to which only that is added.
+  Convolution(const Shape& s, const Weights<A>& weights, double most, int64_t rows)
       : s_(s),
-        singles_(singles),
-        packed_(words),
-        shift_(shift),
+        weights_(weights),
         most_(s.C < kL ? -1 : most),  // with few channels finding them costs more than adding all
         words_(words_of<A>(int(s.C))),
         stride_((s.W + s.K - 1) * words_),
@@ -126,11 +153,11 @@ class Convolution {
     if (!sparse_) pad(map, y1 - y0 + s_.K - 1);
   }
 
-  // Row y of the result, W x outputs().
+  // Row y of the result, W x outputs.
   void row(int64_t y, R* out) const {
     int64_t d = 0;
-    for (; d + kVectors * kL <= s_.outputs(); d += kVectors * kL) block<kVectors>(y, d, out);
-    for (; d < s_.outputs(); d += kL) block<1>(y, d, out);
+    for (; d + kVectors * kL <= s_.outputs; d += kVectors * kL) block<kVectors>(y, d, out);
+    for (; d < s_.outputs; d += kL * A::kChannels) block<A::kChannels>(y, d, out);
   }
 
  private:
@@ -159,16 +186,17 @@ class Convolution {
 
   template <int B>
   void sparse(int64_t y, int64_t d, R* out) const {
-    for (int64_t x = 0; x < s_.W; ++x, out += s_.outputs()) {
+    for (int64_t x = 0; x < s_.W; ++x, out += s_.outputs) {
       V sums[B];
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) sums[b] = load<R>(shift_ + d + b * kL);
+      for (int b = 0; b < B; ++b) sums[b] = load<R>(weights_.shift() + d + b * kL);
       const int64_t left = x - s_.before(), x0 = std::max<int64_t>(0, left), x1 = std::min(s_.W, left + s_.K);
       for (int64_t ky = 0; ky < s_.K; ++ky) {
         const int64_t from = y - s_.before() + ky;
         if (from < first_ || from >= end_) continue;
-        const R* weights = singles_ + (ky * s_.K - left) * s_.C * s_.outputs() + d;
-        lists_.template add<B>(from - first_, x0, x1, weights, s_.outputs(), sums);
+        const int64_t stride = s_.outputs / A::kChannels;
+        const R* weights = weights_.few() + (ky * s_.K - left) * s_.C * stride + d / A::kChannels;
+        lists_.template add<A>(from - first_, x0, x1, weights, stride, sums);
       }
 #pragma GCC unroll 8
       for (int b = 0; b < B; ++b) store<R>(out + b * kL, sums[b]);
@@ -179,8 +207,8 @@ class Convolution {
   void dense(int64_t y, int64_t d, R* out) const {
     const R* from = padded_.data() + (y - s_.before() - top_) * stride_;
     int64_t x = 0;
-    for (; x + kPixels <= s_.W; x += kPixels) pixels<B, kPixels>(from + x * words_, d, out + x * s_.outputs());
-    for (; x < s_.W; ++x) pixels<B, 1>(from + x * words_, d, out + x * s_.outputs());
+    for (; x + kPixels <= s_.W; x += kPixels) pixels<B, kPixels>(from + x * words_, d, out + x * s_.outputs);
+    for (; x < s_.W; ++x) pixels<B, 1>(from + x * words_, d, out + x * s_.outputs);
   }
 
   // B vectors of outputs of P pixels next to each other.
@@ -190,10 +218,10 @@ class Convolution {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) sums[p][b] = load<R>(shift_ + d + b * kL);
-    const R* weights = packed_ + d;
+      for (int b = 0; b < B; ++b) sums[p][b] = load<R>(weights_.shift() + d + b * kL);
+    const R* weights = weights_.full() + d;
     for (int64_t ky = 0; ky < s_.K; ++ky, from += stride_)
-      for (int64_t j = 0; j < s_.K * words_; ++j, weights += s_.outputs())
+      for (int64_t j = 0; j < s_.K * words_; ++j, weights += s_.outputs)
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
           const V words = load<R>(weights + b * kL);
@@ -203,11 +231,11 @@ class Convolution {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) store<R>(out + p * s_.outputs() + b * kL, sums[p][b]);
+      for (int b = 0; b < B; ++b) store<R>(out + p * s_.outputs + b * kL, sums[p][b]);
   }
 
   const Shape& s_;
-  const R *singles_, *packed_, *shift_;
+  const Weights<A>& weights_;
   const double most_;
   const int64_t words_, stride_;
   Lists lists_;

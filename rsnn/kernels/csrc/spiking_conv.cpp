@@ -9,21 +9,6 @@
 
 namespace {
 
-// Packed weights of all kinds.
-template <class A>
-struct Weights {
-  Buffer<R> singles, words, shift;
-  Weights(const Shape& s, const R* weights, const R* scale, const R* shift_)
-      : singles(s.K * s.K * s.C * s.outputs()),
-        words(A::kChannels == 1 ? 0 : s.K * s.K * words_of<A>(int(s.C)) * s.outputs()),
-        shift(s.outputs()) {
-    pack_singles(weights, scale, singles.data(), s);
-    if (A::kChannels > 1) pack_words<A>(singles.data(), words.data(), s);
-    if (shift_) std::copy_n(shift_, s.D, shift.data());
-  }
-  R* packed() { return A::kChannels == 1 ? singles.data() : words.data(); }
-};
-
 // Bands of about `rows` rows, whole windows of the pooling, so many that every thread has work.
 struct Bands {
   int64_t windows, each, count;
@@ -38,10 +23,9 @@ struct Bands {
 template <class A, class X>
 class Team {
  public:
-  Team(const Shape& s, Weights<A>& weights, double most, int64_t rows, int threads) : row_size_(s.W * s.outputs()) {
+  Team(const Shape& s, const Weights<A>& weights, double most, int64_t rows, int threads) : row_size_(s.W * s.outputs) {
     for (int rank = 0; rank < threads; ++rank) {
-      convolutions_.push_back(std::make_unique<Convolution<A, X>>(s, weights.singles.data(), weights.packed(),
-                                                                  weights.shift.data(), most, rows));
+      convolutions_.push_back(std::make_unique<Convolution<A, X>>(s, weights, most, rows));
       rows_.push_back(std::make_unique<Buffer<R>>(2 * row_size_));
     }
   }
@@ -64,7 +48,7 @@ class Team {
 template <class X>
 void convolve(int64_t images, const Shape& s, int threads, double most, const X* x, const R* w, X* out) {
   typedef Singles<R> A;
-  Weights<A> weights(s, w, nullptr, nullptr);
+  const Weights<A> weights(s, w, nullptr, nullptr);
   const Bands bands(images, s.H, 1, s.H, threads);
   Team<A, X> team(s, weights, most, bands.rows(1), threads);
   team.run(images * bands.count, [&](int64_t item, Convolution<A, X>& convolution, R* row, R*) {
@@ -75,43 +59,45 @@ void convolve(int64_t images, const Shape& s, int threads, double most, const X*
       X* to = out + (image * s.H + y) * s.W * s.D;
       for (int64_t pixel = 0; pixel < s.W; ++pixel)
         for (int64_t d = 0; d < s.D; d += kL)
-          store_as(to + pixel * s.D + d, load<R>(row + pixel * s.outputs() + d), int(std::min<int64_t>(kL, s.D - d)));
+          store_as(to + pixel * s.D + d, load<R>(row + pixel * s.outputs + d), int(std::min<int64_t>(kL, s.D - d)));
     }
   });
 }
 
-// Charges a row of neurons with a row of currents. `fired`: a row of windows, whose maximum this is the `first` row of.
-void charge_row(const Shape& s, const Neuron& neuron, const R* currents, const R* before, R* after, R* fired, int64_t pool,
-                bool first) {
-  const int64_t windows = s.W / pool, stride = s.outputs();
-  for (int64_t x = 0; x < s.W; ++x) {
-    const int64_t window = x / pool;
+// Charges a row of neurons with a row of currents and returns how many fire. `fired`: a row of windows, whose maximum
+// this is the `first` row of.
+int64_t charge_row(const Shape& s, const Neuron& neuron, const R* currents, const R* before, R* after, R* fired,
+                   int64_t pool, bool first) {
+  V firing{};
+  for (int64_t window = 0; window * pool < s.W; ++window)
     for (int64_t d = 0; d < s.D; d += kL) {
       const int count = int(std::min<int64_t>(kL, s.D - d));
-      const V v = before ? load<R>(before + x * s.D + d, count) : spread<R>(neuron.rest);
-      const V charged = neuron.charge(v, load<R>(currents + x * stride + d));
-      store<R>(after + x * s.D + d, neuron.after(charged), count);
-      if (window >= windows) continue;  // the rest that fills no window
-      V fires = charged >= neuron.threshold ? spread<R>(1) : V{};
-      R* to = fired + window * stride + d;
-      if (!first || x % pool) {
-        const V so_far = load<R>(to);
-        fires = so_far > fires ? so_far : fires;
+      R* to = fired + window * s.outputs + d;
+      V any = first ? V{} : load<R>(to);
+      for (int64_t x = window * pool; x < std::min(s.W, window * pool + pool); ++x) {
+        const V v = before ? load<R>(before + x * s.D + d, count) : spread<R>(neuron.rest);
+        const V charged = neuron.charge(v, load<R>(currents + x * s.outputs + d));
+        const V fires = charged >= neuron.threshold ? spread<R>(1) : V{};
+        any = fires > any ? fires : any;
+        firing += first_lanes<R>(fires, count);
+        store<R>(after + x * s.D + d, neuron.after(charged), count);
       }
-      store<R>(to, fires);
+      store<R>(to, any);
     }
-  }
+  return int64_t(total<R>(firing));
 }
 
 template <class A, class X>
 void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neuron, int threads, double most, const X* x,
-           const R* w, const R* scale, const R* shift, const R* start, X* spikes, R* end) {
-  Weights<A> weights(s, w, scale, shift);
+           const R* w, const R* scale, const R* shift, const R* start, X* spikes, R* end, int64_t* number) {
+  const Weights<A> weights(s, w, scale, shift);
   // A band's potentials stay in the second-level cache from step to step.
   const Bands bands(N, s.H, pool, (1 << 15) / (s.W * s.D) + 1, threads);
   Team<A, X> team(s, weights, most, bands.rows(pool), threads);
   const int64_t h = s.H / pool, width = s.W / pool;
+  std::atomic<int64_t> all{0};
   team.run(N * bands.count, [&](int64_t item, Convolution<A, X>& convolution, R* currents, R* fired) {
+    int64_t firing = 0;
     const int64_t n = item / bands.count, y0 = item % bands.count * bands.rows(pool);
     const int64_t y1 = std::min(s.H, y0 + bands.rows(pool));
     for (int64_t t = 0; t < T; ++t) {
@@ -120,15 +106,17 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
         convolution.row(y, currents);
         const int64_t at = (n * s.H + y) * s.W * s.D;
         const R* before = t ? end + at : start ? start + at : nullptr;
-        charge_row(s, neuron, currents, before, end + at, fired, pool, y % pool == 0);
+        firing += charge_row(s, neuron, currents, before, end + at, fired, pool, y % pool == 0);
         if ((y + 1) % pool) continue;
         X* to = spikes + (((t * N + n) * h + y / pool) * width) * s.D;
         for (int64_t window = 0; window < width; ++window)
           for (int64_t d = 0; d < s.D; d += kL)
-            store_as(to + window * s.D + d, load<R>(fired + window * s.outputs() + d), int(std::min<int64_t>(kL, s.D - d)));
+            store_as(to + window * s.D + d, load<R>(fired + window * s.outputs + d), int(std::min<int64_t>(kL, s.D - d)));
       }
     }
+    all += firing;
   });
+  *number = all;
 }
 
 }  // namespace
@@ -136,18 +124,18 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
 // Sizes: images, H, W, C, D, K.
 #define CONVOLUTION(NAME, X)                                                                                          \
   EXPORT int NAME(const int64_t* size, int threads, double most, const X* x, const R* w, X* out) {                    \
-    const Shape s{size[1], size[2], size[3], size[4], size[5]};                                                       \
+    const Shape s(size + 1, 1);                                                                                       \
     return guarded([&] { convolve<X>(size[0], s, threads, most, x, w, out); });                                       \
   }
 
 // Sizes: T, N, H, W, C, D, K, pool. Currents are convolutions, times `scale` and plus `shift` of each channel.
 #define SPIKES(NAME, A, X)                                                                                            \
   EXPORT int NAME(const int64_t* size, int threads, double most, const double* neuron, const X* x, const R* w,        \
-                  const R* scale, const R* shift, const R* start, X* spikes, R* end) {                                \
-    const Shape s{size[2], size[3], size[4], size[5], size[6]};                                                       \
+                  const R* scale, const R* shift, const R* start, X* spikes, R* end, int64_t* number) {               \
+    const Shape s(size + 2, A::kChannels);                                                                            \
     return guarded([&] {                                                                                              \
       spike<A, X>(size[0], size[1], s, size[7], Neuron(neuron), threads, most, x, w, scale, shift, start, spikes,     \
-                  end);                                                                                               \
+                  end, number);                                                                                       \
     });                                                                                                               \
   }
 

@@ -50,6 +50,8 @@ struct Singles {
   static constexpr int kChannels = 1;
   static INLINE Vec<R> add(Vec<R> sum, Vec<R> words, const R* weight) { return sum + *weight * words; }
   static INLINE Vec<R> word(const Vec<R>* channels) { return channels[0]; }
+  // Adds `value` times the words of vectors of outputs, as many a word as there are channels.
+  static INLINE void add_outputs(Vec<R>* sums, Vec<R> words, R value) { sums[0] += value * words; }
   // Words of `count` channels that lie next to each other.
   template <class X>
   static void copy(const X* from, R* to, int64_t count) {
@@ -73,6 +75,12 @@ struct Pairs {
   static INLINE Vec<R> word(const Vec<R>* channels) {
     typedef uint32_t Word __attribute__((vector_size(kBytes)));
     return (Vec<R>)((Word)rounded(channels[0]) >> 16 | (Word)rounded(channels[1]));
+  }
+  static INLINE void add_outputs(Vec<R>* sums, Vec<R> words, R value) {
+    // A number in bfloat16 is the upper half of its bits: as the second of a pair it is there, as the first it is moved.
+    const __m512i second = (__m512i)spread(value), first = _mm512_srli_epi32(second, 16);
+    sums[0] = (Vec<R>)_mm512_dpbf16_ps((__m512)sums[0], (__m512bh)(__m512)words, (__m512bh)first);
+    sums[1] = (Vec<R>)_mm512_dpbf16_ps((__m512)sums[1], (__m512bh)(__m512)words, (__m512bh)second);
   }
   static void copy(const float* from, R* to, int64_t count) {
     for (int64_t i = 0; i < count; i += 2 * kLanes<R>) {

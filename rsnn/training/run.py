@@ -31,6 +31,7 @@ from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
 from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
 from rsnn.training.recipe import Phase, Recipe
+from rsnn.training.recipe_files import recipe_from
 from rsnn.training.sources import Part, has_test_part, open_part
 from rsnn.training.splits import cut_validation
 from rsnn.training.state import remove_leftovers, write_json
@@ -243,7 +244,7 @@ def _check_same(recipe: Recipe, parts: Parts, folder: Path, accelerator: Acceler
     ours = {"recipe": recipe.to_dict(), "data": data, "processes": accelerator.num_processes}
     path = folder / RECIPE_FILE
     if path.is_file():
-        theirs = json.loads(path.read_text("utf-8"))
+        theirs = _stored(path)
         different = sorted(
             name
             for name in {*_flat(ours), *_flat(theirs)}
@@ -259,6 +260,15 @@ def _check_same(recipe: Recipe, parts: Parts, folder: Path, accelerator: Acceler
     elif accelerator.is_main_process:
         write_json(path, ours)
     accelerator.wait_for_everyone()
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Return what a run's file says it is; fields that recipes have got since have their defaults."""
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        return {**stored, "recipe": recipe_from(stored["recipe"]).to_dict()}
+    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); choose another --output") from error
 
 
 def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -134,6 +134,19 @@ def test_another_recipe_or_other_data_do_not_go_on_with_a_run(recipe, archive, t
     train(recipe("loop.workers=1", "loop.save_minutes=3", epochs=1), archive, tmp_path)
 
 
+def test_a_run_of_a_version_whose_recipes_had_fewer_fields_goes_on(recipe, archive, tmp_path):
+    with pytest.raises(Killed):
+        train(recipe(), archive, tmp_path, display=KillAt(6))
+    path = tmp_path / "recipe.json"
+    stored = json.loads(path.read_text())
+    del stored["recipe"]["data"]["clip_at"]
+    path.write_text(json.dumps(stored))
+    train(recipe(), archive, tmp_path)
+    path.write_text("{")
+    with pytest.raises(TrainingError, match=r"recipe.json cannot be read .* choose another --output"):
+        train(recipe(), archive, tmp_path)
+
+
 def test_a_loss_that_is_no_number_ends_with_the_last_good_checkpoint_intact(recipe, archive, tmp_path, monkeypatch):
     chosen = recipe(epochs=3)
     with pytest.raises(Killed):

@@ -3,8 +3,7 @@
     python scripts/energy_cost.py [MODEL...]
 
 In processor seconds of one thread, which other work on the machine touches little; they run in turn, and the fastest of
-each counts. The forward is measured twice: by the kernels that a CPU takes by default, of which the counting has to
-keep apart what they do in one go, and by plain PyTorch.
+each counts. The forward is measured twice: by the kernels that a CPU takes by default, and by plain PyTorch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = ["rsnn-nmnist-cl", "rsnn-gesture-cl", "rsnn-gesture-cla", "scnn-gesture", "convlstm-gesture-cl-sum"]
     parser.add_argument("models", nargs="*", default=default)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

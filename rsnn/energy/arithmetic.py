@@ -8,52 +8,41 @@ Masks are summed as float32, ten times faster than as booleans: exact below 2^24
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import product
 
 import torch
 from torch import Tensor
 
-_EXACT = 1 << 24
+_FEW = 1 << 10
+_IN_CACHE = 1 << 18  # elements of a mask: it is summed before the next one takes its place
 
 
 def nonzero_map(x: Tensor) -> Tensor:
     """Return how often each place of x (R, ...) is not zero in the R rows: (...) of int64."""
-    total = torch.zeros(x.shape[1:], dtype=torch.long, device=x.device)
-    for rows in x.split(_EXACT):
-        mask = torch.empty(rows.shape, dtype=torch.float32, device=x.device)
-        total += torch.ne(rows, 0, out=mask).sum(0).long()
-    return total
+    order = sorted(range(1, x.ndim), key=x.stride, reverse=True)  # as the numbers lie in memory
+    x = x.permute(0, *order)
+    total = torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device)
+    for mask in _masks(x):
+        total += mask[0] if len(mask) == 1 else mask.sum(0)
+    return total.long().permute(*(order.index(axis) for axis in range(1, x.ndim)))
 
 
 def nonzero(x: Tensor) -> int:
     """Return how many elements are not zero."""
-    if x.numel() < 2 * _EXACT:
-        mask = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        torch.ne(x, 0, out=mask)
-        if x.numel() < _EXACT:
-            return int(mask.sum())
-        return int(mask.flatten(0, -2).sum(-1).double().sum()) if x.ndim > 1 else int(mask.double().sum())
-    return sum(nonzero(part) for part in x.split(max(1, len(x) // 2)))
+    if x.numel() <= _FEW:
+        return int(x.count_nonzero())
+    if x.ndim > 1 and x[0].numel() > _IN_CACHE:
+        return sum(map(nonzero, x))
+    return sum(int(mask.sum()) for mask in _masks(x))
 
 
-def spikes(x: Tensor) -> int:
-    """Return how many of zeros and ones (T, N, ...) are ones."""
-    return int(x.sum((-2, -1)).double().sum())
-
-
-def max_pool(x: Tensor, side: int) -> Tensor:
-    """Return the maxima of windows of (..., H, W), as max pooling does, in a fraction of its time."""
-    height, width = x.shape[-2] // side, x.shape[-1] // side
-    x = x[..., : height * side, : width * side]
-    rows = x[..., ::side, :]
-    for k in range(1, side):
-        rows = torch.maximum(rows, x[..., k::side, :])
-    out = rows[..., ::side]
-    for k in range(1, side):
-        out = torch.maximum(out, rows[..., k::side])
-    return out
+def _masks(x: Tensor) -> Iterator[Tensor]:
+    """Yield some rows of x after the others, each element one where it is not zero, in one place in memory."""
+    each = max(1, min(len(x), _IN_CACHE // max(1, x[:1].numel())))
+    place = torch.empty(each, *x.shape[1:], dtype=torch.float32, device=x.device)
+    for rows in x.split(each):
+        yield torch.ne(rows, 0, out=place[: len(rows)])
 
 
 def nonzero_per_tap(weight: Tensor, groups: int, transposed: bool) -> Tensor:
@@ -65,14 +54,15 @@ def nonzero_per_tap(weight: Tensor, groups: int, transposed: bool) -> Tensor:
 
 
 @cache
-def _reached(size: int, out: int, tap: int, stride: int, padding: int, dilation: int, transposed: bool) -> slice:
-    """Return the inputs that one tap of a kernel multiplies along one axis; the padding is not among them."""
-    offset = tap * dilation - padding
+def _reached(size: int, kernel: int, out: int, stride: int, padding: int, dilation: int, transposed: bool) -> Tensor:
+    """Return which inputs each tap of a kernel multiplies along one axis, (kernel, size): none of the padding."""
+    place = torch.arange(size)
+    offset = torch.arange(kernel)[:, None] * dilation - padding
     if transposed:  # input i reaches output i * stride + offset
-        inputs = [i for i in range(size) if 0 <= i * stride + offset < out]
-        return slice(inputs[0], inputs[-1] + 1) if inputs else slice(0, 0)
-    inputs = [i for o in range(out) if 0 <= (i := o * stride + offset) < size]
-    return slice(inputs[0], inputs[-1] + 1, stride) if inputs else slice(0, 0)
+        output = place * stride + offset
+        return ((output >= 0) & (output < out)).double()
+    ahead = place - offset  # output o takes input o * stride + offset
+    return ((ahead % stride == 0) & (ahead >= 0) & (ahead < out * stride)).double()
 
 
 def convolution(
@@ -93,12 +83,10 @@ def convolution(
         stride, padding, dilation, transposed: as in `torch.nn.functional.conv2d` and its kind, one of each per axis.
 
     """
-    total = torch.zeros((), dtype=torch.long, device=inputs.device)
-    axes = list(zip(inputs.shape[1:], out_size, stride, padding, dilation, strict=True))
-    for position, tap in enumerate(product(*(range(k) for k in taps.shape[1:]))):
-        window = tuple(_reached(s, o, k, d, p, e, transposed) for k, (s, o, d, p, e) in zip(tap, axes, strict=True))
-        total += (inputs[(slice(None), *window)].flatten(1).sum(1) * taps.flatten(1)[:, position]).sum()
-    return int(total)
+    met = inputs.double()  # exact below 2^53
+    for size, kernel, *how in zip(inputs.shape[1:], taps.shape[1:], out_size, stride, padding, dilation, strict=True):
+        met = torch.tensordot(met, _reached(size, kernel, *how, transposed).to(met.device), dims=([1], [1]))
+    return int((met * taps).sum())
 
 
 def windows(size: int, out: int, side: int, stride: int, padding: int, device: torch.device) -> Tensor:
@@ -138,7 +126,7 @@ def taps_inside(
     """Return how many pairs of a tap and an input a convolution of one channel has, without padding."""
     total = 1
     for s, k, *how in zip(size, kernel, out_size, stride, padding, dilation, strict=True):
-        total *= sum(len(range(s)[_reached(s, how[0], tap, *how[1:], transposed)]) for tap in range(k))
+        total *= int(_reached(s, k, *how, transposed).sum())
     return total
 
 

@@ -16,6 +16,7 @@ from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
 from rsnn.errors import InputError
 
+_AT_ONCE = 16  # recordings that came one by one
 _PER_PASS = (
     *("dense_mac", "mac", "dense_ac", "ac", "spikes", "neuron_steps", "inputs", "nonzero_inputs"),
     *("state_bytes", "activation_bytes", "outputs"),
@@ -101,6 +102,21 @@ def _unseen(model: nn.Module, ledger: Ledger) -> dict[str, int]:
 
 
 def _batches(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
+    """Yield batches (T, N, C, H, W); recordings that come one by one are put together."""
+    alone: list[Tensor] = []
+    for batch in _parts(frames, preprocessing):
+        if alone and (len(alone) == _AT_ONCE or batch.shape != alone[0].shape):
+            yield torch.cat(alone, dim=1)
+            alone = []
+        if batch.shape[1] == 1:
+            alone.append(batch)
+        else:
+            yield batch
+    if alone:
+        yield torch.cat(alone, dim=1)
+
+
+def _parts(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
     if isinstance(frames, Tensor | np.ndarray | Events):
         yield _batch(frames, preprocessing)
         return

@@ -11,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from rsnn.energy import arithmetic
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
 from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
+from rsnn.nn.pooling import max_pool
 from rsnn.nn.scnn import SpikingConv
 
-# Each rule gets the ledger, the module's name and itself, its input, its state before (None: fresh), its output, and
-# whether the input can only hold zeros and ones.
-Rule = Callable[[Ledger, str, Any, Tensor, Any, Any, bool], None]
+# Each rule gets the ledger, the module's name and itself, the call, its output before pooling (but see `Call.number`),
+# and whether the input can only hold zeros and ones.
+Rule = Callable[[Ledger, str, Any, "Call", Any, bool], None]
 
 
 @dataclass(frozen=True)
@@ -57,57 +58,49 @@ class Call:
         x: its input.
         state: its state before, None for a fresh one.
         pool: side of the windows whose maxima it was asked for instead of its output.
+        number: spikes before the pooling, where the module counts them itself.
 
     """
 
     x: Any
     state: Any
     pool: int
+    number: Tensor | None = None
+
+    def pooled(self, output: Any) -> Any:
+        """Return the module's output (T, N, C, H, W) with the maxima it was asked for."""
+        return output if self.pool == 1 else (max_pool(output[0], self.pool), *output[1:])
 
 
-def unpooled(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """Return a call, and the arguments to call with instead: the rules need outputs that were not pooled.
-
-    `restore` has to follow.
-    """
+def watched(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
+    """Return a call, and the arguments to call with instead: the rules look at what pooling hides."""
     given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
     _, x, *rest = given.values()
-    pool = given.get("pool", 1)
+    names = [name for name in given if name not in ("self", "pool", "number")]
+    asked = {name: given[name] for name in names}
+    number = None
     if isinstance(module, SpikingConv):
-        pool, module.pool = module.pool, 1
-    names = [name for name in given if name not in ("self", "pool")]
-    return Call(x, rest[0] if len(names) > 1 else None, pool), {name: given[name] for name in names}
+        number = asked["number"] = torch.zeros((), dtype=torch.int64, device=module.conv.weight.device)
+    return Call(x, rest[0] if len(names) > 1 else None, given.get("pool", 1), number), asked
 
 
-def restore(module: nn.Module, call: Call) -> None:
-    """Undo what `unpooled` did to the module."""
-    if isinstance(module, SpikingConv):
-        module.pool = call.pool
+def _neurons(ledger: Ledger, name: str, neurons: int, spikes: int, size: int, *, mac: int = 0, ac: int = 0) -> None:
+    """Count an update of so many neurons, of `size` bytes each, with `mac` and `ac` operations a neuron."""
+    layer = ledger.pointwise(name, "neuron", neurons, size, mac=mac * neurons, ac=ac * neurons)
+    layer.spikes += spikes
+    layer.neuron_steps += neurons
 
 
-def pooled(output: Any, pool: int) -> Any:
-    """Return a module's output (T, N, C, H, W) with the maxima it was asked for."""
-    if pool == 1:
-        return output
-    x, *rest = output
-    return (arithmetic.max_pool(x, pool), *rest)
-
-
-def _neurons(ledger: Ledger, name: str, spikes: Tensor, mac: int, ac: int) -> None:
-    each = spikes.numel()
-    layer = ledger.pointwise(name, "neuron", each, spikes.element_size(), mac=mac * each, ac=ac * each)
-    layer.spikes += arithmetic.spikes(spikes)
-    layer.neuron_steps += each
-
-
-def _lif(ledger: Ledger, name: str, _module: LIF, _x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+def _lif(ledger: Ledger, name: str, _module: LIF, _call: Call, output: Any, _binary: bool) -> None:
     # V + (X - V) / tau is one multiply-accumulate a neuron and step once 1 / tau is in the weights.
-    _neurons(ledger, name, output[0], mac=1, ac=0)
+    spikes = output[0]
+    _neurons(ledger, name, spikes.numel(), nonzero(spikes), spikes.element_size(), mac=1)
 
 
-def _srm(ledger: Ledger, name: str, _module: SRM, _x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+def _srm(ledger: Ledger, name: str, _module: SRM, _call: Call, output: Any, _binary: bool) -> None:
     # Two traces a t + x and two responses a (r + t), of input and of spikes; the potential g r + g' r'.
-    _neurons(ledger, name, output[0], mac=6, ac=2)
+    spikes = output[0]
+    _neurons(ledger, name, spikes.numel(), nonzero(spikes), spikes.element_size(), mac=6, ac=2)
 
 
 def _gates(ledger: Ledger, name: str, hidden: Tensor, outputs: int, cell: Tensor | None) -> None:
@@ -125,10 +118,8 @@ def _gates(ledger: Ledger, name: str, hidden: Tensor, outputs: int, cell: Tensor
     ledger.pointwise(name, "function", 5 * each, size, mac=5 * each)
 
 
-def _convlstm(
-    ledger: Ledger, name: str, module: ConvLSTM, frames: Tensor, state: Any, output: Any, binary: bool
-) -> None:
-    hidden = output[0]
+def _convlstm(ledger: Ledger, name: str, module: ConvLSTM, call: Call, output: Any, binary: bool) -> None:
+    frames, state, hidden = call.x, call.state, output[0]
     T, N = frames.shape[:2]
     before = (module.kernel_size - 1) // 2
     how = {
@@ -156,17 +147,16 @@ def _convlstm(
     _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
 
 
-def _spiking_conv(
-    ledger: Ledger, name: str, module: SpikingConv, x: Tensor, _state: Any, output: Any, binary: bool
-) -> None:
-    spikes, conv = output[0], module.conv
+def _spiking_conv(ledger: Ledger, name: str, module: SpikingConv, call: Call, output: Any, binary: bool) -> None:
+    x, conv = call.x, module.conv
+    spikes, potential = output
     prefix = f"{name}." if name else ""
     ledger.convolution(
         f"{prefix}conv",
         conv.weight,
         nonzero_map(x.flatten(0, 1)),
         x.shape[0] * x.shape[1],
-        spikes.shape[3:],
+        potential.shape[2:],
         stride=conv.stride,
         padding=cast("tuple[int, int]", conv.padding),
         dilation=conv.dilation,
@@ -174,7 +164,8 @@ def _spiking_conv(
         binary=binary,
         bytes_per_element=spikes.element_size(),
     )
-    _neurons(ledger, f"{prefix}lif", spikes, mac=1, ac=0)
+    assert call.number is not None
+    _neurons(ledger, f"{prefix}lif", len(x) * potential.numel(), int(call.number), spikes.element_size(), mac=1)
 
 
 def _as_made(module: nn.Module) -> bool:
@@ -188,8 +179,8 @@ def _as_made(module: nn.Module) -> bool:
     return True
 
 
-def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, output: Any, binary: bool) -> None:
-    hidden = output[0]
+def _lstm(ledger: Ledger, name: str, module: nn.LSTM, call: Call, output: Any, binary: bool) -> None:
+    x, state, hidden = call.x, call.state, output[0]
     prefix = f"{name}." if name else ""
     if module.batch_first and x.ndim == 3:
         x, hidden = x.transpose(0, 1), hidden.transpose(0, 1)
@@ -217,11 +208,13 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, x: Tensor, state: Any, out
     _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
 
 
-def _sum(ledger: Ledger, name: str, module: nn.Module, x: Tensor, _state: Any, output: Any, _binary: bool) -> None:
+def _sum(ledger: Ledger, name: str, module: nn.Module, call: Call, output: Any, _binary: bool) -> None:
     # What is added to a sum that begins empty; the mean divides it as well.
     total = output[0]
     divides = (nonzero(total), total.numel()) if isinstance(module, MeanFrames) else 0
-    ledger.pointwise(name, "pointwise", total.numel(), total.element_size(), mac=divides, ac=(nonzero(x), x.numel()))
+    ledger.pointwise(
+        name, "pointwise", total.numel(), total.element_size(), mac=divides, ac=(nonzero(call.x), call.x.numel())
+    )
 
 
 _RULES: dict[type[nn.Module], Whole] = {

@@ -19,16 +19,22 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 class Recorder(TorchDispatchMode):
     """Counts what runs while it is `watching`, over all samples; `close` takes its hooks off the model.
 
+    Attributes:
+        takes: our kernels that may run as one operation before its eyes (see `rsnn.kernels.watched`).
+
     Modules that `modules.find` knows are counted as a whole, and their insides run unwatched; the operations of all
     others are counted one by one. Whether a tensor is binary belongs to its storage, so views inherit it; every
     operation that writes sets it anew.
+
     """
+
+    takes = frozenset({"attention"})
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger(model)
         self._path: list[str] = []
-        self._calls: list[tuple[nn.Module, modules.Call]] = []  # that are counted as a whole and run now
+        self._calls: list[modules.Call] = []  # of modules that are counted as a whole and run now
         self._comparing: set[str] = set()
         self._binary: set[int] = set()
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
@@ -65,8 +71,7 @@ class Recorder(TorchDispatchMode):
             yield
         finally:
             if self._calls:  # interrupted inside a module that is counted as a whole, which runs unwatched
-                while self._calls:
-                    modules.restore(*self._calls.pop())
+                self._calls.clear()
             else:
                 self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.ledger.finish()
@@ -91,11 +96,11 @@ class Recorder(TorchDispatchMode):
                     torch._C._set_mkldnn_enabled(False)
             if whole is None:
                 return None
-            call, unpooled = modules.unpooled(module, args, kwargs)
+            call, watched = modules.watched(module, args, kwargs)
             if not self._calls:
                 self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._calls.append((module, call))
-            return (), unpooled
+            self._calls.append(call)
+            return (), watched
 
         return hook
 
@@ -105,10 +110,9 @@ class Recorder(TorchDispatchMode):
             if isinstance(module, _RECURRENT):
                 torch._C._set_mkldnn_enabled(self._onednn.pop())
             if whole is not None:
-                _, call = self._calls.pop()
-                modules.restore(module, call)
+                call = self._calls.pop()
                 if self._calls:
-                    return modules.pooled(output, call.pool)
+                    return output if output is None else call.pooled(output)
                 try:
                     if output is not None:  # None: it failed
                         output = self._count_whole(name, module, whole, call, output)
@@ -122,13 +126,13 @@ class Recorder(TorchDispatchMode):
 
     def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, call: modules.Call, output: Any) -> Any:
         if isinstance(call.x, Tensor):
-            whole.rule(self.ledger, name, module, call.x, call.state, output, self._is_binary(call.x))
+            whole.rule(self.ledger, name, module, call, output, self._is_binary(call.x))
         else:
             what = f"{type(module).__name__} of a {type(call.x).__name__} in {name or 'the model'}"
             self.ledger.not_counted[what] += 1
         for parameter in module.parameters():
             self.ledger.use(parameter)
-        output = modules.pooled(output, call.pool)
+        output = call.pooled(output)
         for tensor in _tensors(output):
             self._mark(tensor, binary=False)
         if whole.spikes:
@@ -147,7 +151,7 @@ class Recorder(TorchDispatchMode):
                 with _disable_current_modes():
                     layer.spikes += arithmetic.nonzero(first)
                 layer.neuron_steps += first.numel()
-        state = list(_tensors(output[1:])) if isinstance(output, tuple | list) else []
+        state = _tensors(output[1:]) if isinstance(output, tuple | list) else []
         if not state or any(
             other != name and other.startswith(f"{name}." if name else "") for other in self._state_paths
         ):
@@ -163,7 +167,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        inputs = list(_tensors(args))
+        inputs = _tensors(args)
         for tensor in inputs:
             if tensor.ndim > 1:
                 self.ledger.use(tensor)
@@ -332,8 +336,11 @@ class Recorder(TorchDispatchMode):
 
 def _both(left: Any, right: Any) -> int:
     """Return at how many places of a sum both terms are not zero."""
-    terms = [term if isinstance(term, Tensor) else torch.tensor(term) for term in (left, right)]
-    return arithmetic.nonzero((terms[0] != 0) & (terms[1] != 0).to(terms[0].device))
+    tensors = [term for term in (left, right) if isinstance(term, Tensor)]
+    if len(tensors) < 2:
+        number = right if isinstance(left, Tensor) else left
+        return arithmetic.nonzero(tensors[0]) if number else 0
+    return arithmetic.nonzero((left != 0) & (right != 0).to(left.device))
 
 
 def _by_binary(name: str, args: Any) -> bool:
@@ -347,9 +354,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def _tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, tuple | list):
-        for branch in tree:
-            yield from _tensors(branch)
+        return [tree]
+    return [tensor for branch in tree for tensor in _tensors(branch)] if isinstance(tree, tuple | list) else []

@@ -51,10 +51,11 @@ MULTIPLICATIONS = {
 }
 ADDITIONS = frozenset("add add_ sub sub_ rsub".split())
 # A table of straight pieces, as hardware has them: one multiply-accumulate each.
-FUNCTIONS = frozenset(
-    "sigmoid sigmoid_ tanh tanh_ exp exp_ log log1p log2 sqrt rsqrt pow erf gelu silu elu softplus leaky_relu sin cos "
-    "atan hardsigmoid hardswish log_sigmoid_forward expm1 sigmoid_backward".split()
-)
+_FUNCTIONS = """
+    sigmoid tanh exp log log1p log2 sqrt rsqrt pow erf gelu silu elu softplus leaky_relu sin cos atan hardsigmoid
+    hardswish expm1 log_sigmoid_forward
+"""
+FUNCTIONS = frozenset(f"{name}{in_place}" for name in _FUNCTIONS.split() for in_place in ("", "_"))
 # Per element of the input (and window): additions; means and pooling multiply each output once more.
 SUMS = frozenset("sum cumsum".split())
 MEANS = frozenset("mean".split())
@@ -68,7 +69,7 @@ NORMS = frozenset(
 LAYER_NORMS = frozenset("native_layer_norm native_group_norm".split())
 PRODUCTS = frozenset("mm addmm bmm baddbmm mv addmv dot".split())
 ATTENTION = frozenset(
-    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "attention _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention".split()
 )
 # Their results are sums that a normalization folds into.

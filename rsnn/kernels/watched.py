@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
-def sees_no_steps(x: Tensor) -> bool:
+def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
     """Tell whether a kernel of ours may stand for the single operations on `x`.
 
     Anything that watches or transforms those (a dispatch mode, vmap, forward derivatives, tracing, an export to another
-    runtime) gets them; torch.compile takes a kernel as one node of its graph.
+    runtime) gets them, but for a mode that has the kernel's name in its `takes`; torch.compile takes a kernel as one
+    node of its graph.
     """
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     return (
         type(x) in (Tensor, torch.nn.Parameter)
-        and not torch._C._len_torch_dispatch_stack()
+        and all(kernel in getattr(mode, "takes", ()) for mode in _get_current_dispatch_mode_stack())
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.nn.attention import ConvLSTMAttention, Join
 from rsnn.nn.checks import check_features, check_positive, check_sizes, is_watched
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
+from rsnn.nn.pooling import average_pool, max_pool
 
 EncoderState = tuple[ConvLSTMState, ...]
 
@@ -122,14 +120,14 @@ class ConvLSTMEncoder(nn.Module):
                 f"{type(self).__name__} got a {type(state).__name__} as its state; expected a ConvLSTMState for each "
                 f"of its {len(self.layers)} layers, as an earlier call returned them, or None"
             )
-        features = _pool(frames, self.input_pool, "average")
+        features = average_pool(frames, self.input_pool)
         states = []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
             if type(layer) in (ConvLSTM, ConvLSTMAttention) and not is_watched(layer):
                 features, layer_state = layer(features, layer_state, pool=self.pool)
             else:  # a hook expects the hidden states, a layer of the user's knows no pooling
                 features, layer_state = layer(features, layer_state)
-                features = _pool(features, self.pool, "max")
+                features = max_pool(features, self.pool)
             states.append(layer_state)
         return features, tuple(states)
 
@@ -174,11 +172,4 @@ class FramePool(nn.Module):
         check_features(frames, self.in_channels, type(self).__name__)
         if 0 in self.output_size((frames.shape[3], frames.shape[4])):
             raise InputError(f"FramePool got frames of {tuple(frames.shape[3:])}: pooling leaves no pixel of them")
-        return _pool(frames, self.pool, "average"), ()
-
-
-def _pool(features: Tensor, side: int, kind: Literal["average", "max"]) -> Tensor:
-    if side == 1:
-        return features
-    pool = F.avg_pool2d if kind == "average" else F.max_pool2d
-    return pool(features.flatten(0, 1), side).unflatten(0, features.shape[:2])
+        return average_pool(frames, self.pool), ()

@@ -6,6 +6,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate, lif_native, spiking_conv_native
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
+from rsnn.nn.pooling import average_pool, max_pool
 from rsnn.nn.voting import RateClassifier, Voting, resized_output
 
 
@@ -31,24 +33,37 @@ class SpikingConv(nn.Module):
         self.pool = pool
 
     def forward(
-        self, x: Float[Tensor, "T N C H W"], potential: Tensor | None
+        self, x: Float[Tensor, "T N C H W"], potential: Tensor | None, *, number: Tensor | None = None
     ) -> tuple[Float[Tensor, "T N D h w"], Tensor]:
-        """Return the (pooled) spikes of every step, and the potential after the last one."""
+        """Return the (pooled) spikes of every step, and the potential after the last one.
+
+        Args:
+            x: (T, N, in_channels, H, W).
+            potential: what an earlier call returned, to go on from there; None starts from rest.
+            number: where given, the number of spikes before the pooling is added to it, int64.
+
+        """
         native = kernels.selected(x.device, "lif") == "native"
         fused = native and self._is_fused(x, potential)
         if native and self._is_plain() and spiking_conv_native.supports(x, self.conv.weight):
             if fused and self._is_inference(x, potential):
-                return self._spike(x, potential)
+                spikes, potential, fired = self._spike(x, potential)
+                if number is not None:
+                    number += fired
+                return spikes, potential
             current = spiking_conv_native.convolution(x.flatten(0, 1), self.conv.weight).unflatten(0, x.shape[:2])
         else:
             current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         # A batch normalization of one pixel is an error of its own.
         if fused and current.dtype in (torch.float32, torch.float64, torch.bfloat16) and current[:, :, 0].numel() > 1:
-            return self._norm_lif_pool(current, potential)
-        spikes, potential = self.lif(self.norm(current.flatten(0, 1)).unflatten(0, x.shape[:2]), potential)
-        if self.pool > 1:
-            spikes = F.max_pool2d(spikes.flatten(0, 1), self.pool).unflatten(0, x.shape[:2])
-        return spikes, potential
+            if number is None:
+                return self._norm_lif(current, potential, self.pool)
+            spikes, potential = self._norm_lif(current, potential, 1)
+        else:
+            spikes, potential = self.lif(self.norm(current.flatten(0, 1)).unflatten(0, x.shape[:2]), potential)
+        if number is not None:
+            number += spikes.count_nonzero()
+        return max_pool(spikes, self.pool), potential
 
     def _is_plain(self) -> bool:
         """Tell whether the convolution is the one this class makes, and no hook watches it."""
@@ -74,7 +89,7 @@ class SpikingConv(nn.Module):
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         return not gradients and not self.norm.training and self.norm.running_mean is not None
 
-    def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -99,7 +114,7 @@ class SpikingConv(nn.Module):
             "detach_reset": lif.detach_reset,
         }
 
-    def _norm_lif_pool(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _norm_lif(self, current: Tensor, potential: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
         norm = self.norm
         batch = norm.training or norm.running_mean is None
         spikes, potential, mean, variance = lif_native.norm_lif(
@@ -108,7 +123,7 @@ class SpikingConv(nn.Module):
             (norm.weight, norm.bias, None if batch else norm.running_mean, None if batch else norm.running_var),
             batch_statistics=batch,
             eps=norm.eps,
-            pool=self.pool,
+            pool=pool,
             **self._neuron(),
         )
         if norm.training and not (norm.running_mean is None or norm.running_var is None):
@@ -234,9 +249,7 @@ class SCNN(RateClassifier):
         """Return each step's share of firing outputs per class, and every layer's potential after the last."""
         stages = [*self.convs, self.hidden, self.output]
         self._check(features, self.output.linear.weight, layers, len(stages))
-        x = features
-        if self.in_pool > 1:
-            x = F.avg_pool2d(x.flatten(0, 1), self.in_pool).unflatten(0, features.shape[:2])
+        x = average_pool(features, self.in_pool)
         after = []
         for stage, potential in zip(stages, layers or [None] * len(stages), strict=True):
             if stage is self.hidden:

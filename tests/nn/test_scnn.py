@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rsnn import kernels
 from rsnn.errors import InputError
 from rsnn.kernels import Sigmoid
 from rsnn.nn import SCNN
@@ -83,6 +84,26 @@ def test_same_spikes_as_a_network_of_spikingjelly(size, pools, options, training
     nodes = [module for module in other if isinstance(module, neuron.BaseNode)]
     for node, potential in zip(nodes, potentials, strict=True):
         torch.testing.assert_close(potential, node.v)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "native"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_stage_tells_how_many_spikes_were_pooled(kernel, training):
+    """Channels that fill no vector, and a row and a column that fill no window."""
+    if kernel not in kernels.available():
+        pytest.skip(f"{kernel} is not available")
+    torch.manual_seed(3)
+    stage = SCNN(5, 2, (7, 9), pools=(2,), channels=19).train(training).convs[0]
+    features, number = torch.randn(4, 3, 5, 7, 9), torch.tensor(10)
+    with kernels.use(kernel), torch.no_grad():
+        spikes, potential = stage(features, None, number=number)
+        again, _ = stage(features, None)
+        stage.pool = 1
+        unpooled, _ = stage(features, None)
+    assert number == 10 + unpooled.count_nonzero() > 20
+    assert torch.equal(spikes, again)
+    assert spikes.shape == (4, 3, 19, 3, 4)
+    assert potential.shape == (3, 19, 7, 9)
 
 
 def test_frames_are_average_pooled_first():

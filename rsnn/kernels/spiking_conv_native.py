@@ -32,7 +32,7 @@ def supports(x: Tensor, weight: Tensor) -> bool:
 
 
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K) at stride 1 with zeros around: (N, D, H, W), channels_last."""
+    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K), stride 1, zeros around: (N, D, H, W), channels_last."""
     with torch.autocast("cpu", enabled=False):
         x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
         result: Tensor = torch.ops.rsnn.convolution(x, weight)
@@ -91,6 +91,28 @@ def _convolution(x: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
+def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
+    padding = [weight.shape[2] // 2] * 2
+    result: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, wanted
+    )
+    return result
+
+
+def _weights_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
+    N, C, H, W = x.shape
+    D = gradient.shape[1]
+    vectors = D * x.element_size() % 64 == 0
+    if not vectors or C < 16 or int(x.count_nonzero()) > MOST * x.numel():
+        return _dense_backward(gradient, x, x.new_empty(D, C, side, side), [False, True, False])[1]
+    d_weight = x.new_empty(D, C, side, side)
+    size = (ctypes.c_int64 * 6)(N, H, W, C, D, side)
+    function = native.library("spiking_conv", _REALS[x.dtype]).convolution_weights_gradient
+    if function(size, torch.get_num_threads(), *map(native.pointer, (x, gradient, d_weight))):
+        raise MemoryError("the convolution of spikes found no memory")
+    return d_weight
+
+
 def _currents(x: Tensor, weight: Tensor) -> Tensor:
     N, _, H, W = x.shape
     return x.new_empty(N, H, W, weight.shape[0]).permute(0, 3, 1, 2)
@@ -136,17 +158,24 @@ def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor, Tenso
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
 _library.define("convolution(Tensor x, Tensor weight) -> Tensor")
+_library.define("convolution_weights_gradient(Tensor x, Tensor gradient, int side) -> Tensor")
 _library.define(
     "spiking_convolution(Tensor x, Tensor weight, Tensor? v, Tensor scale, Tensor shift, Tensor? tau, float[] neuron, "
     "int pool) -> (Tensor, Tensor, Tensor)"
 )
 _library.impl("convolution", _convolution, "CPU")
+_library.impl("convolution_weights_gradient", _weights_gradient, "CPU")
 _library.impl("spiking_convolution", _spiking_convolution, "CPU")
 
 
 @torch.library.register_fake("rsnn::convolution", lib=_library)  # type: ignore[untyped-decorator]
 def _fake_convolution(x: Tensor, weight: Tensor) -> Tensor:
     return _currents(x, weight)
+
+
+@torch.library.register_fake("rsnn::convolution_weights_gradient", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_weights_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
+    return x.new_empty(gradient.shape[1], x.shape[1], side, side)
 
 
 @torch.library.register_fake("rsnn::spiking_convolution", lib=_library)  # type: ignore[untyped-decorator]
@@ -160,11 +189,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    padding, needed = [weight.shape[2] // 2] * 2, ctx.needs_input_grad
-    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needed, False]
-    )
+    side = weight.shape[2]
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    d_x = d_weight = None
+    if ctx.needs_input_grad[0]:
+        d_x = _dense_backward(gradient, x, weight, [True, False, False])[0]
+    if ctx.needs_input_grad[1]:
+        d_weight = torch.ops.rsnn.convolution_weights_gradient(x, gradient, side)
     return d_x, d_weight
 
 
 torch.library.register_autograd("rsnn::convolution", _backward, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("rsnn::convolution_weights_gradient", native.no_second_derivatives, lib=_library)

@@ -78,6 +78,15 @@ INLINE Vec<R> spread(R value) {
   return value - Vec<R>{};
 }
 
+// A value that is loaded once: compilers would rather do so at every use.
+template <class V>
+INLINE V held(V value) {
+#ifdef __AVX512F__
+  asm("" : "+v"(value));
+#endif
+  return value;
+}
+
 // The first `count` lanes of a vector, zeros beyond.
 template <class R>
 INLINE Vec<R> first_lanes(Vec<R> value, int count) {

@@ -111,7 +111,7 @@ void backward_weights(const R* maps, const R* d_gates, const Size& s, const Plan
         for (int map = 0; map < kMaps; ++map)
 #pragma GCC unroll 8
           for (int kx = 0; kx < kColumns; ++kx) {
-            const Vec<R> pixels = load<R>(in + map * p.plane + kx + x);
+            const Vec<R> pixels = held(load<R>(in + map * p.plane + kx + x));
 #pragma GCC unroll 8
             for (int gate = 0; gate < 4; ++gate) sums[map][kx][gate] += g[gate] * pixels;
           }

@@ -99,7 +99,7 @@ INLINE void convolve_tile(const R* at, const Planes<R>& p, int words, const R* w
         const R* row = at + ky * p.stride + kx;
         Vec<R> pixels[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) pixels[v] = load<R>(row + v * kLanes<R>);
+        for (int v = 0; v < V; ++v) pixels[v] = held(load<R>(row + v * kLanes<R>));
 #pragma GCC unroll 16
         for (int o = 0; o < O; ++o)
 #pragma GCC unroll 8

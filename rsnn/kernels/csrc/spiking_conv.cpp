@@ -64,6 +64,83 @@ void convolve(int64_t images, const Shape& s, int threads, double most, const X*
   });
 }
 
+// What is not zero of some maps, channel by channel.
+class ByChannel {
+ public:
+  struct Spike {
+    int32_t map, y, x;
+    R value;
+  };
+  ByChannel(const Shape& s, int64_t maps) : s_(s), most_(maps * s.H * s.W), count_(s.C), spikes_(s.C * most_) {}
+  void fill(const R* maps, int64_t count) {
+    std::fill(count_.begin(), count_.end(), 0);
+    for (int64_t map = 0; map < count; ++map)
+      for (int64_t y = 0; y < s_.H; ++y)
+        for (int64_t x = 0; x < s_.W; ++x, maps += s_.C)
+          for (int64_t c = 0; c < s_.C; c += kL) {
+            const V values = load<R>(maps + c, int(std::min<int64_t>(kL, s_.C - c)));
+            for (uint32_t found = nonzero_lanes(values); found; found &= found - 1) {
+              const int64_t channel = c + __builtin_ctz(found);
+              spikes_[channel * most_ + count_[channel]++] = {int32_t(map), int32_t(y), int32_t(x), maps[channel]};
+            }
+          }
+  }
+  const Spike* begin(int64_t channel) const { return spikes_.data() + channel * most_; }
+  const Spike* end(int64_t channel) const { return begin(channel) + count_[channel]; }
+
+ private:
+  const Shape& s_;
+  const int64_t most_;
+  std::vector<int64_t> count_;
+  std::vector<Spike> spikes_;
+};
+
+// Adds to B vectors of d_w what the spikes of a channel say of one tap.
+template <int B>
+INLINE void add_tap(const Shape& s, const ByChannel& spikes, int64_t c, int64_t up, int64_t left, const R* d_out, R* d_w) {
+  V sums[B];
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) sums[b] = load<R>(d_w + b * kL);
+  for (const auto* spike = spikes.begin(c); spike != spikes.end(c); ++spike) {
+    const int64_t y = spike->y + up, x = spike->x + left;
+    if (y < 0 || y >= s.H || x < 0 || x >= s.W) continue;
+    const R* from = d_out + ((spike->map * s.H + y) * s.W + x) * s.D;
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) sums[b] += spike->value * load<R>(from + b * kL);
+  }
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) store<R>(d_w + b * kL, sums[b]);
+}
+
+// Gradient of the weights (D, C, K, K), D in whole vectors, by spikes.
+void weights_gradient(int64_t images, const Shape& s, int threads, const R* x, const R* d_out, R* d_w) {
+  const int64_t each = std::max<int64_t>(1, 512 / (s.H * s.W)), taps = s.K * s.K, size = s.C * taps * s.D;
+  Buffer<R> sums(threads * size);
+  std::vector<ByChannel> lists(threads, ByChannel(s, each));
+  std::atomic<int64_t> next{0};
+  on_team(threads, [&](int rank, int) {
+    for (int64_t first; (first = next.fetch_add(each)) < images;) {
+      lists[rank].fill(x + first * s.H * s.W * s.C, std::min(each, images - first));
+      const R* gradients = d_out + first * s.H * s.W * s.D;
+      for (int64_t c = 0; c < s.C; ++c)
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t up = s.before() - tap / s.K, left = s.before() - tap % s.K;
+          R* to = sums.data() + rank * size + (c * taps + tap) * s.D;
+          int64_t d = 0;
+          for (; d + kVectors * kL <= s.D; d += kVectors * kL)
+            add_tap<kVectors>(s, lists[rank], c, up, left, gradients + d, to + d);
+          for (; d < s.D; d += kL) add_tap<1>(s, lists[rank], c, up, left, gradients + d, to + d);
+        }
+    }
+  });
+  for (int64_t d = 0; d < s.D; ++d)
+    for (int64_t n = 0; n < s.C * taps; ++n) {
+      R sum = 0;
+      for (int rank = 0; rank < threads; ++rank) sum += sums.data()[rank * size + n * s.D + d];
+      d_w[d * s.C * taps + n] = sum;
+    }
+}
+
 // Charges a row of neurons with a row of currents and returns how many fire. `fired`: a row of windows, whose maximum
 // this is the `first` row of.
 int64_t charge_row(const Shape& s, const Neuron& neuron, const R* currents, const R* before, R* after, R* fired,
@@ -138,6 +215,11 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
                   end, number);                                                                                       \
     });                                                                                                               \
   }
+
+EXPORT int convolution_weights_gradient(const int64_t* size, int threads, const R* x, const R* d_out, R* d_w) {
+  const Shape s(size + 1, 1);
+  return guarded([&] { weights_gradient(size[0], s, threads, x, d_out, d_w); });
+}
 
 CONVOLUTION(convolution, R)
 SPIKES(spiking_convolution, Singles<R>, R)

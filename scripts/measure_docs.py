@@ -67,13 +67,14 @@ FIGURES: dict[str, tuple[str, list[list[str]]]] = {
     "latency": (
         "streaming.md",
         [
-            ["stream_latency.py", model, "--table", "--threads", threads, "--overlap", overlap]
-            for model, threads, overlap in (
-                ("rsnn-gesture-cl", "2", "1"),
-                ("rsnn-gesture-cl", "1", "1"),
-                ("rsnn-gesture-cl", "2", "2"),
-                ("rsnn-gesture-cla", "2", "1"),
-                ("rsnn-nmnist-cl", "2", "1"),
+            ["stream_latency.py", model, "--table", "--threads", threads, "--overlap", overlap, "--pause", pause]
+            for model, threads, overlap, pause in (
+                ("rsnn-gesture-cl", "1", "1", "0"),
+                ("rsnn-gesture-cl", "1", "1", "15"),
+                ("rsnn-gesture-cl", "2", "1", "0"),
+                ("rsnn-gesture-cl", "1", "2", "0"),
+                ("rsnn-gesture-cla", "1", "1", "0"),
+                ("rsnn-nmnist-cl", "1", "1", "0"),
             )
         ],
     ),

@@ -15,7 +15,7 @@ def watch(
         str,
         typer.Argument(help="Recording, - for standard input, aestream:PORT, jaer:PORT, or camera."),
     ],
-    model: ModelOption = "rsnn-nmnist-cl",
+    model: ModelOption = "rsnn-gesture-cl",
     window: Annotated[float | None, typer.Option(help="Seconds of evidence; by default the model's own.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between predictions; by default one step.")] = None,
     overlap: Annotated[int, typer.Option(help="Windows that run at once.")] = 1,
@@ -24,6 +24,7 @@ def watch(
         str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the sensor, where the source does not say it.")
     ] = None,
     speed: Annotated[float, typer.Option(help="Of a file's replay; inf for as fast as it goes.")] = 1.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor, for the model.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each prediction.")] = False,
 ) -> None:
     """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md."""
@@ -40,4 +41,5 @@ def watch(
             decay=decay,
             sensor_size=parse_size(sensor_size),
             speed=speed,
+            threads=threads,
         )

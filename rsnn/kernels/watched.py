@@ -18,7 +18,10 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
         return not torch.compiler.is_exporting()
     return (
         type(x) in (Tensor, torch.nn.Parameter)
-        and all(kernel in getattr(mode, "takes", ()) for mode in _get_current_dispatch_mode_stack())
+        and (
+            not torch._C._len_torch_dispatch_stack()
+            or all(kernel in getattr(mode, "takes", ()) for mode in _get_current_dispatch_mode_stack())
+        )
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0

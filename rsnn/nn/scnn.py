@@ -85,9 +85,12 @@ class SpikingConv(nn.Module):
 
     def _is_inference(self, x: Tensor, potential: Tensor | None) -> bool:
         """Tell whether there are neither gradients nor statistics of a batch to compute."""
+        if self.norm.training or self.norm.running_mean is None:
+            return False
+        if not torch.is_grad_enabled():
+            return True
         tensors = (x, *self.parameters()) if potential is None else (x, potential, *self.parameters())
-        gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        return not gradients and not self.norm.training and self.norm.running_mean is not None
+        return not any(tensor.requires_grad for tensor in tensors)
 
     def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         norm = self.norm

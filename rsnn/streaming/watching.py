@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from rsnn.streaming.slicer import Slice
 from rsnn.streaming.sources import EventSource, open_source
@@ -196,6 +198,7 @@ def watch(
     decay: float = 0.0,
     sensor_size: tuple[int, int] | None = None,
     speed: float = 1.0,
+    threads: int = 1,
     out: TextIO | None = None,
 ) -> None:
     """Run a model on a live source until that ends or the user interrupts, and show what it says.
@@ -204,6 +207,8 @@ def watch(
         model: any model of the library with a preprocessing.
         source, sensor_size, speed: as in [`open_source`][rsnn.streaming.sources.open_source].
         as_json: write a line of JSON for each prediction, instead of a live view.
+        threads: that share the model's work. One step of a small model is too little for two, and a thread that waits
+            for another waits for whatever else the machine does.
         window, hop: in seconds; they, `overlap` and `decay` as in `model.stream`.
         out: where to write; standard output by default.
 
@@ -216,10 +221,7 @@ def watch(
     stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
     names = model.class_names or tuple(map(str, range(model.num_classes or 0)))
     stream.warm_up()
-    # A full collection looks at everything that was ever imported, which takes 50 ms: not in the middle of a stream.
-    gc.collect()
-    gc.freeze()
-    with Watch(stream, opened) as seen:
+    with _undisturbed(threads), Watch(stream, opened) as seen:
         try:
             if as_json:
                 write_json(seen, names, out or sys.stdout)
@@ -232,8 +234,26 @@ def watch(
         except BrokenPipeError:  # who read our lines has seen enough, as `head` has
             if out is None:  # or Python would complain once more when it closes it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        finally:
-            gc.unfreeze()
+
+
+@contextmanager
+def _undisturbed(threads: int) -> Iterator[None]:
+    """Set the process up for answers in time, for a while.
+
+    A full garbage collection looks at everything that was ever imported, which takes 50 ms: what is there already is
+    left out. The reader gives the interpreter back to the model after half a millisecond, not five.
+    """
+    former, interval = torch.get_num_threads(), sys.getswitchinterval()
+    gc.collect()
+    gc.freeze()
+    torch.set_num_threads(threads)
+    sys.setswitchinterval(0.0005)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        torch.set_num_threads(former)
+        sys.setswitchinterval(interval)
 
 
 def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from stream_models import flat, random_events, small_model
 from typer.testing import CliRunner
 
@@ -58,6 +60,19 @@ def test_a_file_as_json_lines(folder, tmp_path):
     assert set(lines[0]) == {
         *("t_us", "label", "index", "probabilities", "latency_ms", "events", "events_per_second", "dropped", "late")
     }
+
+
+def test_gestures_are_the_default():
+    assert "there is no source" in CliRunner().invoke(app, ["watch", "nothing.aedat"]).output
+    assert "rsnn-gesture-cl" in CliRunner().invoke(app, ["watch", "--help"]).output
+
+
+def test_the_process_is_left_as_it_was(folder, tmp_path):
+    np.save(tmp_path / "clip.npy", random_events(700, 130_000, start_us=0).to_structured())
+    before = torch.get_num_threads(), sys.getswitchinterval(), gc.get_freeze_count()
+    arguments = ["--model", folder, "--sensor-size", "10x12", "--speed", "inf", "--threads", "3", "--json"]
+    assert CliRunner().invoke(app, ["watch", str(tmp_path / "clip.npy"), *arguments]).exit_code == 0
+    assert (torch.get_num_threads(), sys.getswitchinterval(), gc.get_freeze_count()) == before
 
 
 @pytest.mark.parametrize(

@@ -77,15 +77,12 @@ def main() -> None:
     # The first ones find nothing in any cache.
     took_ms, used_ms = 1e3 * np.array(took[20:]), 1e3 * np.array(used[20:])
     if options.table:
-        cells = (f"`{options.model}`", options.threads, options.overlap, options.pause)
-        figures = (*np.percentile(took_ms, (50, 99)), *np.percentile(used_ms, (50, 99)), os.getloadavg()[0])
+        times = (*np.percentile(took_ms, (50, 99)), *np.percentile(used_ms, (50, 99)))
+        cells = [f"`{options.model}`", f"{options.threads}", f"{options.overlap}", f"{options.pause:g} ms"]
+        cells += [f"{time_:.1f} ms" for time_ in times] + [f"{os.getloadavg()[0]:.1f}"]
         print("| model | threads | overlap | pause | median | 99th percentile | processor time: median | 99th | load |")
         print("|---|---|---|---|---|---|---|---|---|")
-        print(
-            "| {} | {} | {} | {:g} ms | {:.1f} ms | {:.1f} ms | {:.1f} ms | {:.1f} ms | {:.1f} |".format(
-                *cells, *figures
-            )
-        )
+        print(f"| {' | '.join(cells)} |")
         return
     print(f"{options.model}, overlap {options.overlap}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f}")
     print(

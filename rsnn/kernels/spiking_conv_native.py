@@ -15,11 +15,14 @@ from torch import Tensor
 from rsnn.kernels import native
 from rsnn.kernels.lif_native import channels_last, neuron_numbers, scale_shift
 from rsnn.kernels.surrogate import Surrogate
-from rsnn.kernels.watched import sees_no_steps
+from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 # Share of non-zero inputs from which on a convolution in full is about as fast, in float32 and in bfloat16.
 MOST = 0.4
 MOST_BFLOAT16 = 0.25
+
+# Below so many channels finding what is not zero costs more than multiplying everything.
+FEW_CHANNELS = 16
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -73,7 +76,8 @@ def spiking_convolution(
     scale, shift = scale_shift(*norm, eps)
     learned = isinstance(tau, Tensor)
     neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.rsnn.spiking_convolution(
+    run = _spiking_convolution if nothing_looks() else torch.ops.rsnn.spiking_convolution
+    result: tuple[Tensor, Tensor, Tensor] = run(
         channels_last(x), weight, v, scale, shift, tau if learned else None, neuron, pool
     )
     return result
@@ -99,18 +103,31 @@ def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bo
     return result
 
 
+def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    N, C, H, W = x.shape
+    if C >= FEW_CHANNELS:
+        return _dense_backward(gradient, x, weight, [True, False, False])[0]
+    D, _, K, _ = weight.shape
+    d_x = torch.empty_like(x)
+    _call("maps_gradient", (N, H, W, C, D, K), (weight.contiguous(), gradient, d_x))
+    return d_x
+
+
 def _weights_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
     N, C, H, W = x.shape
     D = gradient.shape[1]
     vectors = D * x.element_size() % 64 == 0
-    if not vectors or C < 16 or int(x.count_nonzero()) > MOST * x.numel():
+    if not vectors or C < FEW_CHANNELS or int(x.count_nonzero()) > MOST * x.numel():
         return _dense_backward(gradient, x, x.new_empty(D, C, side, side), [False, True, False])[1]
     d_weight = x.new_empty(D, C, side, side)
-    size = (ctypes.c_int64 * 6)(N, H, W, C, D, side)
-    function = native.library("spiking_conv", _REALS[x.dtype]).convolution_weights_gradient
-    if function(size, torch.get_num_threads(), *map(native.pointer, (x, gradient, d_weight))):
-        raise MemoryError("the convolution of spikes found no memory")
+    _call("weights_gradient", (N, H, W, C, D, side), (x, gradient, d_weight))
     return d_weight
+
+
+def _call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    function = getattr(native.library("spiking_conv", _REALS[tensors[0].dtype]), f"convolution_{name}")
+    if function((ctypes.c_int64 * 6)(*sizes), torch.get_num_threads(), *map(native.pointer, tensors)):
+        raise MemoryError("the convolution of spikes found no memory")
 
 
 def _currents(x: Tensor, weight: Tensor) -> Tensor:
@@ -158,12 +175,14 @@ def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor, Tenso
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
 _library.define("convolution(Tensor x, Tensor weight) -> Tensor")
+_library.define("convolution_maps_gradient(Tensor x, Tensor weight, Tensor gradient) -> Tensor")
 _library.define("convolution_weights_gradient(Tensor x, Tensor gradient, int side) -> Tensor")
 _library.define(
     "spiking_convolution(Tensor x, Tensor weight, Tensor? v, Tensor scale, Tensor shift, Tensor? tau, float[] neuron, "
     "int pool) -> (Tensor, Tensor, Tensor)"
 )
 _library.impl("convolution", _convolution, "CPU")
+_library.impl("convolution_maps_gradient", _maps_gradient, "CPU")
 _library.impl("convolution_weights_gradient", _weights_gradient, "CPU")
 _library.impl("spiking_convolution", _spiking_convolution, "CPU")
 
@@ -171,6 +190,11 @@ _library.impl("spiking_convolution", _spiking_convolution, "CPU")
 @torch.library.register_fake("rsnn::convolution", lib=_library)  # type: ignore[untyped-decorator]
 def _fake_convolution(x: Tensor, weight: Tensor) -> Tensor:
     return _currents(x, weight)
+
+
+@torch.library.register_fake("rsnn::convolution_maps_gradient", lib=_library)  # type: ignore[untyped-decorator]
+def _fake_maps_gradient(x: Tensor, _weight: Tensor, _gradient: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 @torch.library.register_fake("rsnn::convolution_weights_gradient", lib=_library)  # type: ignore[untyped-decorator]
@@ -193,11 +217,12 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     d_x = d_weight = None
     if ctx.needs_input_grad[0]:
-        d_x = _dense_backward(gradient, x, weight, [True, False, False])[0]
+        d_x = torch.ops.rsnn.convolution_maps_gradient(x, weight, gradient)
     if ctx.needs_input_grad[1]:
         d_weight = torch.ops.rsnn.convolution_weights_gradient(x, gradient, side)
     return d_x, d_weight
 
 
 torch.library.register_autograd("rsnn::convolution", _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd("rsnn::convolution_weights_gradient", native.no_second_derivatives, lib=_library)
+for _name in ("convolution_maps_gradient", "convolution_weights_gradient"):
+    torch.library.register_autograd(f"rsnn::{_name}", native.no_second_derivatives, lib=_library)

@@ -47,20 +47,31 @@ struct Cut {
   int64_t parts;
 };
 
-// Calls one(neuron's place in a step, place of its potential in the piece's memory, y in window, x, c) for each vector.
+// Calls one(place in a step, place in the piece's memory, whether it is the first) for the pixels of window `w`, as far as
+// there are any, each meaning its channel c0.
+template <class One>
+INLINE void each_pixel(const Size& s, const Piece& p, int64_t w, const One& one) {
+  const int64_t channels = (p.c1 - p.c0 + kL - 1) / kL * kL;
+  for (int64_t y = p.row * s.pool; y < std::min(s.H, (p.row + 1) * s.pool); ++y)
+    for (int64_t x = w * s.pool; x < std::min(s.W, (w + 1) * s.pool); ++x) {
+      const int64_t own = (y - p.row * s.pool) * (p.w1 - p.w0) * s.pool + x - p.w0 * s.pool;
+      one(((p.n * s.H + y) * s.W + x) * s.C + p.c0, own * channels, y == p.row * s.pool && x == w * s.pool);
+    }
+}
+
+// Calls one(c - c0, how many of its lanes count) for each vector of the piece's channels.
+template <class One>
+INLINE void each_vector(const Piece& p, const One& one) {
+  for (int64_t c = 0; c < p.c1 - p.c0; c += kL) one(c, int(std::min<int64_t>(kL, p.c1 - p.c0 - c)));
+}
+
+// Calls one(place in a step, place in the piece's memory, channel, count) for each vector of the piece.
 template <class One>
 INLINE void each(const Size& s, const Piece& p, const One& one) {
-  const int64_t channels = (p.c1 - p.c0 + kL - 1) / kL * kL;
-  const int64_t x0 = p.w0 * s.pool, x1 = std::min(s.W, p.w1 * s.pool);
-  for (int64_t i = 0; i < s.pool; ++i) {
-    const int64_t y = p.row * s.pool + i;
-    if (y >= s.H) break;
-    for (int64_t x = x0; x < x1; ++x) {
-      const int64_t at = ((p.n * s.H + y) * s.W + x) * s.C;
-      const int64_t own = (i * (p.w1 - p.w0) * s.pool + x - x0) * channels;
-      for (int64_t c = p.c0; c < p.c1; c += kL) one(at + c, own + c - p.c0, i, x, c, int(std::min<int64_t>(kL, p.c1 - c)));
-    }
-  }
+  for (int64_t w = p.w0; w < p.w1; ++w)
+    each_pixel(s, p, w, [&](int64_t at, int64_t own, bool) {
+      each_vector(p, [&](int64_t c, int count) { one(at + c, own + c, p.c0 + c, count); });
+    });
 }
 
 struct Affine {
@@ -83,20 +94,18 @@ void forward(const Size& s, const Neuron& neuron, const Affine& affine, const X*
       for (int64_t t = 0; t < s.T; ++t) {
         const X* x_t = x + t * step;
         X* out = spikes + t * pooled;
-        each(s, p, [&](int64_t at, int64_t, int64_t i, int64_t column, int64_t c, int count) {
-          const V before = from ? load<R>(from + at, count) : spread<R>(neuron.rest);
-          const V charged = neuron.charge(before, affine(load_as(x_t + at, count), c, count));
-          store<R>(end + at, neuron.after(charged), count);
-          V fired = charged >= neuron.threshold ? spread<R>(1) : V{};
-          const int64_t y = p.row, across = column / s.pool;
-          if (y >= h || across >= w) return;  // the rest that fills no window
-          X* to = out + ((p.n * h + y) * w + across) * s.C + c;
-          if (i || column % s.pool) {
-            const V so_far = load_as(to, count);
-            fired = so_far > fired ? so_far : fired;
-          }
-          store_as(to, fired, count);
-        });
+        for (int64_t window = p.w0; window < p.w1; ++window)
+          each_vector(p, [&](int64_t c, int count) {
+            V any{};
+            each_pixel(s, p, window, [&](int64_t at, int64_t, bool) {
+              const V before = from ? load<R>(from + at + c, count) : spread<R>(neuron.rest);
+              const V charged = neuron.charge(before, affine(load_as(x_t + at + c, count), p.c0 + c, count));
+              store<R>(end + at + c, neuron.after(charged), count);
+              any = charged >= neuron.threshold ? spread<R>(1) : any;
+            });
+            if (p.row < h && window < w)  // else the rest that fills no window
+              store_as(out + ((p.n * h + p.row) * w + window) * s.C + p.c0 + c, any, count);
+          });
         from = end;
       }
     }
@@ -112,27 +121,24 @@ void backward(const Size& s, const Neuron& neuron, const Affine& affine, const R
   const int64_t h = s.H / s.pool, w = s.W / s.pool, pooled = s.N * h * w * s.C;
   const Cut cut(s, std::max<int64_t>(256, std::min<int64_t>(2048, 32768 / s.T)));
   const int64_t own = cut.width * s.pool * s.pool * ((cut.channels + kL - 1) / kL * kL);
-  const int64_t windows = cut.width * ((cut.channels + kL - 1) / kL * kL);
-  // Of each thread: charged potentials of all steps, the gradient of the potential, what of the window is given away.
-  const int64_t each_thread = (s.T + 1) * own + 2 * windows + 2 * s.C + 2 * kL;
+  // Of each thread: charged potentials of all steps, the gradient of the potential, sums of each channel.
+  const int64_t each_thread = (s.T + 1) * own + 2 * s.C + 2 * kL;
   Buffer<R> memory(threads * each_thread);
   on_team(threads, [&](int rank, int size) {
     R* charged = memory.data() + rank * each_thread;
     R* d_v = charged + s.T * own;
-    R* taken = d_v + own;
-    R* partial = taken + 2 * windows;
+    R* partial = d_v + own;
     double tau_sum = 0;
     for (int64_t number = rank; number < cut.pieces; number += size) {
       const Piece p = cut.piece(s, number);
-      const int64_t channels = (p.c1 - p.c0 + kL - 1) / kL * kL;
       for (int64_t t = 0; t < s.T; ++t)
-        each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t c, int count) {
+        each(s, p, [&](int64_t at, int64_t mine, int64_t c, int count) {
           const V before = t ? neuron.after(load<R>(charged + (t - 1) * own + mine))
                              : start ? load<R>(start + at, count)
                                      : spread<R>(neuron.rest);
           store<R>(charged + t * own + mine, neuron.charge(before, affine(load_as(x + t * step + at, count), c, count)));
         });
-      each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t, int count) {
+      each(s, p, [&](int64_t at, int64_t mine, int64_t, int count) {
         store<R>(d_v + mine, d_end ? load<R>(d_end + at, count) : V{});
       });
       for (int64_t c = p.c0; c < p.c1 && sums; ++c) partial[c] = partial[s.C + c] = 0;
@@ -140,54 +146,48 @@ void backward(const Size& s, const Neuron& neuron, const Affine& affine, const R
       for (int64_t t = s.T - 1; t >= 0; --t) {
         const X* d_out = d_spikes ? d_spikes + t * pooled : nullptr;
         const R* now = charged + t * own;
-        if (s.pool > 1 && d_out) {
-          // 1 where a pixel of the window fires: without any, the first pixel gets the gradient, as in torch.
-          std::fill(taken, taken + 2 * windows, R(0));
-          each(s, p, [&](int64_t, int64_t mine, int64_t, int64_t column, int64_t c, int) {
-            R* any = taken + (column / s.pool - p.w0) * channels + c - p.c0;
-            store<R>(any, load<R>(now + mine) >= neuron.threshold ? spread<R>(1) : load<R>(any));
+        // The gradient of a window belongs to its first pixel that fires or, without any, to its first, as in torch.
+        for (int64_t window = p.w0; window < p.w1; ++window)
+          each_vector(p, [&](int64_t c, int count) {
+            const int64_t channel = p.c0 + c;
+            V d_window{}, any{}, left = spread<R>(1);
+            if (d_out && p.row < h && window < w)
+              d_window = load_as(d_out + ((p.n * h + p.row) * w + window) * s.C + channel, count);
+            if (s.pool > 1)
+              each_pixel(s, p, window, [&](int64_t, int64_t mine, bool) {
+                any = load<R>(now + mine + c) >= neuron.threshold ? spread<R>(1) : any;
+              });
+            each_pixel(s, p, window, [&](int64_t at, int64_t mine, bool first) {
+              at += c, mine += c;
+              const V charge = load<R>(now + mine), slope = neuron.derivative(charge);
+              V chosen = charge >= neuron.threshold ? left : V{};
+              if (first) chosen = any == (R)0 ? spread<R>(1) : chosen;
+              left -= chosen;
+              const V d_spike = d_window * chosen;
+              const V d_after = load<R>(d_v + mine);
+              V through = charge >= neuron.threshold && !neuron.soft ? V{} : spread<R>(1);
+              if (!neuron.detach) through += (neuron.soft ? spread<R>(-neuron.threshold) : neuron.rest - charge) * slope;
+              const V d_charge = d_spike * slope + d_after * through;
+              const V d_input = neuron.exact ? d_charge * neuron.inverse : d_charge / neuron.tau;
+              store<R>(d_v + mine, d_charge - d_input);
+              store_as(d_x + t * step + at, d_input, count);
+              if (sums) {
+                const V input = load_as(x + t * step + at, count);
+                store<R>(partial + channel, load<R>(partial + channel, count) + d_input, count);
+                store<R>(partial + s.C + channel,
+                         load<R>(partial + s.C + channel, count) + d_input * (input - load<R>(center + channel, count)), count);
+              }
+              if (d_tau) {  // H = V + (X - (V - rest)) / tau
+                const V before = t ? neuron.after(load<R>(now - own + mine))
+                                   : start ? load<R>(start + at, count)
+                                           : spread<R>(neuron.rest);
+                const V part = d_input * (before - charge);
+                for (int lane = 0; lane < count; ++lane) tau_lanes[lane] += part[lane];
+              }
+            });
           });
-        }
-        each(s, p, [&](int64_t at, int64_t mine, int64_t i, int64_t column, int64_t c, int count) {
-          const V charge = load<R>(now + mine);
-          const V slope = neuron.derivative(charge);
-          V d_spike{};
-          const int64_t across = column / s.pool;
-          if (d_out && p.row < h && across < w) {
-            d_spike = load_as(d_out + ((p.n * h + p.row) * w + across) * s.C + c, count);
-            if (s.pool > 1) {
-              R* any = taken + (across - p.w0) * channels + c - p.c0;
-              R* given = any + windows;
-              const bool first = i == 0 && column % s.pool == 0;
-              const V fires = charge >= neuron.threshold ? spread<R>(1) : V{};
-              const V chosen = first ? (load<R>(any) > (R)0 ? fires : spread<R>(1)) : fires * ((R)1 - load<R>(given));
-              store<R>(given, first ? chosen : load<R>(given) + chosen);
-              d_spike *= chosen;
-            }
-          }
-          const V d_after = load<R>(d_v + mine);
-          V through = charge >= neuron.threshold && !neuron.soft ? V{} : spread<R>(1);
-          if (!neuron.detach) through += (neuron.soft ? spread<R>(-neuron.threshold) : neuron.rest - charge) * slope;
-          const V d_charge = d_spike * slope + d_after * through;
-          const V d_input = neuron.exact ? d_charge * neuron.inverse : d_charge / neuron.tau;
-          store<R>(d_v + mine, d_charge - d_input);
-          store_as(d_x + t * step + at, d_input, count);
-          if (sums) {
-            const V input = load_as(x + t * step + at, count);
-            store<R>(partial + c, load<R>(partial + c, count) + d_input, count);
-            store<R>(partial + s.C + c,
-                     load<R>(partial + s.C + c, count) + d_input * (input - load<R>(center + c, count)), count);
-          }
-          if (d_tau) {  // H = V + (X - (V - rest)) / tau
-            const V before = t ? neuron.after(load<R>(now - own + mine))
-                               : start ? load<R>(start + at, count)
-                                       : spread<R>(neuron.rest);
-            const V part = d_input * (before - charge);
-            for (int lane = 0; lane < count; ++lane) tau_lanes[lane] += part[lane];
-          }
-        });
       }
-      each(s, p, [&](int64_t at, int64_t mine, int64_t, int64_t, int64_t, int count) {
+      each(s, p, [&](int64_t at, int64_t mine, int64_t, int count) {
         store<R>(d_start + at, load<R>(d_v + mine), count);
       });
       if (sums)

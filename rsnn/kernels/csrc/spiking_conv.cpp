@@ -141,6 +141,61 @@ void weights_gradient(int64_t images, const Shape& s, int threads, const R* x, c
     }
 }
 
+// What P pixels next to each other, of D gradients each, give to all taps and channels: `lanes` (whole blocks) numbers each.
+template <int P>
+INLINE void spread_pixels(const R* d_out, int64_t D, const R* weights, int64_t lanes, R* to) {
+  constexpr int B = kVectors / 2;
+  for (int64_t lane = 0; lane < lanes; lane += B * kL) {
+    V sums[P][B] = {};
+    for (int64_t d = 0; d < D; ++d)
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) {
+        const V weight = held(load<R>(weights + d * lanes + lane + b * kL));
+#pragma GCC unroll 6
+        for (int p = 0; p < P; ++p) sums[p][b] += d_out[p * D + d] * weight;
+      }
+#pragma GCC unroll 6
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) store<R>(to + p * lanes + lane + b * kL, sums[p][b]);
+  }
+}
+
+// Gradient of maps of few channels.
+void maps_gradient(int64_t images, const Shape& s, int threads, const R* w, const R* d_out, R* d_x) {
+  constexpr int P = kVectors == 8 ? 6 : 2;
+  const int64_t taps = s.K * s.K, block = kVectors / 2 * kL, lanes = (taps * s.C + block - 1) / block * block;
+  Buffer<R> weights(s.D * lanes);  // [output][row][column][channel]
+  for (int64_t d = 0; d < s.D; ++d)
+    for (int64_t c = 0; c < s.C; ++c)
+      for (int64_t tap = 0; tap < taps; ++tap) weights.data()[d * lanes + tap * s.C + c] = w[(d * s.C + c) * taps + tap];
+  const int64_t stride = (s.W + s.K - 1) * s.C, padded = (s.H + s.K - 1) * stride, in_reach = s.K * s.C;
+  Buffer<R> memory(threads * (padded + P * lanes));
+  std::atomic<int64_t> next{0};
+  on_team(threads, [&](int rank, int) {
+    R *map = memory.data() + rank * (padded + P * lanes), *given = map + padded;
+    for (int64_t image; (image = next.fetch_add(1)) < images;) {
+      std::fill_n(map, padded, R(0));
+      const R* from = d_out + image * s.H * s.W * s.D;
+      for (int64_t y = 0; y < s.H; ++y)
+        for (int64_t x = 0, some; x < s.W; x += some, from += some * s.D) {
+          some = x + P <= s.W ? P : 1;
+          if (some == P)
+            spread_pixels<P>(from, s.D, weights.data(), lanes, given);
+          else
+            spread_pixels<1>(from, s.D, weights.data(), lanes, given);
+          for (int64_t p = 0; p < some; ++p)
+            for (int64_t ky = 0; ky < s.K; ++ky) {
+              R* to = map + (y + ky) * stride + (x + p) * s.C;
+              for (int64_t i = 0; i < in_reach; ++i) to[i] += given[p * lanes + ky * in_reach + i];
+            }
+        }
+      for (int64_t y = 0; y < s.H; ++y)
+        std::copy_n(map + (y + s.before()) * stride + s.before() * s.C, s.W * s.C, d_x + (image * s.H + y) * s.W * s.C);
+    }
+  });
+}
+
 // Charges a row of neurons with a row of currents and returns how many fire. `fired`: a row of windows, whose maximum
 // this is the `first` row of.
 int64_t charge_row(const Shape& s, const Neuron& neuron, const R* currents, const R* before, R* after, R* fired,
@@ -219,6 +274,11 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
 EXPORT int convolution_weights_gradient(const int64_t* size, int threads, const R* x, const R* d_out, R* d_w) {
   const Shape s(size + 1, 1);
   return guarded([&] { weights_gradient(size[0], s, threads, x, d_out, d_w); });
+}
+
+EXPORT int convolution_maps_gradient(const int64_t* size, int threads, const R* w, const R* d_out, R* d_x) {
+  const Shape s(size + 1, 1);
+  return guarded([&] { maps_gradient(size[0], s, threads, w, d_out, d_x); });
 }
 
 CONVOLUTION(convolution, R)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rsnn.kernels import native
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate
-from rsnn.kernels.watched import sees_no_steps
+from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 _SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # in the order of lif.cpp
@@ -83,11 +83,12 @@ def norm_lif(
         (pooled) spikes in `x`'s type, the potential after the last step, and mean and variance (biased) that were used.
 
     """
-    learned = isinstance(tau, Tensor)
-    neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
+    learned = tau if isinstance(tau, Tensor) else None
+    neuron = neuron_numbers(1.0 if learned is not None else tau, v_threshold, v_reset, surrogate, detach_reset)
     weight, bias, mean, variance = norm or (None, None, None, None)
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.rsnn.lif_native(
-        x, v, weight, bias, mean, variance, tau if learned else None, neuron, batch_statistics, eps, pool
+    run = _forward if nothing_looks() else torch.ops.rsnn.lif_native
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = run(
+        x, v, weight, bias, mean, variance, learned, neuron, batch_statistics, eps, pool
     )
     return result
 

@@ -74,11 +74,11 @@ def spiking_convolution(
 
     """
     scale, shift = scale_shift(*norm, eps)
-    learned = isinstance(tau, Tensor)
-    neuron = neuron_numbers(1.0 if learned else tau, v_threshold, v_reset, surrogate, detach_reset)
+    learned = tau if isinstance(tau, Tensor) else None
+    neuron = neuron_numbers(1.0 if learned is not None else tau, v_threshold, v_reset, surrogate, detach_reset)
     run = _spiking_convolution if nothing_looks() else torch.ops.rsnn.spiking_convolution
     result: tuple[Tensor, Tensor, Tensor] = run(
-        channels_last(x), weight, v, scale, shift, tau if learned else None, neuron, pool
+        channels_last(x), weight, v, scale, shift, learned, neuron, pool
     )
     return result
 

@@ -26,3 +26,11 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def nothing_looks() -> bool:
+    """Tell whether an operator's function may be called past PyTorch's dispatcher: no gradients, no graph, no mode.
+
+    The dispatcher takes 0.2 ms for an operator written in Python, longer than many of them.
+    """
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())

@@ -29,22 +29,12 @@ from torch.nn import functional as F
 
 import rsnn
 from rsnn import kernels
-from rsnn.bench.measure import make_lively
-from rsnn.bench.plain import PlainNetwork
+from rsnn.bench import PlainNetwork, make_lively
 from rsnn.kernels import ATan, Sigmoid
 from rsnn.kernels.convlstm import convlstm
 
 TARGETS = {"inference": 10.0, "training": 5.0, "LIF": 0.70}  # times the plain way, twice; share of the copy bandwidth
 out = Console(highlight=False, soft_wrap=True)
-
-
-class Plain(PlainNetwork):
-    """The plain network, which starts every call afresh."""
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return the logits of `frames` (T, N, 2, H, W)."""
-        self.reset()
-        return super().forward(frames)
 
 
 class Bench:
@@ -240,7 +230,7 @@ def frames_of(bench: Bench, batch: int) -> Tensor:
     return torch.randn(shape, device=bench.device).clamp(min=0) * 2
 
 
-def networks(bench: Bench) -> tuple[rsnn.RSNN, Plain]:
+def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork]:
     """Return the network, with weights under which it fires, and the same the plain way."""
     torch.manual_seed(0)
     side = bench.size // 4
@@ -248,7 +238,7 @@ def networks(bench: Bench) -> tuple[rsnn.RSNN, Plain]:
     model = rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (4, 6)), rsnn.nn.SCNN(6, 11, (side, side), pools, channels))
     make_lively(model.eval(), frames_of(bench, 2).cpu(), density=0.1)
     model = model.to(bench.device)
-    return model, Plain(model).to(bench.device)
+    return model, PlainNetwork(model).to(bench.device)
 
 
 def whole_network(bench: Bench) -> None:

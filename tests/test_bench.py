@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 import rsnn
 from rsnn import bench, kernels
-from rsnn.bench.measure import in_turn, make_lively, peak_mb
+from rsnn.bench import make_lively
+from rsnn.bench.measure import in_turn, peak_mb
+from rsnn.bench.subject import firing, subject
 from rsnn.cli import app
 from rsnn.errors import InputError
 from rsnn.models import RSNN
@@ -38,11 +40,9 @@ def test_the_plain_way_has_the_same_logits_and_gradients(kernel):
         # On from there, as a stream does.
         _, state = model.advance(frames[:4])
         logits, _ = model.advance(frames[4:], state)
-        plain.reset()
         first = plain(frames[:4])
-        torch.testing.assert_close((4 * first + 2 * plain(frames[4:])) / 6, logits)
+        torch.testing.assert_close((4 * first + 2 * plain.advance(frames[4:])) / 6, logits)
         model.train()(frames).square().sum().backward()
-        plain.reset()
         plain.train()(frames).square().sum().backward()
     gates = plain.encoder[0].gates.weight.grad
     torch.testing.assert_close(model.encoder.layers[0].input_gates.weight.grad, gates[:, :2])
@@ -61,6 +61,13 @@ def test_as_many_spikes_as_asked_for():
         model(frames)
         assert shares == pytest.approx([density] * 2, rel=0.2)
     assert isinstance(model.classifier.convs[0].lif, LIF)
+
+
+def test_fresh_weights_where_a_density_is_asked_for():
+    model, frames, weights = subject("rsnn-nmnist-cl", 2, 0.2)
+    assert weights.startswith("fresh weights under which 20%")
+    assert frames.shape == (20, 2, 2, 34, 34)
+    assert firing(model, frames[:, :1]) == pytest.approx(0.2, rel=0.2)
 
 
 def test_calls_run_in_turn_and_the_first_does_not_count():
@@ -89,6 +96,9 @@ def test_the_command():
     result = CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     report = json.loads(result.stdout)
+    assert report["weights"] == "published weights"
+    assert report["same_decisions"]["float32"] == 1.0
+    assert report["largest_difference"]["float32"] < 1e-3
     assert set(report["same_decisions"]) == {"float32", "bfloat16"}
     jobs = [timing["job"] for timing in report["timings"]]
     assert jobs == [
@@ -108,7 +118,7 @@ def test_the_command():
 def test_tables_are_markdown():
     timing = bench.Timing("inference", 2.0, 0.5, 1.0, 0.25, per=10, gflop=5.0, plain_peak_mb=100.0, ours_peak_mb=20.0)
     assert (timing.ratio, timing.cpu_ratio, timing.gflops) == (4.0, 4.0, 10.0)
-    report = bench.BenchReport("m", "2", 1, {}, {}, 0.1, {}, 0.0, [timing])
+    report = bench.BenchReport("m", "2", 1, {}, {}, "fresh weights", 0.1, 1, {}, {}, [timing])
     table = bench.markdown(bench.tables(report))
     assert table.splitlines() == [
         "| job | plain | rsnn | ratio | CPU time | GFLOP/s | memory, plain | rsnn |",

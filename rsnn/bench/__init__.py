@@ -3,6 +3,7 @@
 from rsnn.bench.measure import BenchReport, Timing, bench, machine, markdown, tables
 from rsnn.bench.plain import PlainNetwork
 from rsnn.bench.scaling import Scaling, scaling, sizes
+from rsnn.bench.subject import make_lively
 
 __all__ = [
     "BenchReport",
@@ -11,6 +12,7 @@ __all__ = [
     "Timing",
     "bench",
     "machine",
+    "make_lively",
     "markdown",
     "scaling",
     "sizes",

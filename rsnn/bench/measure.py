@@ -22,42 +22,11 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.bench.plain import PlainNetwork
+from rsnn.bench.subject import firing, subject
 from rsnn.data import Events, read_events, samples, to_frames
-from rsnn.errors import InputError
-from rsnn.models import RSNN
-from rsnn.nn import SCNN
-from rsnn.nn.scnn import SpikingConv
-from rsnn.zoo import create_model
 
 # A call that does nothing but show how far a measurement is.
 Progress = Callable[[int], None]
-
-
-@torch.no_grad()
-def make_lively(model: RSNN, frames: Tensor, density: float) -> None:
-    """Set the normalizations so that the share `density` of what each stage hands on is not zero on these frames.
-
-    Fresh weights leave most neurons silent, and silence is cheaper here than in the plain way.
-    """
-    assert isinstance(model.classifier, SCNN)
-    x = model.forward_features(frames)
-    for stage in model.classifier.convs:
-        assert isinstance(stage, SpikingConv)
-        norm = stage.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        current = stage.conv(x.flatten(0, 1))
-        norm.running_mean.copy_(current.mean((0, 2, 3)))
-        norm.running_var.copy_(current.var((0, 2, 3)))
-        low, high = -10.0, 10.0
-        for _ in range(10):
-            middle = (low + high) / 2
-            norm.bias.fill_(middle)
-            spikes, _ = stage(x, None)
-            low, high = (middle, high) if spikes.count_nonzero() < density * spikes.numel() else (low, middle)
-        x = spikes
-    for linear in (model.classifier.hidden, model.classifier.output):
-        linear.linear.weight.normal_(std=6 / linear.linear.in_features**0.5)
 
 
 @dataclass
@@ -101,21 +70,26 @@ class BenchReport:
     threads: int
     kernels: dict[str, str]
     ceiling_gflops: dict[str, float]  # of the machine's own convolutions, by type
-    density: float
-    same_decisions: dict[str, float]
-    largest_difference: float
+    weights: str
+    firing: float  # share of what the spiking stages hand on that is not zero
+    samples: int  # compared
+    same_decisions: dict[str, float]  # share of them, by type
+    largest_difference: dict[str, float]  # of the logits
     timings: list[Timing] = field(default_factory=list)
 
     def summary(self) -> list[str]:
         """Return what holds for all rows, in lines."""
         used = ", ".join(f"{operator} by {kernel!r}" for operator, kernel in self.kernels.items())
         speeds = ", ".join(f"{kind} {speed:.0f} GFLOP/s" for kind, speed in self.ceiling_gflops.items())
-        same = ", ".join(f"{kind} {share:.0%}" for kind, share in self.same_decisions.items())
+        same = ", ".join(
+            f"{self.same_decisions[kind]:.0%} in {kind} (logits differ by at most {difference:.2g})"
+            for kind, difference in self.largest_difference.items()
+        )
         return [
             f"{machine()}, {self.threads} threads, torch {self.torch}; {used}",
             f"The machine's own convolutions (128 to 128 channels, channels_last) at their best: {speeds}",
-            f"{self.model} with fresh weights; {self.density:.0%} of what a spiking stage hands on is not zero",
-            f"Same decisions as the plain way: {same}; largest difference of the logits {self.largest_difference:.2g}",
+            f"{self.model} with {self.weights}; {self.firing:.1%} of what the spiking stages hand on here is not zero",
+            f"Same decisions as the plain way on {self.samples} recordings: {same}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,43 +152,30 @@ def bench(
     *,
     batches: tuple[int, ...] = (1, 16),
     train_batch: int = 8,
-    density: float = 0.1,
+    density: float | None = None,
     repeats: int = 5,
-    seed: int = 0,
     on_progress: Progress | None = None,
 ) -> BenchReport:
-    """Time a model of the zoo with the encoder CL, with fresh weights, against the plain way.
+    """Time a model of the zoo with the encoder CL against the plain way, on recordings.
 
     Args:
         name: zoo name.
         batches: batch sizes of inference.
         train_batch: batch size of the training step.
-        density: share of what a spiking stage hands on that is not zero.
+        density: take fresh weights, under which this share of what a spiking stage hands on is not zero; None takes
+            the published ones where there are some.
         repeats: runs of each, after one that is not counted.
-        seed: of weights and frames.
         on_progress: called with the number of jobs done so far.
 
     Raises:
         InputError: the model has another encoder or classifier.
 
     """
-    torch.manual_seed(seed)
-    model = create_model(name).eval()
-    assert model.preprocessing is not None
-    if not isinstance(model, RSNN):
-        raise InputError(f"{name} is no RSNN; the plain way is written for those, such as 'rsnn-gesture-cl'")
-    T, size = model.preprocessing.num_frames, model.preprocessing.frame_size
-
-    def frames(count: int) -> Tensor:
-        return torch.poisson(torch.full((T, count, 2, *size), 0.1))
-
-    make_lively(model, frames(1), density)
+    torch.manual_seed(0)
+    model, frames, weights = subject(name, max(*batches, train_batch), density)
+    T, size = frames.shape[0], (frames.shape[3], frames.shape[4])
     plain = PlainNetwork(model).eval()
     labels = torch.zeros(train_batch, dtype=torch.long)
-
-    def run_plain(x: Tensor) -> Tensor:
-        plain.reset()
-        return plain(x)
 
     def in_bfloat16(x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -227,20 +188,21 @@ def bench(
         network.eval()
 
     with torch.no_grad():
-        x = frames(max(batches))
-        expected = run_plain(x)
-        found = {"float32": model(x), "bfloat16": in_bfloat16(x)}
+        expected = plain(frames)
+        found = {"float32": model(frames), "bfloat16": in_bfloat16(frames)}
     report = BenchReport(
         name,
         torch.__version__,
         torch.get_num_threads(),
         {operator: kernels.selected("cpu", operator) for operator in ("lif", "convlstm")},
         {"float32": ceiling(torch.float32), "bfloat16": ceiling(torch.bfloat16)},
-        density,
+        weights,
+        firing(model, frames[:, :1]),
+        frames.shape[1],
         {kind: float((y.argmax(1) == expected.argmax(1)).float().mean()) for kind, y in found.items()},
-        float((found["float32"] - expected).abs().max()),
+        {kind: float((y - expected).abs().max()) for kind, y in found.items()},
     )
-    gflop = _flops(model, frames(1)) / 1e9
+    gflop = _flops(model, frames[:, :1]) / 1e9
     done = 0
 
     def add(job: str, calls: Sequence[Callable[[], object]], *, memory: bool = False, **fields: Any) -> None:
@@ -259,15 +221,19 @@ def bench(
 
     with torch.no_grad():
         for count in batches:
-            x = frames(count)
-            calls = [partial(run_plain, x), partial(model, x), partial(in_bfloat16, x)]
+            x = frames[:, :count].contiguous()
+            calls = [partial(plain, x), partial(model, x), partial(in_bfloat16, x)]
             add(f"inference, batch {count}", calls, memory=True, per=count, gflop=count * gflop)
-        frame = frames(1)[:1]
-        run_plain(frame)
+        frame = frames[:1, :1].contiguous()
+        plain(frame)
         _, state = model.advance(frame)
-        add("one step of a stream", [partial(plain, frame), partial(model.advance, frame, state)], gflop=gflop / T)
-    x = frames(train_batch)
-    calls = [partial(step, plain, run_plain, x), partial(step, model, model, x), partial(step, model, in_bfloat16, x)]
+        add(
+            "one step of a stream",
+            [partial(plain.advance, frame), partial(model.advance, frame, state)],
+            gflop=gflop / T,
+        )
+    x = frames[:, :train_batch].contiguous()
+    calls = [partial(step, plain, plain, x), partial(step, model, model, x), partial(step, model, in_bfloat16, x)]
     add(f"training step, batch {train_batch}", calls, memory=True, per=train_batch, gflop=3 * train_batch * gflop)
 
     events = _made_events(1_000_000, size)

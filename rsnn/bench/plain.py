@@ -47,6 +47,10 @@ class PlainNetwork(nn.Module):
 
     SpikingJelly's layers and neurons in multi-step mode, default memory format. The neurons keep their potentials
     until `reset`, as theirs do; the state of the ConvLSTM goes the same way here.
+
+    Raises:
+        InputError: the model has another encoder or classifier.
+
     """
 
     def __init__(self, model: RSNN) -> None:
@@ -57,6 +61,7 @@ class PlainNetwork(nn.Module):
         if not isinstance(encoder, ConvLSTMEncoder) or not isinstance(scnn, SCNN) or encoder.attention:
             raise InputError("the plain way is written for the models with the encoder CL, such as 'rsnn-gesture-cl'")
         self._reset_net = functional.reset_net
+        self.preprocessing = model.preprocessing
         self.scale, self.pool, self.votes = model.logit_scale, encoder.pool, scnn.votes
         self.encoder = nn.ModuleList(PlainConvLSTM(each) for each in encoder.layers if isinstance(each, ConvLSTM))
         parts: list[nn.Module] = []
@@ -97,7 +102,15 @@ class PlainNetwork(nn.Module):
         self.states = [None] * len(self.encoder)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return the logits for `frames` (T, N, 2, H, W), starting afresh."""
+        self.reset()
+        return self.advance(frames)
+
+    def advance(self, frames: Tensor) -> Tensor:
         """Return the logits for `frames` (T, N, 2, H, W), going on from the frames since `reset`."""
+        if self.preprocessing is not None:
+            log = self.preprocessing.normalize == "log1p"
+            frames = frames.log1p() if log else self.preprocessing.normalized(frames)
         for number, layer in enumerate(self.encoder):
             features, self.states[number] = layer(frames, self.states[number])
             if self.pool > 1:

@@ -80,12 +80,15 @@ def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[in
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Zoo name with the encoder CL; it runs with fresh weights.")] = (
+    model: Annotated[str, typer.Argument(help="Zoo name with the encoder CL.")] = (
         "rsnn-gesture-cl"
     ),
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
-    density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of spikes between the stages.")] = 0.1,
+    density: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Take fresh weights that make this share of the stages' outputs fire."),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the median counts.")] = 5,
     scaling: Annotated[bool, typer.Option("--scaling", help="Measure how the cost grows with the sizes.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown instead of a table.")] = False,

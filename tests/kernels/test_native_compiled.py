@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsnn import kernels
-from rsnn.bench.measure import make_lively
+from rsnn.bench import make_lively
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTMEncoder
 

@@ -1,0 +1,86 @@
+"""What is timed: a network that works, on recordings; or one with fresh weights that is made to fire.
+
+Shapes: T steps, N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsnn import zoo
+from rsnn.data import read_events, samples
+from rsnn.data.simulate import SimulatedGestures
+from rsnn.errors import InputError
+from rsnn.models import RSNN
+from rsnn.nn import SCNN
+from rsnn.nn.scnn import SpikingConv
+
+
+def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, Tensor, str]:
+    """Return the model of a zoo name, frames (T, batch, 2, H, W) for it, and what weights it has, in words.
+
+    The weights are the published ones, and fresh ones where there are none or `density` is given: then the share
+    `density` (0.1 by default) of what a spiking stage hands on is not zero. The frames are those of the N-MNIST
+    recording that ships with the package, for a model of its size, else of simulated gestures.
+
+    Raises:
+        InputError: the model is no RSNN.
+
+    """
+    trained = density is None and name in zoo.list_models(pretrained=True)
+    model = zoo.create_model(name, pretrained=trained).eval()
+    if not isinstance(model, RSNN):
+        raise InputError(f"{name} is no RSNN; the plain way is written for those, such as 'rsnn-gesture-cl'")
+    assert model.preprocessing is not None
+    digit = read_events(samples.path())
+    if digit.sensor_size == model.preprocessing.frame_size[::-1]:
+        recordings = [digit] * batch
+    else:
+        gestures = SimulatedGestures(batch, duration_s=(1.5, 1.5))
+        recordings = [gestures.events(index) for index in range(batch)]
+    frames = torch.stack([model.preprocessing.frames(events) for events in recordings], dim=1)
+    if trained:
+        return model, frames, "published weights"
+    share = 0.1 if density is None else density
+    make_lively(model, frames[:, :1], share)
+    return model, frames, f"fresh weights under which {share:.0%} of what a spiking stage hands on is not zero"
+
+
+@torch.no_grad()
+def firing(model: nn.Module, frames: Tensor) -> float:
+    """Return the share of what the spiking stages hand on that is not zero."""
+    seen: list[Tensor] = []
+    stages = [module for module in model.modules() if isinstance(module, SpikingConv)]
+    hooks = [stage.register_forward_hook(lambda *call: seen.append(call[2][0])) for stage in stages]
+    model(frames)
+    for hook in hooks:
+        hook.remove()
+    return float(sum(x.count_nonzero() for x in seen)) / sum(x.numel() for x in seen)
+
+
+@torch.no_grad()
+def make_lively(model: RSNN, frames: Tensor, density: float) -> None:
+    """Set the normalizations so that the share `density` of what each stage hands on is not zero on these frames.
+
+    Fresh weights leave most neurons silent, and silence is cheaper here than in the plain way.
+    """
+    assert isinstance(model.classifier, SCNN)
+    x = model.forward_features(frames)
+    for stage in model.classifier.convs:
+        assert isinstance(stage, SpikingConv)
+        norm = stage.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        current = stage.conv(x.flatten(0, 1))
+        norm.running_mean.copy_(current.mean((0, 2, 3)))
+        norm.running_var.copy_(current.var((0, 2, 3)))
+        low, high = -10.0, 10.0
+        for _ in range(10):
+            middle = (low + high) / 2
+            norm.bias.fill_(middle)
+            spikes, _ = stage(x, None)
+            low, high = (middle, high) if spikes.count_nonzero() < density * spikes.numel() else (low, middle)
+        x = spikes
+    for linear in (model.classifier.hidden, model.classifier.output):
+        linear.linear.weight.normal_(std=6 / linear.linear.in_features**0.5)

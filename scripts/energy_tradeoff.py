@@ -112,7 +112,7 @@ def plot(points: list[Point], path: Path, title: str) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, what, label in zip(axes, ("decision", "whole"), ("decision part", "whole network"), strict=True):
-        for series, marker in (("width", "o"), ("steps", "s"), ("threshold", "^")):
+        for series, marker, place in (("width", "o", (-2, 6)), ("steps", "s", (6, -3)), ("threshold", "^", (-3, -11))):
             chosen = [point for point in points if point.series == series]
             energies = [getattr(point, what) for point in chosen]
             axis.plot(energies, [100 * point.accuracy for point in chosen], marker=marker, label=series)
@@ -120,7 +120,7 @@ def plot(points: list[Point], path: Path, title: str) -> None:
                 axis.annotate(
                     f"{point.value:g}",
                     (energy, 100 * point.accuracy),
-                    xytext=(4, 4),
+                    xytext=place,
                     fontsize=7,
                     textcoords="offset points",
                 )
@@ -130,7 +130,7 @@ def plot(points: list[Point], path: Path, title: str) -> None:
     axes[0].set_ylabel("accuracy, %")
     axes[0].legend()
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 
 A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
 FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
-what cannot be (a checkpoint is missing) is left as it was, and said so.
+what cannot be (a checkpoint is missing) is left as it was, and said so. The plots of the trade-offs become pictures of
+the same names in docs/.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,75 +21,62 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-SIMULATED = "gestures:1100"
-FIGURES: dict[str, tuple[str, list[list[str]]]] = {
-    "counters": ("energy.md", [["compare_counters.py"]]),
+NMNIST = "{data}/nmnist_1000.npz"
+# Of each figure its page, and the commands that print it.
+FIGURES: dict[str, tuple[str, list[str]]] = {
+    "tradeoff": (
+        "energy.md",
+        [f"energy_tradeoff.py rsnn-nmnist-cl {NMNIST} --train :800 --test 800:1000 --output {{output}}/tradeoff"],
+    ),
+    "tradeoff-gestures": (
+        "energy.md",
+        [
+            "energy_tradeoff.py rsnn-gesture-cl gestures:1100 --widths 16 --epochs 15 --steps 10 15 30 "
+            "--thresholds 0.5 0.75 1.25 --output {output}/tradeoff-gestures"
+        ],
+    ),
+    # The narrow networks of the tables are trained by the trade-offs.
     "table4": (
         "energy.md",
-        [["table4.py", "--data", SIMULATED, "rsnn-gesture-cla", "rsnn-gesture-cl", "convlstm-gesture-cl-sum"]],
+        [
+            "table4.py --data gestures:1100 rsnn-gesture-cla rsnn-gesture-cl {output}/tradeoff-gestures/width-16 "
+            "convlstm-gesture-cl-sum"
+        ],
     ),
     "table4-nmnist": (
         "energy.md",
         [
-            [
-                "table4.py",
-                "--data",
-                "{data}/nmnist_1000.npz",
-                "--samples",
-                "800:1000",
-                "rsnn-nmnist-cl",
-                "{output}/width-16",
-                "{output}/width-4",
-            ]
+            f"table4.py --data {NMNIST} --samples 800:1000 rsnn-nmnist-cl {{output}}/tradeoff/width-16 "
+            "{output}/tradeoff/width-4"
         ],
     ),
-    "tradeoff": (
-        "energy.md",
-        [
-            [
-                "energy_tradeoff.py",
-                "rsnn-nmnist-cl",
-                "{data}/nmnist_1000.npz",
-                "--train",
-                ":800",
-                "--test",
-                "800:1000",
-                "--output",
-                "{output}",
-            ]
-        ],
-    ),
-    "cost": ("energy.md", [["energy_cost.py"]]),
-    "decisions-nmnist": (
-        "streaming.md",
-        [["decision_time.py", "rsnn-nmnist-cl", "{data}/nmnist_1000.npz", "--samples", "800:1000"]],
-    ),
-    "decisions-simulated": ("streaming.md", [["decision_time.py", "rsnn-gesture-cl", SIMULATED]]),
-    "decisions-clips": ("streaming.md", [["decision_time.py", "rsnn-gesture-cl", "{data}/dvsgesture_clips.npz"]]),
+    "counters": ("energy.md", ["compare_counters.py"]),
+    "cost": ("energy.md", ["energy_cost.py"]),
+    "decisions-nmnist": ("streaming.md", [f"decision_time.py rsnn-nmnist-cl {NMNIST} --samples 800:1000"]),
+    "decisions-simulated": ("streaming.md", ["decision_time.py rsnn-gesture-cl gestures:1100"]),
+    "decisions-clips": ("streaming.md", ["decision_time.py rsnn-gesture-cl {data}/dvsgesture_clips.npz"]),
     "latency": (
         "streaming.md",
         [
-            ["stream_latency.py", model, "--table", "--threads", threads, "--overlap", overlap, "--pause", pause]
+            f"stream_latency.py {model} --table --threads {threads} --overlap {overlap} --pause {pause}"
             for model, threads, overlap, pause in (
-                ("rsnn-gesture-cl", "1", "1", "0"),
-                ("rsnn-gesture-cl", "1", "1", "15"),
-                ("rsnn-gesture-cl", "2", "1", "0"),
-                ("rsnn-gesture-cl", "1", "2", "0"),
-                ("rsnn-gesture-cla", "1", "1", "0"),
-                ("rsnn-nmnist-cl", "1", "1", "0"),
+                ("rsnn-gesture-cl", 1, 1, 0),
+                ("rsnn-gesture-cl", 1, 1, 15),
+                ("rsnn-gesture-cl", 2, 1, 0),
+                ("rsnn-gesture-cl", 1, 2, 0),
+                ("rsnn-gesture-cla", 1, 1, 0),
+                ("rsnn-nmnist-cl", 1, 1, 0),
             )
         ],
     ),
 }
-# What has to be measured before: the narrow networks are trained by the other's script.
-ORDER = ("counters", "tradeoff", "table4-nmnist", *(name for name in FIGURES if name not in ("tradeoff", "counters")))
 
 
-def measured(commands: list[list[str]], data: Path, output: Path) -> str:
+def measured(commands: list[str], data: Path, output: Path) -> str:
     """Return what the commands print; rows of the same table go under one head."""
     texts: list[str] = []
     for command in commands:
-        words = [word.format(data=data, output=output) for word in command]
+        words = [word.format(data=data, output=output) for word in command.split()]
         ran = subprocess.run(
             [sys.executable, ROOT / "scripts" / words[0], *words[1:]],
             capture_output=True,
@@ -115,13 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, help="where the trade-off's networks go; a folder of their own")
+    parser.add_argument("--output", type=Path, help="where the trade-offs' networks go and are")
     options = parser.parse_args()
     if unknown := set(options.names) - set(FIGURES):
         parser.error(f"no figure {sorted(unknown)[0]!r}; expected some of {', '.join(FIGURES)}")
     failed = 0
     output = options.output or Path(tempfile.gettempdir()) / "rsnn-tradeoff"
-    for name in dict.fromkeys(ORDER):
+    for name in FIGURES:
         if options.names and name not in options.names:
             continue
         page, commands = FIGURES[name]
@@ -129,6 +118,8 @@ def main() -> None:
             figure = measured(commands, options.data.resolve(), output.resolve())
             path = ROOT / "docs" / page
             path.write_text(replaced(path.read_text("utf-8"), name, figure), "utf-8")
+            if (output / name / "tradeoff.png").is_file():
+                shutil.copyfile(output / name / "tradeoff.png", path.with_name(f"{name}.png"))
         except RuntimeError as error:
             print(f"{name}: left as it was ({error})")
             failed += 1

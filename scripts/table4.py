@@ -10,6 +10,7 @@ network, the effective ones and the accuracy say nothing.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import rsnn
 from rsnn.energy import EnergyReport, energy_models, energy_report
@@ -28,7 +29,7 @@ def shape_of(model: EventClassifier) -> str:
 
 def row(name: str, model: EventClassifier, report: EnergyReport, accuracy: float | None) -> str:
     decision, whole = report.parts["classifier"], report.total
-    cells = [f"`{name}`", shape_of(model), "" if accuracy is None else f"{accuracy:.1%}"]
+    cells = [f"`{Path(name).name}`", shape_of(model), "" if accuracy is None else f"{accuracy:.1%}"]
     for part in (decision, whole):
         cells += [f"{part.mac / 1e6:.3g}", f"{part.ac / 1e6:.3g}", f"{1e6 * part.joules:.3g}"]
     if report.not_counted:

@@ -4,8 +4,7 @@
 
 A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
 FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
-what cannot be (a checkpoint is missing) is left as it was, and said so. The plots of the trade-offs become pictures of
-the same names in docs/.
+what cannot be (a checkpoint is missing) is left as it was, and said so. The plot of the trade-off becomes docs/tradeoff.png.
 """
 
 from __future__ import annotations
@@ -28,21 +27,11 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
         "energy.md",
         [f"energy_tradeoff.py rsnn-nmnist-cl {NMNIST} --train :800 --test 800:1000 --output {{output}}/tradeoff"],
     ),
-    "tradeoff-gestures": (
-        "energy.md",
-        [
-            "energy_tradeoff.py rsnn-gesture-cl gestures:1100 --widths 16 --epochs 15 --steps 10 15 30 "
-            "--thresholds 0.5 0.75 1.25 --output {output}/tradeoff-gestures"
-        ],
-    ),
-    # The narrow networks of the tables are trained by the trade-offs.
     "table4": (
         "energy.md",
-        [
-            "table4.py --data gestures:1100 rsnn-gesture-cla rsnn-gesture-cl {output}/tradeoff-gestures/width-16 "
-            "convlstm-gesture-cl-sum"
-        ],
+        ["table4.py --data gestures:1100 rsnn-gesture-cla rsnn-gesture-cl convlstm-gesture-cl-sum"],
     ),
+    # Its narrow networks are trained by the trade-off.
     "table4-nmnist": (
         "energy.md",
         [
@@ -104,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, help="where the trade-offs' networks go and are")
+    parser.add_argument("--output", type=Path, help="where the trade-off's networks go and are")
     options = parser.parse_args()
     if unknown := set(options.names) - set(FIGURES):
         parser.error(f"no figure {sorted(unknown)[0]!r}; expected some of {', '.join(FIGURES)}")

@@ -149,6 +149,37 @@ def test_batch_size_changes_nothing(name):
     assert set(one.parts) >= {"encoder", "classifier"} or name.startswith("scnn")
 
 
+def test_functions_in_place_are_functions():
+    class Logarithm(nn.Module):
+        def forward(self, frames):
+            return (frames + 1).log_()
+
+    frames = torch.tensor([0.0, 2.0, 0.0, 5.0]).view(1, 1, 1, 2, 2)
+    report = energy_report(Logarithm(), frames)
+    assert not report.not_counted
+    # The sum has two terms that are not zero where the frame is not.
+    assert (report.total.ac, report.total.dense_ac) == (2, 4)
+    assert (report.total.mac, report.total.dense_mac) == (4, 4)
+
+
+def test_recordings_that_come_alone_run_together():
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.batches = PerStep(nn.Conv2d(1, 2, 3)), []
+
+        def forward(self, frames):
+            self.batches.append(frames.shape[1])
+            return self.layer(frames)
+
+    model, frames = Seen(), torch.rand(2, 20, 1, 4, 5).round()
+    alone = energy_report(model, [*frames.split(1, dim=1), torch.ones(3, 1, 1, 4, 5), torch.ones(3, 2, 1, 4, 5)])
+    assert model.batches == [16, 4, 1, 2]
+    assert alone.samples == 23
+    together = energy_report(model, [frames, torch.ones(3, 3, 1, 4, 5)])
+    assert alone.total == together.total
+
+
 def test_unknown_operations_are_listed():
     class Odd(nn.Module):
         def forward(self, frames):

@@ -4,7 +4,8 @@
 
 A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
 FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
-what cannot be (a checkpoint is missing) is left as it was, and said so. The plot of the trade-off becomes docs/tradeoff.png.
+what cannot be (a checkpoint is missing) is left as it was, and said so. The plot of the trade-off becomes
+docs/tradeoff.png.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _forward(
     keep: bool,
     reduced: bool,
 ) -> tuple[Tensor, ...]:
-    outputs = _outputs(frames, w_hidden, pool, whole, keep)
+    outputs = tuple(map(native.on_large_pages, _outputs(frames, w_hidden, pool, whole, keep)))
     inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
     reduced = reduced and frames.dtype == torch.float32 and bool(native.library("convlstm").convlstm_has_pairs())
     function = "convlstm_forward_pairs" if reduced else "convlstm_forward"

@@ -228,7 +228,7 @@ def _backward(
     """Return the gradients by x, the first potential, weight, bias and tau; empty ones where there is no such input."""
     normalized = mean.numel() > 0
     state, threads = _state_type(x), torch.get_num_threads()
-    d_x, d_start = torch.empty_like(x), torch.empty_like(x[0], dtype=state)
+    d_x, d_start = native.on_large_pages(torch.empty_like(x)), torch.empty_like(x[0], dtype=state)
     channels = x.shape[2] if normalized else 0
     scale = shift = sums = None
     if normalized:

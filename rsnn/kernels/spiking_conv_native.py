@@ -35,10 +35,14 @@ def supports(x: Tensor, weight: Tensor) -> bool:
 
 
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K), stride 1, zeros around: (N, D, H, W), channels_last."""
+    """Convolve `x` (N, C, H, W) with `weight` (D, C, K, K), stride 1, zeros around: (N, D, H, W), channels_last.
+
+    Under autocast with bfloat16 the gradient of `x` is computed in that type.
+    """
+    reduced = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     with torch.autocast("cpu", enabled=False):
         x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
-        result: Tensor = torch.ops.rsnn.convolution(x, weight)
+        result: Tensor = torch.ops.rsnn.convolution(x, weight, reduced)
     return result
 
 
@@ -77,16 +81,14 @@ def spiking_convolution(
     learned = tau if isinstance(tau, Tensor) else None
     neuron = neuron_numbers(1.0 if learned is not None else tau, v_threshold, v_reset, surrogate, detach_reset)
     run = _spiking_convolution if nothing_looks() else torch.ops.rsnn.spiking_convolution
-    result: tuple[Tensor, Tensor, Tensor] = run(
-        channels_last(x), weight, v, scale, shift, learned, neuron, pool
-    )
+    result: tuple[Tensor, Tensor, Tensor] = run(channels_last(x), weight, v, scale, shift, learned, neuron, pool)
     return result
 
 
-def _convolution(x: Tensor, weight: Tensor) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, reduced: bool) -> Tensor:  # noqa: ARG001  (of backward)
     N, C, H, W = x.shape
     D, _, K, _ = weight.shape
-    out = _currents(x, weight)
+    out = native.on_large_pages(_currents(x, weight))
     tensors = (x, weight.contiguous(), out)  # kept until the call is over
     size = (ctypes.c_int64 * 6)(N, H, W, C, D, K)
     function = native.library("spiking_conv", _REALS[x.dtype]).convolution
@@ -103,8 +105,11 @@ def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bo
     return result
 
 
-def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor, reduced: bool) -> Tensor:
     N, C, H, W = x.shape
+    if C >= FEW_CHANNELS and reduced:
+        rounded = (gradient.bfloat16(), x.bfloat16(), weight.bfloat16())
+        return _dense_backward(*rounded, [True, False, False])[0].to(x.dtype)
     if C >= FEW_CHANNELS:
         return _dense_backward(gradient, x, weight, [True, False, False])[0]
     D, _, K, _ = weight.shape
@@ -174,8 +179,8 @@ def _spikes(x: Tensor, weight: Tensor, pool: int) -> tuple[Tensor, Tensor, Tenso
 
 
 _library = torch.library.Library("rsnn", "FRAGMENT")
-_library.define("convolution(Tensor x, Tensor weight) -> Tensor")
-_library.define("convolution_maps_gradient(Tensor x, Tensor weight, Tensor gradient) -> Tensor")
+_library.define("convolution(Tensor x, Tensor weight, bool reduced) -> Tensor")
+_library.define("convolution_maps_gradient(Tensor x, Tensor weight, Tensor gradient, bool reduced) -> Tensor")
 _library.define("convolution_weights_gradient(Tensor x, Tensor gradient, int side) -> Tensor")
 _library.define(
     "spiking_convolution(Tensor x, Tensor weight, Tensor? v, Tensor scale, Tensor shift, Tensor? tau, float[] neuron, "
@@ -188,12 +193,12 @@ _library.impl("spiking_convolution", _spiking_convolution, "CPU")
 
 
 @torch.library.register_fake("rsnn::convolution", lib=_library)  # type: ignore[untyped-decorator]
-def _fake_convolution(x: Tensor, weight: Tensor) -> Tensor:
+def _fake_convolution(x: Tensor, weight: Tensor, _reduced: bool) -> Tensor:
     return _currents(x, weight)
 
 
 @torch.library.register_fake("rsnn::convolution_maps_gradient", lib=_library)  # type: ignore[untyped-decorator]
-def _fake_maps_gradient(x: Tensor, _weight: Tensor, _gradient: Tensor) -> Tensor:
+def _fake_maps_gradient(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -208,19 +213,20 @@ def _fake_spiking_convolution(x: Tensor, weight: Tensor, *others: Any) -> tuple[
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.reduced = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, weight = ctx.saved_tensors
     side = weight.shape[2]
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     d_x = d_weight = None
     if ctx.needs_input_grad[0]:
-        d_x = torch.ops.rsnn.convolution_maps_gradient(x, weight, gradient)
+        d_x = torch.ops.rsnn.convolution_maps_gradient(x, weight, gradient, ctx.reduced)
     if ctx.needs_input_grad[1]:
         d_weight = torch.ops.rsnn.convolution_weights_gradient(x, gradient, side)
-    return d_x, d_weight
+    return d_x, d_weight, None
 
 
 torch.library.register_autograd("rsnn::convolution", _backward, setup_context=_setup_context, lib=_library)

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rsnn import kernels
 from rsnn.kernels import native, spiking_conv_native
+from rsnn.nn import LIF
+from rsnn.nn.scnn import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
@@ -51,3 +54,67 @@ def test_what_it_does_not_take():
     assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 2, 2))
     assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 3, 1))
     assert not spiking_conv_native.supports(x, torch.zeros(3, 2, 3, 3, dtype=torch.bfloat16))
+
+
+def stage_of(C, D, pool, side, dtype):
+    torch.manual_seed(0)
+    stage = SpikingConv(C, D, pool, LIF())
+    stage.conv = torch.nn.Conv2d(C, D, side, padding=side // 2, bias=False)
+    with torch.no_grad():
+        for numbers, low, high in (
+            (stage.norm.weight, 0.5, 2.0),
+            (stage.norm.bias, 0.0, 1.0),
+            (stage.norm.running_mean, -0.1, 0.1),
+            (stage.norm.running_var, 0.1, 0.5),
+        ):
+            numbers.uniform_(low, high)
+    return stage.to(dtype).eval()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("share", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("N", "C", "D", "K", "H", "W", "pool"),
+    [(3, 5, 7, 3, 4, 6, 2), (1, 16, 128, 3, 9, 8, 2), (2, 20, 200, 5, 7, 10, 3), (4, 40, 64, 1, 5, 5, 1)],
+)
+def test_a_stage_in_one_pass_fires_as_in_single_operations(N, C, D, K, H, W, pool, share, threads):
+    stage = stage_of(C, D, pool, K, torch.float64)
+    x = torch.rand(4, N, C, H, W, dtype=torch.float64) * (torch.rand(4, N, C, H, W) < share)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for potential in (None, torch.rand(N, D, H, W, dtype=torch.float64)):
+            found = []
+            for kernel in ("native", "torch"):
+                number = torch.zeros((), dtype=torch.int64)
+                with kernels.use(kernel), torch.no_grad():
+                    found.append((*stage(x, potential, number=number), number))
+            assert found[1][2] > 0
+            for mine, expected in zip(*found, strict=True):
+                torch.testing.assert_close(mine, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_stage_in_bfloat16_differs_by_its_rounding_alone():
+    stage = stage_of(6, 64, 2, 3, torch.float32)
+    x = torch.rand(10, 2, 6, 16, 16).bfloat16()
+    with kernels.use("native"), torch.no_grad():
+        expected, _ = stage(x.float(), None)
+        with torch.autocast("cpu", torch.bfloat16):
+            spikes, potential = stage(x, None)
+    assert (spikes.dtype, potential.dtype) == (torch.bfloat16, torch.float32)
+    assert (spikes == expected).float().mean() > 0.98
+
+
+def test_gradients_of_maps_in_bfloat16_under_autocast():
+    torch.manual_seed(0)
+    weight = torch.randn(32, 16, 3, 3)
+    found = []
+    for autocast in (False, True):
+        x = torch.ones(2, 16, 6, 6, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = spiking_conv_native.convolution(x, weight)
+        y.backward(torch.linspace(-1, 1, y.numel()).reshape(y.shape))
+        found.append(x.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=0.02 * float(found[0].abs().max()))

@@ -39,22 +39,23 @@ class Weights {
     if (shift) std::copy_n(shift, s.D, shift_.data());
     Buffer<R> factors(s.outputs);
     for (int64_t d = 0; d < s.D; ++d) factors.data()[d] = scale ? scale[d] : R(1);
-    R *full_to = full_.data(), *few_to = few_.data();
-    for (int64_t tap = 0; tap < s.K * s.K; ++tap) {
+    // Output by output, as they lie: each line of memory is read while it is in the cache.
+    const int64_t words = words_of<A>(int(s.C)), taps = s.K * s.K;
+    for (int64_t d = 0; d < s.outputs; d += kL)
       for (int64_t c = 0; c < s.C; c += A::kChannels)
-        for (int64_t d = 0; d < s.outputs; d += kL, full_to += kL) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
           V channels[A::kChannels];
           for (int64_t i = 0; i < A::kChannels; ++i) channels[i] = at(d, c + i, tap) * load<R>(factors.data() + d);
-          store<R>(full_to, A::word(channels));
+          store<R>(full_.data() + (tap * words + c / A::kChannels) * s.outputs + d, A::word(channels));
         }
-      for (int64_t c = 0; c < s.C && A::kChannels > 1; ++c)
-        for (int64_t d = 0; d < s.outputs; d += kL * A::kChannels, few_to += kL) {
+    for (int64_t d = 0; d < s.outputs && A::kChannels > 1; d += kL * A::kChannels)
+      for (int64_t c = 0; c < s.C; ++c)
+        for (int64_t tap = 0; tap < taps; ++tap) {
           V outputs[A::kChannels];
           for (int64_t i = 0; i < A::kChannels; ++i)
             outputs[i] = at(d + i * kL, c, tap) * load<R>(factors.data() + d + i * kL);
-          store<R>(few_to, A::word(outputs));
+          store<R>(few_.data() + ((tap * s.C + c) * s.outputs + d) / A::kChannels, A::word(outputs));
         }
-    }
   }
   const R* full() const { return full_.data(); }
   const R* few() const { return A::kChannels == 1 ? full_.data() : few_.data(); }

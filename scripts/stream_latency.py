@@ -13,14 +13,19 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 import rsnn
 from rsnn.data import Events
+from rsnn.models import EventClassifier
 from rsnn.streaming import Slicer
+from rsnn.streaming.sources import EventSource
+from rsnn.streaming.watching import Watch
 
 
 def chunk_of(events: int, size: tuple[int, int], start_us: int, seed: int) -> Events:
@@ -40,6 +45,20 @@ def moved(events: Events, start_us: int) -> Events:
     """Return the same events in another millisecond."""
     t = events.t % 1_000 + start_us
     return Events(t=t, x=events.x, y=events.y, p=events.p, sensor_size=events.sensor_size)
+
+
+def watched(model: EventClassifier, base: Events, seconds: int) -> list[float]:
+    """Return the latencies of `rsnn watch`, in milliseconds, on chunks of 1 ms that come in real time; steps of 20 ms."""
+
+    def chunks() -> Iterator[Events]:
+        began = time.perf_counter()
+        for k in range(1_000 * seconds):
+            time.sleep(max(0.0, began + k / 1_000 - time.perf_counter()))
+            yield moved(base, 1_000 * k)
+
+    stream = model.stream(window_us=20_000 * model.preprocessing.num_frames)
+    sys.setswitchinterval(0.0005)  # as `rsnn watch` does
+    return [seen.latency_ms for seen in Watch(stream, EventSource(chunks(), base.sensor_size, waits=False))]
 
 
 def main() -> None:
@@ -88,6 +107,10 @@ def main() -> None:
     print(
         f"latency: median {np.median(took_ms):.2f} ms, 99th percentile {np.percentile(took_ms, 99):.2f} ms, "
         f"largest {took_ms.max():.2f} ms ({len(took_ms)} steps); processor time: median {np.median(used_ms):.2f} ms"
+    )
+    live = watched(model, base, seconds=8)[20:]
+    print(
+        f"as rsnn watch, in real time: median {np.median(live):.2f} ms, 99th percentile {np.percentile(live, 99):.2f} ms"
     )
 
     dense = chunk_of(10_000, (width, height), 0, seed=1)

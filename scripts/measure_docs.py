@@ -1,6 +1,6 @@
-"""Measure the figures of docs/energy.md and docs/streaming.md anew, and write them between their marks.
+"""Measure the figures of docs/energy.md, streaming.md and performance.md anew, and write them between their marks.
 
-    python scripts/measure_docs.py --data FOLDER [NAME...]
+    python scripts/measure_docs.py [--data FOLDER] [NAME...]
 
 A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
 FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
@@ -59,6 +59,9 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
             )
         ],
     ),
+    "bench": ("performance.md", ["rsnn bench --markdown"]),
+    "scaling": ("performance.md", ["rsnn bench --scaling --markdown"]),
+    "footprint": ("performance.md", ["footprint.py"]),
 }
 
 
@@ -67,8 +70,9 @@ def measured(commands: list[str], data: Path, output: Path) -> str:
     texts: list[str] = []
     for command in commands:
         words = [word.format(data=data, output=output) for word in command.split()]
+        run = ["-m", "rsnn"] if words[0] == "rsnn" else [ROOT / "scripts" / words[0]]
         ran = subprocess.run(
-            [sys.executable, ROOT / "scripts" / words[0], *words[1:]],
+            [sys.executable, *run, *words[1:]],
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -93,7 +97,7 @@ def replaced(text: str, name: str, figure: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--output", type=Path, help="where the trade-off's networks go and are")
     options = parser.parse_args()
     if unknown := set(options.names) - set(FIGURES):

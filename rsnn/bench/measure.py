@@ -86,7 +86,7 @@ class BenchReport:
             for kind, difference in self.largest_difference.items()
         )
         return [
-            f"{machine()}, {self.threads} threads, torch {self.torch}; {used}",
+            f"{conditions()}; {used}",
             f"The machine's own convolutions (128 to 128 channels, channels_last) at their best: {speeds}",
             f"{self.model} with {self.weights}; {self.firing:.1%} of what the spiking stages hand on here is not zero",
             f"Same decisions as the plain way on {self.samples} recordings: {same}",
@@ -292,6 +292,11 @@ def markdown(rows: list[tuple[str, ...]]) -> str:
     """Return rows as a Markdown table."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def conditions() -> str:
+    """Return processor, threads and PyTorch's version, in words."""
+    return f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def machine() -> str:

@@ -80,9 +80,7 @@ def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[in
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Zoo name with the encoder CL.")] = (
-        "rsnn-gesture-cl"
-    ),
+    model: Annotated[str, typer.Argument(help="Zoo name with the encoder CL.")] = ("rsnn-gesture-cl"),
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
     density: Annotated[
@@ -99,10 +97,10 @@ def bench(
 
     with user_errors():
         if scaling:
-            with progress("measuring", 15) as advance:
+            with progress("measuring", len(measure.SIZES)) as advance:
                 found = measure.scaling(repeats=repeats, on_progress=advance)
             data: Any = [vars(row) for row in found]
-            rows, said = measure.sizes(found), [f"{measure.machine()}"]
+            rows, said = measure.sizes(found), [measure.conditions()]
         else:
             batches = tuple(batch or (1, 16))
             with progress("measuring", len(batches) + 4) as advance:
@@ -119,7 +117,7 @@ def bench(
         print_json(data)
         return
     for line in said:
-        out.print(line, highlight=False, soft_wrap=True, markup=False)
+        out.print(f"- {line}" if markdown else line, highlight=False, soft_wrap=True, markup=False)
     if markdown:
         out.print(f"\n{measure.markdown(rows)}", highlight=False, soft_wrap=True, markup=False)
         return

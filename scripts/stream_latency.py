@@ -48,7 +48,7 @@ def moved(events: Events, start_us: int) -> Events:
 
 
 def watched(model: EventClassifier, base: Events, seconds: int) -> list[float]:
-    """Return the latencies of `rsnn watch`, in milliseconds, on chunks of 1 ms that come in real time; steps of 20 ms."""
+    """Return the latencies of `rsnn watch` in milliseconds, on chunks of 1 ms in real time and steps of 20 ms."""
 
     def chunks() -> Iterator[Events]:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import gpu, lif_torch
+from rsnn.kernels.layout import steps_are_dense
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate
 from rsnn.kernels.watched import sees_no_steps
 
@@ -51,7 +52,7 @@ def lif(
     """
     if x.dtype not in _VALUES:
         x = x.to(v.dtype)
-    if not _steps_are_dense(x):
+    if not steps_are_dense(x):
         x = x.contiguous()
     spikes, v, _ = _lif(
         x,
@@ -69,16 +70,6 @@ def lif(
         torch.is_grad_enabled() and any(isinstance(y, Tensor) and y.requires_grad for y in (x, v, tau)),
     )
     return spikes, v
-
-
-def _steps_are_dense(x: Tensor) -> bool:
-    """Tell whether the steps of `x` follow one another, each without gaps or overlaps, all in one order."""
-    expected = 1
-    for size, stride in sorted(zip(x.shape[1:], x.stride()[1:], strict=True), key=lambda axis: axis[1]):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return x.shape[0] == 1 or x.stride(0) == expected
 
 
 # Operators of PyTorch's, so that torch.compile and torch.export take each as one node of their graphs.

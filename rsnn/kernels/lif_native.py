@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import native
+from rsnn.kernels.layout import steps_are_dense
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
@@ -39,7 +40,7 @@ def lif(
 
     Steps of `x` may lie in memory in any dense order (channels_last, say), and the spikes come in the same.
     """
-    if x.dtype not in (v.dtype, torch.bfloat16) or not _is_dense(x):
+    if x.dtype not in (v.dtype, torch.bfloat16) or not steps_are_dense(x):
         x = x.to(v.dtype).contiguous()
     return norm_lif(
         x,
@@ -113,22 +114,6 @@ def scale_shift(
         scale = scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     return scale, shift
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Tell whether the steps of `x` follow one another, each without gaps or overlaps, all in one order."""
-    expected = 1
-    for size, stride in sorted(zip(x.shape[1:], x.stride()[1:], strict=True), key=lambda axis: axis[1]):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return x.shape[0] == 1 or x.stride(0) == expected
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return `x` (T, N, C, H, W) with its channels next to each other in memory, itself where they are."""
-    order = x.permute(0, 1, 3, 4, 2)
-    return x if order.is_contiguous() else order.contiguous().permute(0, 1, 4, 2, 3)
 
 
 def _state_type(x: Tensor) -> torch.dtype:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import native
-from rsnn.kernels.lif_native import channels_last, neuron_numbers, scale_shift
+from rsnn.kernels.layout import channels_last
+from rsnn.kernels.lif_native import neuron_numbers, scale_shift
 from rsnn.kernels.surrogate import Surrogate
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rsnn import kernels
 from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate, lif_native, spiking_conv_native
+from rsnn.kernels.layout import channels_last
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
 from rsnn.nn.pooling import average_pool, max_pool
@@ -121,7 +122,7 @@ class SpikingConv(nn.Module):
         norm = self.norm
         batch = norm.training or norm.running_mean is None
         spikes, potential, mean, variance = lif_native.norm_lif(
-            lif_native.channels_last(current),
+            channels_last(current),
             potential,
             (norm.weight, norm.bias, None if batch else norm.running_mean, None if batch else norm.running_var),
             batch_statistics=batch,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, lif, lif_native, native
+from rsnn.kernels.layout import channels_last
 from rsnn.nn import LIF
 from rsnn.nn.scnn import SpikingConv
 
@@ -50,7 +51,7 @@ def test_layouts():
     x = 2 * torch.randn(4, 2, 3, 5, 6)
     v = torch.randn(2, 3, 5, 6)
     expected = results("torch", x, v, 2.0)
-    last = lif_native.channels_last(x)
+    last = channels_last(x)
     assert not last.is_contiguous()
     gaps = torch.randn(4, 2, 3, 5, 12)[..., ::2].copy_(x)
     for other in (last, gaps, x.transpose(0, 1).contiguous().transpose(0, 1)):
@@ -89,7 +90,7 @@ def test_with_normalization_and_pooling(size, batch, pool):
             current, weight, bias, v = (*inputs, None)[:4]
             if ours:
                 moments = (None, None) if batch else (mean, variance)
-                current = lif_native.channels_last(current)
+                current = channels_last(current)
                 spikes, after, used, _ = lif_native.norm_lif(
                     current,
                     v,

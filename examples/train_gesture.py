@@ -34,7 +34,7 @@ from rsnn.data import EventArchive, Events
 from rsnn.data.simulate import SimulatedGestures
 from rsnn.models import EventClassifier
 
-TRAIN, VALIDATION, TEST = 3_520, 440, 440
+TRAIN, VALIDATION, TEST = 4_290, 440, 440
 SECONDS = {"train": (0.8, 6.0), "validation": (0.5, 6.0), "test": (0.5, 6.0)}
 SHARD = 110  # clips in a file
 BATCH = 16
@@ -79,15 +79,17 @@ STAGES = {
         "cl-half": Stage(CL, 20_000, 3e-3, side=64, planned=48_000),
         "cl-short": Stage(CL, 16_000, 4e-3, "cl-half", side=64, window_s=(0.25, 0.7), gentle=True),
         "cl-wide": Stage(CL, 20_000, 3e-3, "cl-short", side=64, window_s=(0.4, 5.0)),
-        CL: Stage(CL, 10_000, 2e-3, "cl-wide"),
-        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 8_000, 1.5e-3, CL, stride=2, freeze=True),
+        "cl-long": Stage(CL, 100_000, 3e-3, "cl-wide", side=64, window_s=(0.4, 6.0)),
+        CL: Stage(CL, 16_000, 2e-3, "cl-long"),
+        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 24_000, 2e-3, CL, stride=2, freeze=True),
     },
     "cla": {
         "cla-half": Stage(CLA, 60_000, 4e-3, side=64),
-        CLA: Stage(CLA, 14_000, 2e-3, "cla-half"),
-        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 7_000, 1.5e-3, CLA, stride=2, freeze=True),
+        "cla-long": Stage(CLA, 200_000, 4e-3, "cla-half", side=64),
+        CLA: Stage(CLA, 16_000, 2e-3, "cla-long"),
+        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 24_000, 2e-3, CLA, stride=2, freeze=True),
     },
-    "scnn": {"scnn-gesture": Stage("scnn-gesture", 8_000, 1.5e-3, stride=2)},
+    "scnn": {"scnn-gesture": Stage("scnn-gesture", 17_600, 1.5e-3, stride=2)},
 }
 
 
@@ -176,6 +178,25 @@ class Windows(torch.utils.data.IterableDataset):
                     yield self.preprocessing.frames(events), label
 
 
+def start_from(model: EventClassifier, before: EventClassifier) -> None:
+    """Give `model` the weights of `before`, as far as they fit; a head of frames of half the size is enlarged.
+
+    The hidden layer of such a head sees a quarter of the pixels and has a quarter of the units: each weight is spread
+    over the four pixels that stand for its own, and the units beyond keep their fresh weights.
+    """
+    own, old = model.state_dict(), before.state_dict()
+    fitting = {key: value for key, value in old.items() if key in own and own[key].shape == value.shape}
+    hidden, output = "classifier.classifier.hidden", "classifier.classifier.output"
+    if f"{hidden}.weight" in old.keys() & own.keys() - fitting.keys():
+        units, channels = old[f"{hidden}.weight"].shape[0], model.classifier.classifier.convs[-3].out_channels
+        side = round((old[f"{hidden}.weight"].shape[1] / channels) ** 0.5)
+        weight = old[f"{hidden}.weight"].unflatten(1, (channels, side, side)) / 4
+        own[f"{hidden}.weight"][:units] = weight.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(1)
+        own[f"{hidden}.bias"][:units] = old[f"{hidden}.bias"]
+        own[f"{output}.weight"][:, :units] = old[f"{output}.weight"]
+    model.load_state_dict(own | fitting)
+
+
 @torch.no_grad()
 def accuracy(model: EventClassifier, archives: list[EventArchive]) -> float:
     model.eval()
@@ -199,10 +220,7 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
     size = (stage.side, stage.side)
     model = rsnn.create_model(stage.model, frame_size=size, normalize="log1p")
     if stage.start:
-        before = rsnn.load(root / stage.start / "best").state_dict()
-        own = model.state_dict()
-        fitting = {key: value for key, value in before.items() if key in own and own[key].shape == value.shape}
-        model.load_state_dict(own | fitting)
+        start_from(model, rsnn.load(root / stage.start / "best"))
     if stage.freeze:
         model.freeze("encoder")
     groups = model.parameter_groups(weight_decay=0.01, classifier_lr=stage.lr, encoder_lr=stage.lr)

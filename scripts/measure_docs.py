@@ -30,7 +30,7 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
     ),
     "table4": (
         "energy.md",
-        ["table4.py --data gestures:1100 rsnn-gesture-cla rsnn-gesture-cl convlstm-gesture-cl-sum"],
+        ["table4.py --data gestures:220 rsnn-gesture-cla rsnn-gesture-cl convlstm-gesture-cl-sum"],
     ),
     # Its narrow networks are trained by the trade-off.
     "table4-nmnist": (
@@ -43,7 +43,7 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
     "counters": ("energy.md", ["compare_counters.py"]),
     "cost": ("energy.md", ["energy_cost.py"]),
     "decisions-nmnist": ("streaming.md", [f"decision_time.py rsnn-nmnist-cl {NMNIST} --samples 800:1000"]),
-    "decisions-simulated": ("streaming.md", ["decision_time.py rsnn-gesture-cl gestures:1100"]),
+    "decisions-simulated": ("streaming.md", ["decision_time.py rsnn-gesture-cl gestures:220"]),
     "decisions-clips": ("streaming.md", ["decision_time.py rsnn-gesture-cl {data}/dvsgesture_clips.npz"]),
     "latency": (
         "streaming.md",

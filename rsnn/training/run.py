@@ -32,7 +32,7 @@ from rsnn.training.interrupts import Interrupts
 from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
 from rsnn.training.recipe import Phase, Recipe
 from rsnn.training.recipe_files import recipe_from
-from rsnn.training.sources import Part, has_test_part, open_part
+from rsnn.training.sources import Part, has_test_part, open_part, own_test_part
 from rsnn.training.splits import cut_validation
 from rsnn.training.state import remove_leftovers, write_json
 
@@ -205,7 +205,7 @@ def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str
     if test is not None:
         tested = open_part(test, split="test", kind=kind if kind != "simulated" else "auto", samples=test_samples)
     elif has_test_part(data, kind):
-        tested = open_part(data, split="test", kind=kind, samples=test_samples)
+        tested = open_part(own_test_part(data), split="test", kind=kind, samples=test_samples)
     return Parts(
         everything.subset(training, f"{everything.text} without its validation part"),
         everything.subset(validation, f"validation part: {how}"),

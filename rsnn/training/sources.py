@@ -71,7 +71,7 @@ def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str =
     """Return the recordings of one part of what a user points at.
 
     Args:
-        data: an archive (`.npz` of many recordings), a folder, or `"gestures:N"` for N simulated gestures.
+        data: an archive (`.npz` of many recordings), a folder, or `"gestures:N"` for N simulated gestures of any split.
         split: which part of it, where it has parts: "train", "validation" or "test".
         kind: the data set's class, or "auto" to go by what `data` is.
         samples: FIRST:END cuts the part down to these.
@@ -98,6 +98,12 @@ def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
     if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
         return (path / SIGN_FILES["test"]).is_file()
     return kind in OFFICIAL or _folder_parts(path) >= {"train", "test"}
+
+
+def own_test_part(data: str | os.PathLike[str]) -> str:
+    """Return the data whose test part tests what was trained on `data`: a tenth as many simulated recordings."""
+    match = _SIMULATED.fullmatch(os.fspath(data))
+    return f"gestures:{max(int(match[1]) // 10, 11)}" if match else os.fspath(data)
 
 
 def sample_range(text: str, length: int) -> range:
@@ -176,7 +182,7 @@ def _simulated(text: str, split: str) -> Part:
     match = _SIMULATED.fullmatch(text)
     if match is None:
         raise InputError(f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500")
-    number = int(match[1]) if split == "train" else max(int(match[1]) // 10, 11)
+    number = int(match[1])
     clips = SimulatedGestures(number, split=split)
     path = _cache_folder() / f"gestures-{split}-{number}-seed{clips.seed}.npz"
     with locked(path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsnn.errors import InputError, RecordingError
-from rsnn.training.sources import has_test_part, open_part
+from rsnn.training.sources import has_test_part, open_part, own_test_part
 
 
 @pytest.mark.parametrize("kind", ["auto", "nmnist", "gesture", "cifar10dvs", "sign", "archive"])
@@ -47,3 +47,15 @@ def test_data_that_are_not_there_or_have_no_labels(archive, tmp_path):
     np.savez(tmp_path / "unlabelled.npz", **arrays)
     with pytest.raises(InputError, match="no labels"):
         open_part(tmp_path / "unlabelled.npz")
+
+
+def test_a_number_of_simulated_gestures_is_that_many(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSNN_CACHE", str(tmp_path))
+
+    assert len(open_part("gestures:12", split="test")) == 12
+
+
+def test_training_on_simulated_gestures_is_tested_on_a_tenth_as_many():
+    assert own_test_part("gestures:5500") == "gestures:550"
+    assert own_test_part("gestures:22") == "gestures:11"
+    assert own_test_part("recordings/") == "recordings/"

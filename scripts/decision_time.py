@@ -2,7 +2,7 @@
 
     python scripts/decision_time.py MODEL DATA --samples 800:1000
 
-DATA are labelled recordings as `rsnn evaluate` takes them: an archive (.npz), a folder, or `gestures:1100` for 110
+DATA are labelled recordings as `rsnn evaluate` takes them: an archive (.npz), a folder, or `gestures:220` for 220
 simulated ones of the test part.
 """
 

@@ -1,6 +1,6 @@
 """Print the paper's Table 4 in form: operations and energy of the decision part, and of the whole network.
 
-    python scripts/table4.py --data gestures:1100 rsnn-gesture-cla rsnn-gesture-cl convlstm-gesture-cl-sum
+    python scripts/table4.py --data gestures:220 rsnn-gesture-cla rsnn-gesture-cl convlstm-gesture-cl-sum
 
 Models are names or folders that `rsnn.load` takes; `--data` is what `rsnn evaluate` takes, and accuracy is of the same
 recordings. `--untrained` builds the named architectures with random weights: their dense counts are those of a trained

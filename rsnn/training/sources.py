@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
 from rsnn.data.files import locked
+from rsnn.data.fingerprint import code_digest
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError
 
@@ -184,7 +185,7 @@ def _simulated(text: str, split: str) -> Part:
         raise InputError(f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500")
     number = int(match[1])
     clips = SimulatedGestures(number, split=split)
-    path = _cache_folder() / f"gestures-{split}-{number}-seed{clips.seed}.npz"
+    path = _cache_folder() / f"gestures-{split}-{number}-seed{clips.seed}-{code_digest()[:12]}.npz"
     with locked(path):
         if not path.is_file():
             _simulate_into(clips, path)

@@ -147,7 +147,7 @@ def test_info_of_a_folder(tmp_path):
     ran = invoke("info", tmp_path)
     assert ran.exit_code == 0, ran.output
     parameters = sum(p.numel() for p in model.parameters())
-    assert f"SCNN, {parameters:,} parameters, 2 classes" in ran.stdout.replace("\n", "")
+    assert f"SCNN, {parameters:,} parameters, 2 classes" in " ".join(ran.stdout.split())
     assert "Classes: yes, no." in ran.stdout
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     damaged = invoke("info", tmp_path)

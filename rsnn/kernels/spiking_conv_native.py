@@ -108,13 +108,14 @@ def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bo
 
 def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor, reduced: bool) -> Tensor:
     N, C, H, W = x.shape
+    d_x = torch.empty_like(x)
     if C >= FEW_CHANNELS and reduced:
         rounded = (gradient.bfloat16(), x.bfloat16(), weight.bfloat16())
-        return _dense_backward(*rounded, [True, False, False])[0].to(x.dtype)
+        return d_x.copy_(_dense_backward(*rounded, [True, False, False])[0])
     if C >= FEW_CHANNELS:
-        return _dense_backward(gradient, x, weight, [True, False, False])[0]
+        found = _dense_backward(gradient, x, weight, [True, False, False])[0]
+        return found if found.stride() == d_x.stride() else d_x.copy_(found)
     D, _, K, _ = weight.shape
-    d_x = torch.empty_like(x)
     _call("maps_gradient", (N, H, W, C, D, K), (weight.contiguous(), gradient, d_x))
     return d_x
 
@@ -124,7 +125,7 @@ def _weights_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
     D = gradient.shape[1]
     vectors = D * x.element_size() % 64 == 0
     if not vectors or C < FEW_CHANNELS or int(x.count_nonzero()) > MOST * x.numel():
-        return _dense_backward(gradient, x, x.new_empty(D, C, side, side), [False, True, False])[1]
+        return _dense_backward(gradient, x, x.new_empty(D, C, side, side), [False, True, False])[1].contiguous()
     d_weight = x.new_empty(D, C, side, side)
     _call("weights_gradient", (N, H, W, C, D, side), (x, gradient, d_weight))
     return d_weight

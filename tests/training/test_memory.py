@@ -91,7 +91,7 @@ def test_less_is_kept():
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_under_autocast_potentials_and_cells_stay_float32_and_gradients_near_those_of_float32(steps):
+def test_under_autocast_potentials_and_cells_stay_float32_and_the_loss_is_near_that_of_float32(steps):
     seen = {"lif": set(), "current": set(), "cell": set()}
     model = built("rsnn-nmnist-cl")
 
@@ -112,4 +112,5 @@ def test_under_autocast_potentials_and_cells_stay_float32_and_gradients_near_tho
     assert loss.dtype == torch.float32
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     plain, _, _ = gradients("rsnn-nmnist-cl")
-    torch.testing.assert_close(loss, plain, rtol=0.05, atol=0.05)
+    # One spike more or less is 1 / 60 of a class's rate, so 1/6 of its logit.
+    torch.testing.assert_close(loss, plain, rtol=0, atol=1 / 3)

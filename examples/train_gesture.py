@@ -6,7 +6,8 @@
 2. The encoder learns under its decision head (CL: sum, CLA: mean) on frames of half the size, where a clip costs a
    quarter; CL then on whole frames. CL learns which way an arm turns from short windows first, in which it moves little
    from one frame to the next; on long windows alone it does not find out.
-3. The spiking CNN learns over that encoder, which stays as it is. `scnn` has no encoder and learns by itself.
+3. The spiking CNN learns over that encoder, which stays as it is; `narrow` is one of 16 channels, to compare energies.
+   `scnn` has no encoder and learns by itself.
 
 A pass is one clip shown once: a random window of it, mirrored, turned, scaled, shifted, thinned or thickened. The
 weights that classify the validation clips best are kept. Everything is saved every few thousand passes, and the same
@@ -57,6 +58,7 @@ class Stage:
         planned: passes of the learning rate's schedule, where the stage ends before it.
         stride: the spiking CNN sees every stride-th step, from a random one on; cheaper, for a beginning.
         freeze: leave the encoder as it is.
+        channels: of the spiking CNN, in place of its 128.
 
     """
 
@@ -70,6 +72,7 @@ class Stage:
     planned: int | None = None
     stride: int = 1
     freeze: bool = False
+    channels: int | None = None
 
 
 # The last stages' names are those of the zoo. The shipped spiking CNNs had their passes in two runs, of which the first
@@ -88,6 +91,7 @@ STAGES = {
         "cla-begin": Stage(CLA, 60_000, 4e-3, side=64),
         CLA: Stage(CLA, 200_000, 4e-3, "cla-begin", side=64),
         "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 47_000, 2.5e-3, CLA, side=64, stride=2, freeze=True),
+        "narrow": Stage("rsnn-gesture-cla", 16_000, 3e-3, CLA, side=64, stride=2, freeze=True, channels=16),
     },
     "scnn": {"scnn-gesture": Stage("scnn-gesture", 17_600, 1.5e-3, stride=2)},
 }
@@ -219,6 +223,11 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
     torch.manual_seed(seed)
     size = (stage.side, stage.side)
     model = rsnn.create_model(stage.model, frame_size=size, normalize="log1p")
+    if stage.channels:
+        wide = model.classifier
+        model.classifier = rsnn.nn.SCNN(
+            wide.in_channels, wide.num_classes, wide.in_size, wide.pools, channels=stage.channels
+        )
     if stage.start:
         start_from(model, rsnn.load(root / stage.start / "best"))
     if stage.freeze:
@@ -289,7 +298,7 @@ def main() -> None:
         quick = Stage(**{**vars(stage), "passes": stage.passes // 1_000 + BATCH}) if arguments.quick else stage
         train(name, quick, arguments.output, clips, arguments.seed)
         model = rsnn.load(arguments.output / name / "best")
-        if name == stage.model:
+        if name == stage.model or stage.channels:
             print(f"{name}: {accuracy(model, clips['test']):.4f} of the simulated test clips right")
 
 

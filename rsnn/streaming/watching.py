@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Steps that may wait for the model. More would only make the predictions older.
 WAITING_STEPS = 4
+LAST_READ_S = 0.5  # that a stopped reader is waited for: torn down inside native code it would abort the process
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,13 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Stop reading; a read that blocks is left to end with the process."""
+        """Stop reading, and wait for the reader; a read that blocks is left to end with the process."""
         self._stopping.set()
+        patience = time.perf_counter() + LAST_READ_S
+        while self._reader.is_alive() and time.perf_counter() < patience:
+            with suppress(queue.Empty):  # room for what it still wants to hand over
+                self._steps.get_nowait()
+            self._reader.join(0.005)
 
     def __iter__(self) -> Iterator[Seen]:
         """Start reading, and yield predictions until the source ends.

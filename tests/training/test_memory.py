@@ -112,5 +112,15 @@ def test_under_autocast_potentials_and_cells_stay_float32_and_the_loss_is_near_t
     assert loss.dtype == torch.float32
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     plain, _, _ = gradients("rsnn-nmnist-cl")
-    # One spike more or less is 1 / 60 of a class's rate, so 1/6 of its logit.
+    # One spike more or less is 1 / 60 of a class's rate, so 1/6 of its logit; the next test, without spikes, is closer.
     torch.testing.assert_close(loss, plain, rtol=0, atol=1 / 3)
+
+
+@pytest.mark.parametrize("name", ["convlstm-nmnist-cl-sum", "convlstm-nmnist-cla-mean"])
+def test_under_autocast_loss_and_gradients_of_what_does_not_spike_are_near_those_of_float32(name):
+    plain, wanted, _ = gradients(name)
+    loss, found, _ = gradients(name, precision="bfloat16")
+    torch.testing.assert_close(loss, plain, rtol=0.01, atol=0.01)
+    for key, gradient in wanted.items():
+        # In bfloat16 some maxima and signs before a ReLU fall out another way, with any kernel.
+        assert (found[key] - gradient).norm() < 0.3 * gradient.norm(), key

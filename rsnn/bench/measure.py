@@ -111,6 +111,7 @@ def in_turn(calls: Sequence[Callable[[], object]], repeats: int) -> list[tuple[f
 
 def peak_mb(call: Callable[[], object]) -> float | None:
     """Return by how many megabytes the process grew at most during `call`; None where the system does not tell."""
+    kernels.empty_cache()
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
         Path("/proc/self/clear_refs").write_text("5")  # the largest size so far starts anew

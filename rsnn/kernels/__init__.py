@@ -13,6 +13,7 @@ from rsnn.errors import InputError
 from rsnn.kernels import lif_cupy, lif_native, lif_spikingjelly, lif_torch
 from rsnn.kernels.convlstm import convlstm_step
 from rsnn.kernels.graphs import graphed
+from rsnn.kernels.memory import empty_cache
 from rsnn.kernels.selection import OPERATORS, available, selected, status, use
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate, spike
 
@@ -25,6 +26,7 @@ __all__ = [
     "Surrogate",
     "available",
     "convlstm_step",
+    "empty_cache",
     "graphed",
     "lif",
     "selected",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import native
+from rsnn.kernels.memory import kept
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
@@ -91,7 +92,7 @@ def _forward(
     keep: bool,
     reduced: bool,
 ) -> tuple[Tensor, ...]:
-    outputs = tuple(map(native.on_large_pages, _outputs(frames, w_hidden, pool, whole, keep)))
+    outputs = tuple(map(kept, _outputs(frames, w_hidden, pool, whole, keep)))
     inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
     reduced = reduced and frames.dtype == torch.float32 and bool(native.library("convlstm").convlstm_has_pairs())
     function = "convlstm_forward_pairs" if reduced else "convlstm_forward"
@@ -129,7 +130,7 @@ def _backward(
     d_frames: bool,
 ) -> tuple[Tensor, ...]:
     sizes = _sizes(frames, w_hidden, pool)
-    outputs = _gradients(frames, w_input, w_hidden, d_frames, sizes[1], *sizes[3:6])
+    outputs = tuple(map(kept, _gradients(frames, w_input, w_hidden, d_frames, sizes[1], *sizes[3:6])))
     given = (w_input, w_hidden, bias, frames, hidden, cell, all_hidden, all_cells, d_whole, d_pooled, d_hidden, d_cell)
     inputs = [_dense(x) for x in given]  # kept until the call is over
     _run("convlstm_backward", "convlstm_backward", sizes, frames.dtype, (*inputs, *outputs))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rsnn.kernels import native
 from rsnn.kernels.layout import steps_are_dense
+from rsnn.kernels.memory import kept
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrogate
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
@@ -174,7 +175,8 @@ def _forward(
     pool: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     normalized = batch or mean is not None
-    spikes, end, used_mean, used_variance = outputs = _outputs(x, normalized, pool)
+    spikes, end, used_mean, used_variance = _outputs(x, normalized, pool)
+    spikes, end = kept(spikes), kept(end)
     threads = torch.get_num_threads()
     scale = shift = None
     if normalized:
@@ -191,7 +193,7 @@ def _forward(
     if x.numel():
         size = _size(x, normalized or pool > 1, pool)
         _call("forward", x, size, threads, _neuron(neuron, tau), scale, shift, x, start, spikes, end)
-    return outputs
+    return spikes, end, used_mean, used_variance
 
 
 def _backward(
@@ -213,7 +215,7 @@ def _backward(
     """Return the gradients by x, the first potential, weight, bias and tau; empty ones where there is no such input."""
     normalized = mean.numel() > 0
     state, threads = _state_type(x), torch.get_num_threads()
-    d_x, d_start = native.on_large_pages(torch.empty_like(x)), torch.empty_like(x[0], dtype=state)
+    d_x, d_start = kept(torch.empty_like(x)), kept(torch.empty_like(x[0], dtype=state))
     channels = x.shape[2] if normalized else 0
     scale = shift = sums = None
     if normalized:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import mmap
 import os
 import platform
 import shutil
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -29,8 +27,6 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 # The first set that the compiler takes: not all know OpenMP (threads start anew then), nor this name of the processor.
 OPTIONS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native", "-fopenmp"), ("-mcpu=native",), ())
-
-_LARGE = 1 << 22  # bytes: two large pages
 
 
 class NativeError(RuntimeError):
@@ -73,24 +69,6 @@ def no_second_derivatives(*_: object) -> None:
         "the C++ kernels have no derivatives of gradients (create_graph=True); run this part with plain PyTorch: "
         "with rsnn.kernels.use('torch')"
     )
-
-
-def on_large_pages(x: Tensor) -> Tensor:
-    """Ask the system for large pages under a tensor that was just made, where it is large, and return it.
-
-    The system hands out memory page by page, at the first touch. For what a kernel writes once that takes longer than
-    the writing; with pages of 2 MB it takes a fourth of that.
-    """
-    size, page = x.numel() * x.element_size(), 4096
-    if size >= _LARGE and (advise := _madvise()) is not None:
-        begin = -(-x.data_ptr() // page) * page
-        advise(ctypes.c_void_p(begin), ctypes.c_size_t(x.data_ptr() + size - begin), mmap.MADV_HUGEPAGE)
-    return x
-
-
-@functools.cache
-def _madvise() -> Any:
-    return ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
 
 
 def pointer(x: Tensor | None) -> ctypes.c_void_p:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rsnn.kernels import native
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.lif_native import neuron_numbers, scale_shift
+from rsnn.kernels.memory import kept
 from rsnn.kernels.surrogate import Surrogate
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
@@ -89,7 +90,7 @@ def spiking_convolution(
 def _convolution(x: Tensor, weight: Tensor, reduced: bool) -> Tensor:  # noqa: ARG001  (of backward)
     N, C, H, W = x.shape
     D, _, K, _ = weight.shape
-    out = native.on_large_pages(_currents(x, weight))
+    out = kept(_currents(x, weight))
     tensors = (x, weight.contiguous(), out)  # kept until the call is over
     size = (ctypes.c_int64 * 6)(N, H, W, C, D, K)
     function = native.library("spiking_conv", _REALS[x.dtype]).convolution
@@ -108,7 +109,7 @@ def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bo
 
 def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor, reduced: bool) -> Tensor:
     N, C, H, W = x.shape
-    d_x = torch.empty_like(x)
+    d_x = kept(torch.empty_like(x))
     if C >= FEW_CHANNELS and reduced:
         rounded = (gradient.bfloat16(), x.bfloat16(), weight.bfloat16())
         return d_x.copy_(_dense_backward(*rounded, [True, False, False])[0])
@@ -154,7 +155,8 @@ def _spiking_convolution(
 ) -> tuple[Tensor, Tensor, Tensor]:
     T, N, C, H, W = x.shape
     D, _, K, _ = weight.shape
-    _, end, number = outputs = _spikes(x, weight, pool)
+    spikes, end, number = _spikes(x, weight, pool)
+    outputs = (kept(spikes), end, number)
     if v is not None:
         v = torch.empty_like(end).copy_(v)
     dtype = weight.dtype

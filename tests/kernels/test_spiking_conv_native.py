@@ -118,3 +118,20 @@ def test_gradients_of_maps_in_bfloat16_under_autocast():
         y.backward(torch.linspace(-1, 1, y.numel()).reshape(y.shape))
         found.append(x.grad)
     torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=0.02 * float(found[0].abs().max()))
+
+
+def test_gradients_by_several_threads_are_the_same_every_time():
+    torch.manual_seed(0)
+    x = (torch.rand(64, 32, 16, 16) < 0.1).float().requires_grad_()
+    weight = torch.randn(64, 32, 3, 3, requires_grad=True)
+
+    def gradient():
+        return torch.autograd.grad(spiking_conv_native.convolution(x, weight).square().sum(), weight)[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(20))
+    finally:
+        torch.set_num_threads(before)

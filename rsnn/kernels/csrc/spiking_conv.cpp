@@ -117,9 +117,9 @@ void weights_gradient(int64_t images, const Shape& s, int threads, const R* x, c
   const int64_t each = std::max<int64_t>(1, 512 / (s.H * s.W)), taps = s.K * s.K, size = s.C * taps * s.D;
   Buffer<R> sums(threads * size);
   std::vector<ByChannel> lists(threads, ByChannel(s, each));
-  std::atomic<int64_t> next{0};
-  on_team(threads, [&](int rank, int) {
-    for (int64_t first; (first = next.fetch_add(each)) < images;) {
+  on_team(threads, [&](int rank, int members) {
+    // Dealt out beforehand, so that the same numbers are added in the same order every time.
+    for (int64_t first = rank * each; first < images; first += members * each) {
       lists[rank].fill(x + first * s.H * s.W * s.C, std::min(each, images - first));
       const R* gradients = d_out + first * s.H * s.W * s.D;
       for (int64_t c = 0; c < s.C; ++c)

@@ -2,7 +2,7 @@
 
     python examples/train_gesture.py runs/gesture --model cl        # or cla, or scnn
 
-1. `SimulatedGestures` performs and films TRAIN, VALIDATION and TEST clips; no performer is in two parts.
+1. `SimulatedGestures` performs and films TRAIN, MORE, VALIDATION (twice) and TEST clips; no performer is in two parts.
 2. The encoder learns under its decision head (CL: sum, CLA: mean) on frames of half the size, where a clip costs a
    quarter; CL then on whole frames. CL learns which way an arm turns from short windows first, in which it moves little
    from one frame to the next; on long windows alone it does not find out.
@@ -19,9 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -36,8 +35,10 @@ from rsnn.data.simulate import SimulatedGestures
 from rsnn.models import EventClassifier
 
 TRAIN, VALIDATION, TEST = 4_290, 440, 440
+MORE = 1_680  # further clips to train with, of another random seed and of what is hardest to tell
 SECONDS = {"train": (0.8, 6.0), "validation": (0.5, 6.0), "test": (0.5, 6.0)}
 SHARD = 110  # clips in a file
+HARD = [10, 10, 10, 10, 0, 7, 8]  # class of every clip of MORE in turn
 BATCH = 16
 CHECK = 1_600  # passes from one validation to the next
 MIRRORED = np.array([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
@@ -52,12 +53,16 @@ class Stage:
         passes: clips shown.
         lr: highest learning rate.
         start: stage whose weights it starts from, as far as they fit.
+        other: another stage, which `share` of the weights under `part` come from.
+        share: 1 takes them over, 0.5 takes the mean.
+        part: beginning of the weights' names.
         side: of the frames.
         window_s: shortest and longest window.
         gentle: leave out the worst sensors (noise, swapped polarities, few events).
         planned: passes of the learning rate's schedule, where the stage ends before it.
         stride: the spiking CNN sees every stride-th step, from a random one on; cheaper, for a beginning.
         freeze: leave the encoder as it is.
+        more: train with MORE clips too, every class as often as any other, and validate with twice as many.
         channels: of the spiking CNN, in place of its 128.
 
     """
@@ -66,53 +71,71 @@ class Stage:
     passes: int
     lr: float
     start: str | None = None
+    other: str | None = None
+    share: float = 0.5
+    part: str = ""
     side: int = 128
     window_s: tuple[float, float] = (0.5, 6.0)
     gentle: bool = False
     planned: int | None = None
     stride: int = 1
     freeze: bool = False
+    more: bool = False
     channels: int | None = None
 
 
-# The last stages' names are those of the zoo. The shipped spiking CNNs had their passes in two runs, of which the first
-# (7,000 or 8,000) was over an earlier state of the encoder.
+# The last stages' names are those of the zoo. The shipped spiking CNN over attention had its passes in several runs, of
+# which the first were over earlier states of the encoder. Where two states are averaged, the last alone took one of the
+# real clips for another gesture.
 CL, CLA = "convlstm-gesture-cl-sum", "convlstm-gesture-cla-mean"
+RSNN_CL, RSNN_CLA = "rsnn-gesture-cl", "rsnn-gesture-cla"
+LONG = (1.0, 6.0)
 STAGES = {
     "cl": {
         "cl-half": Stage(CL, 20_000, 3e-3, side=64, planned=48_000),
         "cl-short": Stage(CL, 16_000, 4e-3, "cl-half", side=64, window_s=(0.25, 0.7), gentle=True),
         "cl-wide": Stage(CL, 20_000, 3e-3, "cl-short", side=64, window_s=(0.4, 5.0)),
         "cl-long": Stage(CL, 100_000, 3e-3, "cl-wide", side=64, window_s=(0.4, 6.0)),
-        CL: Stage(CL, 16_000, 2e-3, "cl-long"),
-        "rsnn-gesture-cl": Stage("rsnn-gesture-cl", 22_400, 2e-3, CL, stride=2, freeze=True),
+        "cl-whole": Stage(CL, 16_000, 2e-3, "cl-long"),
+        "cl-last": Stage(CL, 64_000, 2e-3, "cl-whole"),
+        CL: Stage(CL, 9_600, 1e-3, "cl-last", window_s=LONG, freeze=True, more=True),
+        "cl-spiking-first": Stage(RSNN_CL, 22_400, 2e-3, "cl-whole", stride=2, freeze=True),
+        "cl-spiking": Stage(
+            *(RSNN_CL, 48_000, 2e-3, "cl-spiking-first", CL, 1.0, "encoder."), stride=2, freeze=True, more=True
+        ),
+        "cl-spiking-long": Stage(RSNN_CL, 9_600, 6e-4, "cl-spiking", window_s=LONG, stride=2, freeze=True, more=True),
+        RSNN_CL: Stage(RSNN_CL, 0, 0.0, "cl-spiking-long", "cl-spiking-first", 0.25, "classifier.", more=True),
     },
     "cla": {
         "cla-begin": Stage(CLA, 60_000, 4e-3, side=64),
-        CLA: Stage(CLA, 200_000, 4e-3, "cla-begin", side=64),
-        "rsnn-gesture-cla": Stage("rsnn-gesture-cla", 47_000, 2.5e-3, CLA, side=64, stride=2, freeze=True),
-        "narrow": Stage("rsnn-gesture-cla", 16_000, 3e-3, CLA, side=64, stride=2, freeze=True, channels=16),
+        "cla-long": Stage(CLA, 200_000, 4e-3, "cla-begin", side=64),
+        "cla-longer": Stage(CLA, 160_000, 2.5e-3, "cla-long", side=64),
+        "cla-last": Stage(CLA, 110_000, 2.5e-3, "cla-longer", side=64, more=True),
+        CLA: Stage(CLA, 16_000, 1e-3, "cla-long", "cla-last", side=64, freeze=True, more=True),
+        RSNN_CLA: Stage(RSNN_CLA, 203_000, 2.5e-3, CLA, side=64, freeze=True, more=True),
+        "narrow": Stage(RSNN_CLA, 44_000, 3e-3, CLA, side=64, freeze=True, more=True, channels=16),
     },
     "scnn": {"scnn-gesture": Stage("scnn-gesture", 17_600, 1.5e-3, stride=2)},
 }
 
 
-def simulate(folder: Path, split: str, number: int) -> list[EventArchive]:
+def simulate(folder: Path, split: str, number: int, seed: int = 0, *, hard: bool = False) -> list[EventArchive]:
     """Return the clips of a split as archives of SHARD clips, made first where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{split}_{first:05d}.npz" for first in range(0, number, SHARD)]
-    missing = [file for file in files if not file.exists()]
+    indices = [11 * i + HARD[i % len(HARD)] for i in range(number)] if hard else range(number)
+    parts = [indices[first : first + SHARD] for first in range(0, number, SHARD)]
+    jobs = [(folder / f"{split}-{seed}_{at:03d}.npz", split, seed, part) for at, part in enumerate(parts)]
+    missing = [job for job in jobs if not job[0].exists()]
     with Pool() as pool:
-        made = pool.imap_unordered(partial(_simulate_shard, split, number), missing)
-        for _ in track(made, f"simulating {split}", len(missing), disable=not missing):
+        for _ in track(pool.imap_unordered(_simulate_shard, missing), f"simulating {split}", len(missing)):
             pass
-    return [EventArchive(file, sensor_size=(128, 128)) for file in files]
+    return [EventArchive(file, sensor_size=(128, 128)) for file, *_ in jobs]
 
 
-def _simulate_shard(split: str, number: int, file: Path) -> None:
-    clips = SimulatedGestures(number, 0, split=split, duration_s=SECONDS[split])
-    first = int(file.stem.rpartition("_")[2])
-    shard = [clips[i] for i in range(first, min(first + SHARD, number))]
+def _simulate_shard(job: tuple[Path, str, int, Sequence[int]]) -> None:
+    file, split, seed, indices = job
+    clips = SimulatedGestures(max(indices) + 1, seed, split=split, duration_s=SECONDS[split])
+    shard = [clips[i] for i in indices]
     columns = {name: np.concatenate([getattr(events, name) for events, _ in shard]) for name in "txyp"}
     offsets = np.cumsum([0, *(len(events) for events, _ in shard)])
     made = file.with_suffix(".tmp")
@@ -164,7 +187,7 @@ def augmented(events: Events, label: int, stage: Stage, rng: np.random.Generator
 
 
 class Windows(torch.utils.data.IterableDataset):
-    """Augmented frames (T, 2, side, side) and labels without end; every clip comes once in each round."""
+    """Augmented frames (T, 2, side, side) and labels without end; in each round every class comes equally often."""
 
     def __init__(
         self, archives: list[EventArchive], stage: Stage, model: EventClassifier, seed: tuple[int, ...]
@@ -174,9 +197,13 @@ class Windows(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((*self.seed, worker.id if worker else 0))
+        clips = [(archive, index) for archive in self.archives for index in range(len(archive))]
+        labels = np.concatenate([archive.labels for archive in self.archives])
+        of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        each = -(-labels.size // len(of_class))
         while True:
-            for place in rng.permutation(sum(map(len, self.archives))):
-                archive, index = self.archives[place // SHARD], place % SHARD
+            for place in rng.permutation(np.concatenate([np.resize(rng.permutation(own), each) for own in of_class])):
+                archive, index = clips[place]
                 events, label = augmented(archive[index], int(archive.labels[index]), self.stage, rng)
                 if len(events):
                     yield self.preprocessing.frames(events), label
@@ -229,9 +256,20 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
             wide.in_channels, wide.num_classes, wide.in_size, wide.pools, channels=stage.channels
         )
     if stage.start:
-        start_from(model, rsnn.load(root / stage.start / "best"))
+        before = rsnn.load(root / stage.start / "best")
+        if stage.other:
+            own, other = before.state_dict(), rsnn.load(root / stage.other / "best").state_dict()
+            mixing = [key for key in own if key.startswith(stage.part) and own[key].is_floating_point()]
+            mixed = {key: own[key].lerp(other[key], stage.share) for key in mixing}
+            before.load_state_dict(own | mixed)
+        start_from(model, before)
     if stage.freeze:
         model.freeze("encoder")
+    train_clips, validation = (clips[part] + stage.more * clips[f"{part}, more"] for part in ("train", "validation"))
+    if not stage.passes:
+        model.save_pretrained(folder / "best")
+        _write_metrics(folder, stage, seed, *[accuracy(model, validation)] * 2)
+        return
     groups = model.parameter_groups(weight_decay=0.01, classifier_lr=stage.lr, encoder_lr=stage.lr)
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=stage.lr)
@@ -249,7 +287,7 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         schedule.load_state_dict(state["schedule"])
         done, best = state["done"], state["best"]
     workers = max((os.cpu_count() or 1) - 1, 0)
-    windows = Windows(clips["train"], stage, model, (seed, done))
+    windows = Windows(train_clips, stage, model, (seed, done))
     loader = iter(torch.utils.data.DataLoader(windows, BATCH, num_workers=workers, collate_fn=_batch))
     model.train()
     for step in track(range(done, steps), name, steps - done):
@@ -264,7 +302,7 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         schedule.step()
         if (step + 1) % (CHECK // BATCH) and step + 1 < steps:
             continue
-        last = accuracy(model, clips["validation"])
+        last = accuracy(model, validation)
         print(f"{name}: {(step + 1) * BATCH} passes, loss {loss.item():.3f}, validation {last:.4f}")
         if last >= best:
             best = last
@@ -273,6 +311,10 @@ def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchiv
         state = {key: part.state_dict() for key, part in parts.items()} | {"done": step + 1, "best": best}
         torch.save(state, state_file.with_suffix(".tmp"))
         state_file.with_suffix(".tmp").replace(state_file)
+    _write_metrics(folder, stage, seed, best, last)
+
+
+def _write_metrics(folder: Path, stage: Stage, seed: int, best: float, last: float) -> None:
     metrics = {"selected_accuracy": best, "last_accuracy": last, "seed": seed, "passes": stage.passes}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
@@ -290,12 +332,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few clips and passes, to see that everything runs")
     arguments = parser.parse_args()
     share = 50 if arguments.quick else 1
+    folder = arguments.output / "clips"
     clips = {
-        split: simulate(arguments.output / "clips", split, number // share)
-        for split, number in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+        "train": simulate(folder, "train", TRAIN // share),
+        "train, more": simulate(folder, "train", MORE // share, seed=1, hard=True),
+        "validation": simulate(folder, "validation", VALIDATION // share),
+        "validation, more": simulate(folder, "validation", VALIDATION // share, seed=1),
+        "test": simulate(folder, "test", TEST // share),
     }
     for name, stage in STAGES[arguments.model].items():
-        quick = Stage(**{**vars(stage), "passes": stage.passes // 1_000 + BATCH}) if arguments.quick else stage
+        quick = Stage(**{**vars(stage), "passes": min(stage.passes, BATCH)}) if arguments.quick else stage
         train(name, quick, arguments.output, clips, arguments.seed)
         model = rsnn.load(arguments.output / name / "best")
         if name == stage.model or stage.channels:

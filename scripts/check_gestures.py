@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="zoo name, ./folder, or org/name on the Hub")
     parser.add_argument("--real", type=Path)
-    parser.add_argument("--samples", type=int, default=440, help="simulated test clips")
+    parser.add_argument("--samples", type=int, default=440, help="simulated test clips; 0 for none")
     parser.add_argument("--keep", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
@@ -133,8 +133,8 @@ def main() -> None:
         for change, function in CHANGES.items():
             changed = function(events, np.random.default_rng((index, 1)))
             hits[change] += model.predict(changed).index == label
-    for change, right_ones in hits.items():
-        figures[f"{change}_accuracy"] = right_ones / number
+    if number:
+        figures |= {f"{change}_accuracy": right_ones / number for change, right_ones in hits.items()}
     for name, value in figures.items():
         print(f"{name:28} {value:.4f}")
     if arguments.json:

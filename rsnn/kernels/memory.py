@@ -11,6 +11,7 @@ import mmap
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ from torch import Tensor
 
 _LARGE = 1 << 22  # bytes: two large pages of 2 MB
 _CAN_KEEP = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_FREE")
+
+
+def _advise(block: mmap.mmap, advice: int) -> None:
+    with suppress(OSError):  # a system without large pages, say
+        block.madvise(advice)
 
 
 class _Blocks:
@@ -30,7 +36,12 @@ class _Blocks:
         self._used = self._most = 0  # bytes
 
     def take(self, size: int) -> mmap.mmap:
-        """Return a block of at least `size` bytes."""
+        """Return a block of at least `size` bytes.
+
+        Raises:
+            OSError: the system has no more.
+
+        """
         with self._lock:
             self._sort_in()
             fitting = [block for block in self._free if size <= len(block) <= 2 * size]
@@ -39,7 +50,7 @@ class _Blocks:
                 self._free.remove(block)
             else:
                 block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                block.madvise(mmap.MADV_HUGEPAGE)
+                _advise(block, mmap.MADV_HUGEPAGE)
             self._used += len(block)
             self._most = max(self._most, self._used)
             while self._free and self._used + sum(map(len, self._free)) > self._most:
@@ -48,7 +59,7 @@ class _Blocks:
 
     def give_back(self, block: mmap.mmap) -> None:
         """Take a block back."""
-        block.madvise(mmap.MADV_FREE)
+        _advise(block, mmap.MADV_FREE)
         self._returned.append(block)
 
     def clear(self) -> None:
@@ -75,7 +86,10 @@ def kept(x: Tensor) -> Tensor:
     if size < _LARGE or not _CAN_KEEP:
         return x
     blocks = _blocks()
-    block = blocks.take(size)
+    try:
+        block = blocks.take(size)
+    except OSError:  # the system has no more; torch's own tensor says so when it is written
+        return x
     array = np.frombuffer(block, np.uint8, size)
     weakref.finalize(array, blocks.give_back, block).atexit = False
     return x.new_empty(0).set_(torch.from_numpy(array).untyped_storage(), 0, x.shape, x.stride())

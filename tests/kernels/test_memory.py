@@ -1,6 +1,7 @@
 """Memory that native kernels keep: no two tensors share it, and no more is kept than was needed at once."""
 
 import itertools
+import mmap
 import multiprocessing
 import pickle
 import threading
@@ -154,3 +155,26 @@ def test_gradients_are_the_same_whatever_is_kept():
     first = gradients()
     again = gradients()  # in memory full of the first run's numbers
     assert all(map(torch.equal, first, again))
+
+
+class _Unadvisable(mmap.mmap):
+    def madvise(self, *_):
+        raise OSError(22, "Invalid argument")
+
+
+def test_it_works_where_the_system_takes_no_advice(monkeypatch):
+    monkeypatch.setattr(memory.mmap, "mmap", _Unadvisable)
+    x = block(8)
+    x.fill_(1)
+    place = x.data_ptr()
+    del x
+    assert block(8).data_ptr() == place
+
+
+def test_where_the_system_has_no_more_the_tensor_stays_as_it_is(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory.mmap, "mmap", refuse)
+    made = torch.empty(2 * MIB)
+    assert kept(made) is made

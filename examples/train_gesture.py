@@ -1,351 +1,368 @@
-"""Train the gesture checkpoints (tag `sim`) from nothing: simulate the clips, then train in stages.
+"""Train the gesture checkpoints (tag `sim`) on clips that are simulated meanwhile.
 
-    python examples/train_gesture.py runs/gesture --model cl        # or cla, or scnn
+    python examples/train_gesture.py runs/gesture --models cl cla scnn --minutes 60
 
-1. `SimulatedGestures` performs and films TRAIN, MORE, VALIDATION (twice) and TEST clips; no performer is in two parts.
-2. The encoder learns under its decision head (CL: sum, CLA: mean) on frames of half the size, where a clip costs a
-   quarter; CL then on whole frames. CL learns which way an arm turns from short windows first, in which it moves little
-   from one frame to the next; on long windows alone it does not find out.
-3. The spiking CNN learns over that encoder, which stays as it is; `narrow` is one of 16 channels, to compare energies.
-   `scnn` has no encoder and learns by itself.
+Some processes have performers of `SimulatedGestures` carry out and film gestures for as long as the training lasts; one
+process a model trains on all clips there are so far, on the GPU where there is one. `cl` and `cla` are an encoder under
+two classifiers at once, its decision head and the spiking CNN: they become `convlstm-gesture-cl-sum` and
+`rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn` has no encoder.
 
-A pass is one clip shown once: a random window of it, mirrored, turned, scaled, shifted, thinned or thickened. The
-weights that classify the validation clips best are kept. Everything is saved every few thousand passes, and the same
-command goes on where it was stopped.
+What a network sees is a random window of a clip, mirrored, turned, scaled, shifted, thinned or thickened, through a
+sensor with more noise, dead light or exchanged polarities. The learning rate rises, and falls to nothing at the end of
+the minutes; what is kept is the moving average of the weights. Nothing is selected: the validation clips, of performers
+of their own as the test clips are, only tell how it went.
+
+`--start` goes on from checkpoints, of the zoo or in `FOLDER/<name>`. From nothing, the encoder CL learns which way an
+arm turns only from short windows in which the arm moves little from one frame to the next: give it
+`--window 0.25 0.7` first.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing import Pool
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rsnn
-from rsnn.data import EventArchive, Events
 from rsnn.data.simulate import SimulatedGestures
-from rsnn.models import EventClassifier
 
-TRAIN, VALIDATION, TEST = 4_290, 440, 440
-MORE = 1_680  # further clips to train with, of another random seed and of what is hardest to tell
-SECONDS = {"train": (0.8, 6.0), "validation": (0.5, 6.0), "test": (0.5, 6.0)}
-SHARD = 110  # clips in a file
-HARD = [10, 10, 10, 10, 0, 7, 8]  # class of every clip of MORE in turn
-BATCH = 16
-CHECK = 1_600  # passes from one validation to the next
-MIRRORED = np.array([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the training; its folder has its name.
-
-    Attributes:
-        model: name in the zoo.
-        passes: clips shown.
-        lr: highest learning rate.
-        start: stage whose weights it starts from, as far as they fit.
-        other: another stage, which `share` of the weights under `part` come from.
-        share: 1 takes them over, 0.5 takes the mean.
-        part: beginning of the weights' names.
-        side: of the frames.
-        window_s: shortest and longest window.
-        gentle: leave out the worst sensors (noise, swapped polarities, few events).
-        planned: passes of the learning rate's schedule, where the stage ends before it.
-        stride: the spiking CNN sees every stride-th step, from a random one on; cheaper, for a beginning.
-        freeze: leave the encoder as it is.
-        more: train with MORE clips too, every class as often as any other, and validate with twice as many.
-        channels: of the spiking CNN, in place of its 128.
-
-    """
-
-    model: str
-    passes: int
-    lr: float
-    start: str | None = None
-    other: str | None = None
-    share: float = 0.5
-    part: str = ""
-    side: int = 128
-    window_s: tuple[float, float] = (0.5, 6.0)
-    gentle: bool = False
-    planned: int | None = None
-    stride: int = 1
-    freeze: bool = False
-    more: bool = False
-    channels: int | None = None
-
-
-# The last stages' names are those of the zoo. The shipped spiking CNN over attention had its passes in several runs, of
-# which the first were over earlier states of the encoder. Where two states are averaged, the last alone took one of the
-# real clips for another gesture.
-CL, CLA = "convlstm-gesture-cl-sum", "convlstm-gesture-cla-mean"
-RSNN_CL, RSNN_CLA = "rsnn-gesture-cl", "rsnn-gesture-cla"
-LONG = (1.0, 6.0)
-STAGES = {
-    "cl": {
-        "cl-half": Stage(CL, 20_000, 3e-3, side=64, planned=48_000),
-        "cl-short": Stage(CL, 16_000, 4e-3, "cl-half", side=64, window_s=(0.25, 0.7), gentle=True),
-        "cl-wide": Stage(CL, 20_000, 3e-3, "cl-short", side=64, window_s=(0.4, 5.0)),
-        "cl-long": Stage(CL, 100_000, 3e-3, "cl-wide", side=64, window_s=(0.4, 6.0)),
-        "cl-whole": Stage(CL, 16_000, 2e-3, "cl-long"),
-        "cl-last": Stage(CL, 64_000, 2e-3, "cl-whole"),
-        CL: Stage(CL, 9_600, 1e-3, "cl-last", window_s=LONG, freeze=True, more=True),
-        "cl-spiking-first": Stage(RSNN_CL, 22_400, 2e-3, "cl-whole", stride=2, freeze=True),
-        "cl-spiking": Stage(
-            *(RSNN_CL, 48_000, 2e-3, "cl-spiking-first", CL, 1.0, "encoder."), stride=2, freeze=True, more=True
-        ),
-        "cl-spiking-long": Stage(RSNN_CL, 9_600, 6e-4, "cl-spiking", window_s=LONG, stride=2, freeze=True, more=True),
-        RSNN_CL: Stage(RSNN_CL, 0, 0.0, "cl-spiking-long", "cl-spiking-first", 0.25, "classifier.", more=True),
-    },
-    "cla": {
-        "cla-begin": Stage(CLA, 60_000, 4e-3, side=64),
-        "cla-long": Stage(CLA, 200_000, 4e-3, "cla-begin", side=64),
-        "cla-longer": Stage(CLA, 160_000, 2.5e-3, "cla-long", side=64),
-        "cla-last": Stage(CLA, 110_000, 2.5e-3, "cla-longer", side=64, more=True),
-        CLA: Stage(CLA, 16_000, 1e-3, "cla-long", "cla-last", side=64, freeze=True, more=True),
-        RSNN_CLA: Stage(RSNN_CLA, 203_000, 2.5e-3, CLA, side=64, freeze=True, more=True),
-        "narrow": Stage(RSNN_CLA, 44_000, 3e-3, CLA, side=64, freeze=True, more=True, channels=16),
-    },
-    "scnn": {"scnn-gesture": Stage("scnn-gesture", 17_600, 1.5e-3, stride=2)},
+MODELS = {
+    "cl": ("convlstm-gesture-cl-sum", "rsnn-gesture-cl"),
+    "cla": ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"),
+    "scnn": ("scnn-gesture",),
 }
+SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
+STEPS, CLASSES, OTHER = 20, 11, 10
+TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity
+SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
+OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
+MIRRORED = torch.tensor([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
-def simulate(folder: Path, split: str, number: int, seed: int = 0, *, hard: bool = False) -> list[EventArchive]:
-    """Return the clips of a split as archives of SHARD clips, made first where they are not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    indices = [11 * i + HARD[i % len(HARD)] for i in range(number)] if hard else range(number)
-    parts = [indices[first : first + SHARD] for first in range(0, number, SHARD)]
-    jobs = [(folder / f"{split}-{seed}_{at:03d}.npz", split, seed, part) for at, part in enumerate(parts)]
-    missing = [job for job in jobs if not job[0].exists()]
-    with Pool() as pool:
-        for _ in track(pool.imap_unordered(_simulate_shard, missing), f"simulating {split}", len(missing)):
-            pass
-    return [EventArchive(file, sensor_size=(128, 128)) for file, *_ in jobs]
+# --- Clips
 
 
-def _simulate_shard(job: tuple[Path, str, int, Sequence[int]]) -> None:
-    file, split, seed, indices = job
-    clips = SimulatedGestures(max(indices) + 1, seed, split=split, duration_s=SECONDS[split])
-    shard = [clips[i] for i in indices]
-    columns = {name: np.concatenate([getattr(events, name) for events, _ in shard]) for name in "txyp"}
-    offsets = np.cumsum([0, *(len(events) for events, _ in shard)])
+def simulate(folder: Path, worker: int, workers: int, validation: int, seed: int) -> None:
+    """Make this worker's share of the validation clips, then clips to train with, file after file, without end."""
+    torch.set_num_threads(1)
+    clips = SimulatedGestures(validation, seed, split="validation")
+    for first in range(worker * CLASSES, validation, workers * CLASSES):
+        write(folder / f"validation-{seed}-{first:05d}.npz", [(clips, first + label) for label in range(CLASSES)])
+    clips, others = (SimulatedGestures(10**7, seed + i, split="train", duration_s=SECONDS) for i in (0, 1))
+    for round_ in range(worker, 10**5, workers):
+        chosen = [(clips, round_ * CLASSES + label) for label in range(CLASSES)]
+        chosen += [(others, (round_ * OTHERS + i) * CLASSES + OTHER) for i in range(OTHERS)]
+        write(folder / f"train-{seed}-{round_:05d}.npz", chosen)
+
+
+def write(file: Path, chosen: Sequence[tuple[SimulatedGestures, int]]) -> None:
+    """Simulate these clips into `file`, unless it is there."""
+    if file.exists():
+        return
+    clips, labels = [], []
+    for data, index in chosen:
+        events, label = data[index]
+        ticks = (events.t // TICK_US).astype(np.int32)
+        clips.append(ticks << 15 | events.y.astype(np.int32) << 8 | events.x.astype(np.int32) << 1 | events.p)
+        labels.append(label)
     made = file.with_suffix(".tmp")
     with made.open("wb") as target:
-        np.savez(target, **columns, offsets=offsets, label=[label for _, label in shard])
+        np.savez(target, events=np.concatenate(clips), ends=np.cumsum([len(clip) for clip in clips]), labels=labels)
     made.replace(file)
 
 
-def augmented(events: Events, label: int, stage: Stage, rng: np.random.Generator) -> tuple[Events, int]:
-    """Return a random window of a clip, seen from elsewhere and through another sensor, and its label."""
-    t = events.t - events.t[0]
-    total_us = int(t[-1]) + 1
-    window_us = min(total_us, 1e6 * np.exp(rng.uniform(*np.log(stage.window_s))))
-    if rng.random() < 0.1 and not stage.gentle:
-        window_us = total_us
-    start = rng.uniform(0, total_us - window_us)
-    first, end = np.searchsorted(t, [start, start + window_us])
-    if end - first < 20:
-        first, end = 0, t.size
-    # From 0.37 to twice as many events: each is kept or repeated at random; a repeat lands nearby.
-    gain = np.exp(rng.uniform(-0.3, 0.5) if stage.gentle else rng.uniform(-1.0, 0.7))
-    chosen = np.arange(first, end)
-    kept = chosen[rng.random(chosen.size) < gain]
-    repeated = chosen[rng.random(chosen.size) < gain - 1]
-    which = np.concatenate((kept, repeated))
-    x, y = events.x[which] + rng.random(which.size) - 64, events.y[which] + rng.random(which.size) - 64
-    x[kept.size :] += rng.normal(0, 0.7, repeated.size)
-    y[kept.size :] += rng.normal(0, 0.7, repeated.size)
-    mirrored, swapped = rng.random() < 0.5, rng.random() < 0.25 and not stage.gentle
-    if mirrored:
-        x = -x
-    angle, wide = np.deg2rad(rng.normal(0, 5)), np.exp(rng.uniform(-0.2, 0.2))
-    high = wide * np.exp(rng.uniform(-0.07, 0.07))
-    x, y = (
-        wide * (np.cos(angle) * x - np.sin(angle) * y) + 64 + rng.uniform(-16, 16),
-        high * (np.sin(angle) * x + np.cos(angle) * y) + 64 + rng.uniform(-14, 14),
-    )
-    p = events.p[which] ^ np.uint8(swapped)
-    t = t[which]
-    if rng.random() < 0.3 and not stage.gentle:  # a noisier sensor
-        noise = min(int(rng.exponential(0.3) * 128 * 128 * window_us * 1e-6), 60_000)
-        t = np.concatenate((t, rng.integers(t.min(), t.max() + 1, noise)))
-        x, y = (np.concatenate((side, 128 * rng.random(noise))) for side in (x, y))
-        p = np.concatenate((p, rng.integers(0, 2, noise, dtype=np.uint8)))
-    inside = (x >= 0) & (x < 128) & (y >= 0) & (y < 128)
-    order = np.flatnonzero(inside)[np.argsort(t[inside], kind="stable")]
-    columns = {"t": t[order], "x": x[order].astype(np.uint16), "y": y[order].astype(np.uint16), "p": p[order]}
-    return Events(**columns, sensor_size=(128, 128)), int(MIRRORED[label]) if mirrored else label
+class Clips:
+    """The clips of a part that are there so far, on a device."""
+
+    def __init__(self, folder: Path, part: str, device: torch.device) -> None:
+        self.folder, self.part, self.device = folder, part, device
+        self.events: list[Tensor] = []  # of one clip each
+        self.on_cpu: list[np.ndarray] = []
+        self.of_class: list[list[int]] = [[] for _ in range(CLASSES)]
+        self.labels: list[int] = []
+        self.seen: set[Path] = set()
+
+    def refresh(self) -> None:
+        """Load the files that have come since."""
+        for file in sorted(set(self.folder.glob(f"{self.part}-*.npz")) - self.seen):
+            self.seen.add(file)
+            with np.load(file) as archive:
+                events, ends, labels = (archive[name] for name in ("events", "ends", "labels"))
+            for clip, label in zip(np.split(events, ends[:-1]), labels.tolist(), strict=True):
+                if len(clip) < 20:
+                    continue
+                self.of_class[label].append(len(self.labels))
+                self.labels.append(label)
+                self.on_cpu.append(clip)
+                self.events.append(torch.from_numpy(clip).to(self.device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
-class Windows(torch.utils.data.IterableDataset):
-    """Augmented frames (T, 2, side, side) and labels without end; in each round every class comes equally often."""
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How clips are seen: side of the frames, and shortest and longest window in seconds."""
 
-    def __init__(
-        self, archives: list[EventArchive], stage: Stage, model: EventClassifier, seed: tuple[int, ...]
-    ) -> None:
-        self.archives, self.stage, self.preprocessing, self.seed = archives, stage, model.preprocessing, seed
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng((*self.seed, worker.id if worker else 0))
-        clips = [(archive, index) for archive in self.archives for index in range(len(archive))]
-        labels = np.concatenate([archive.labels for archive in self.archives])
-        of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        each = -(-labels.size // len(of_class))
-        while True:
-            for place in rng.permutation(np.concatenate([np.resize(rng.permutation(own), each) for own in of_class])):
-                archive, index = clips[place]
-                events, label = augmented(archive[index], int(archive.labels[index]), self.stage, rng)
-                if len(events):
-                    yield self.preprocessing.frames(events), label
+    side: int
+    window_s: tuple[float, float]
 
 
-def start_from(model: EventClassifier, before: EventClassifier) -> None:
-    """Give `model` the weights of `before`, as far as they fit; a head of frames of half the size is enlarged.
+def frames_of(clips: Clips, chosen: Sequence[int], side: int) -> Tensor:
+    """Return whole clips as counts (T, N, 2, side, side)."""
+    return torch.cat([_count(*_unpacked(clips.events[i], 1), 1, side) for i in chosen], dim=1)
 
-    The hidden layer of such a head sees a quarter of the pixels and has a quarter of the units: each weight is spread
-    over the four pixels that stand for its own, and the units beyond keep their fresh weights.
-    """
-    own, old = model.state_dict(), before.state_dict()
-    fitting = {key: value for key, value in old.items() if key in own and own[key].shape == value.shape}
-    hidden, output = "classifier.classifier.hidden", "classifier.classifier.output"
-    if f"{hidden}.weight" in old.keys() & own.keys() - fitting.keys():
-        units, channels = old[f"{hidden}.weight"].shape[0], model.classifier.classifier.convs[-3].out_channels
-        side = round((old[f"{hidden}.weight"].shape[1] / channels) ** 0.5)
-        weight = old[f"{hidden}.weight"].unflatten(1, (channels, side, side)) / 4
-        own[f"{hidden}.weight"][:units] = weight.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(1)
-        own[f"{hidden}.bias"][:units] = old[f"{hidden}.bias"]
-        own[f"{output}.weight"][:, :units] = old[f"{output}.weight"]
-    model.load_state_dict(own | fitting)
+
+def _unpacked(words: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return sample 0, step, x, y and polarity of a clip's events."""
+    ticks = (words >> 15) - (words[0] >> 15)
+    step = (ticks * STEPS).div(ticks[-1] + 1, rounding_mode="floor")
+    return torch.zeros_like(step), step, (words >> 1 & 127) * scale, (words >> 8 & 127) * scale, words & 1
+
+
+def _count(sample: Tensor, step: Tensor, x: Tensor, y: Tensor, p: Tensor, N: int, side: int) -> Tensor:
+    """Return counts (T, N, 2, side, side) of events at (x, y) on 128 x 128 pixels; others than these are left out."""
+    pixel = 128 // side
+    column, row = x.floor().long(), y.floor().long()
+    cell = (((step.long() * N + sample) * 2 + p) * side + row // pixel) * side + column // pixel
+    inside = (column >= 0) & (column < 128) & (row >= 0) & (row < 128)
+    counts = torch.zeros(STEPS * N * 2 * side * side, device=x.device)
+    counts.index_add_(0, cell.clamp(0, counts.numel() - 1), inside.float())
+    return counts.reshape(STEPS, N, 2, side, side)
+
+
+def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return frames (T, N, 2, side, side) of random windows through random sensors, and labels (N)."""
+    labels = rng.permutation(np.resize(rng.permutation(CLASSES), size))
+    chosen = [int(rng.choice(clips.of_class[label])) for label in labels]
+    parts, begins, spans = [], [], []
+    for index in chosen:
+        words = clips.on_cpu[index]
+        total = int(words[-1] >> 15) + 1
+        window = min(total, int(math.exp(rng.uniform(*np.log(view.window_s))) * 1e6 / TICK_US))
+        if rng.random() < 0.1:
+            window = total
+        begin = int(rng.integers(total - window + 1))
+        first, end = np.searchsorted(words, np.array([begin, begin + window], np.int32) << 15)
+        if end - first < 20:
+            begin, window, first, end = 0, total, 0, len(words)
+        parts.append(clips.events[index][first:end])
+        begins.append(begin)
+        spans.append(window)
+    device, u = clips.device, rng.uniform
+    angle, wide = np.deg2rad(rng.normal(0, 5, size)), np.exp(u(-0.2, 0.2, size))
+    high = wide * np.exp(u(-0.07, 0.07, size))
+    mirrored, swapped = rng.random(size) < 0.5, rng.random(size) < 0.25
+    sign = np.where(mirrored, -1.0, 1.0)
+    # From 0.37 to twice as many events, ON and OFF not quite alike: each is kept or repeated; a repeat lands nearby.
+    gain, tilt = np.exp(u(-1.0, 0.7, size)), rng.normal(0, 0.12, size)
+    columns = [
+        wide * np.cos(angle) * sign, -wide * np.sin(angle), 64 + u(-16, 16, size),
+        high * np.sin(angle) * sign, high * np.cos(angle), 64 + u(-14, 14, size),
+        gain * np.exp(-tilt), gain * np.exp(tilt), swapped, begins, spans,
+    ]  # fmt: skip
+    of_sample = torch.tensor(np.stack(columns), dtype=torch.float32, device=device)
+    lengths = torch.tensor([len(part) for part in parts], device=device)
+    sample = torch.repeat_interleave(torch.arange(size, device=device), lengths, output_size=sum(map(len, parts)))
+    words = torch.cat(parts)
+    p = words & 1
+    luck = torch.rand(words.numel(), device=device)
+    kept = of_sample[6:8].T.flatten()[2 * sample + p]
+    copies = (luck < kept).int() + (luck < kept - 1).int()
+    which = torch.repeat_interleave(copies.long())
+    repeated = torch.cat((which.new_zeros(1), which[1:] == which[:-1]))
+    words, sample, p = words[which], sample[which], p[which]
+    xx, xy, x0, yx, yy, y0, *_, swap, begin_, span = of_sample[:, sample]
+    x, y = ((words >> shift & 127) - 64 + torch.rand(words.numel(), device=device) for shift in (1, 8))
+    x, y = (side + 0.7 * repeated * torch.randn_like(side) for side in (x, y))
+    x, y = xx * x + xy * y + x0, yx * x + yy * y + y0
+    step = (((words >> 15) - begin_) * STEPS / span).long().clamp(0, STEPS - 1)
+    p = p ^ swap.int()
+    events = [(sample, step, x, y, p), _noise(np.asarray(spans) * TICK_US * 1e-6, rng, device)]
+    frames = _count(*map(torch.cat, zip(*events, strict=True)), size, view.side)
+    target = torch.from_numpy(labels)
+    return frames, torch.where(torch.from_numpy(mirrored), MIRRORED[target], target).to(device)
+
+
+def _noise(seconds: np.ndarray, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, ...]:
+    """Return events of noisier sensors: three in ten have more of it everywhere, as many a few hot pixels."""
+    N = len(seconds)
+    everywhere = np.minimum(rng.exponential(0.3, N) * 128 * 128 * seconds, 60_000) * (rng.random(N) < 0.3)
+    hot = rng.integers(1, 12, N) * (rng.random(N) < 0.3)
+    pixel_of = np.repeat(np.arange(N), hot)
+    of_pixel = rng.poisson(rng.exponential(15, len(pixel_of)) * seconds[pixel_of])
+    sample = np.concatenate((np.repeat(np.arange(N), everywhere.astype(np.int64)), np.repeat(pixel_of, of_pixel)))
+    total = len(sample)
+    x, y = (128 * torch.rand(total, device=device) for _ in range(2))
+    places = torch.rand(2, len(pixel_of), device=device) * 128
+    here = torch.from_numpy(np.repeat(np.arange(len(pixel_of)), of_pixel)).to(device)
+    x[total - len(here) :], y[total - len(here) :] = places[:, here]
+    step, p = (torch.randint(high, (total,), device=device) for high in (STEPS, 2))
+    return torch.from_numpy(sample).to(device), step, x, y, p.int()
+
+
+# --- Training
+
+
+class Networks(nn.Module):
+    """The classifiers of one encoder, which is shared; or a network without one."""
+
+    def __init__(self, kind: str, start: str | None) -> None:
+        super().__init__()
+        size = {"frame_size": (SIDE[kind], SIDE[kind]), "num_frames": STEPS, "normalize": "log1p"}
+        self.members = nn.ModuleList(rsnn.create_model(name, **size) for name in MODELS[kind])
+        for name, member in zip(MODELS[kind], self.members, strict=True):
+            if start:
+                folder = Path(start) / name
+                member.load_state_dict(rsnn.load(folder if folder.is_dir() else name).state_dict())
+        for member in self.members[1:]:
+            member.encoder = self.members[0].encoder
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Return the logits (N, K) of every classifier."""
+        first = self.members[0]
+        features = first.forward_features(frames)
+        return [member.logit_scale * member.classifier(features)[0] for member in self.members]
 
 
 @torch.no_grad()
-def accuracy(model: EventClassifier, archives: list[EventArchive]) -> float:
-    model.eval()
+def accuracies(networks: nn.Module, clips: Clips, side: int) -> list[float]:
+    """Return the share of the clips that each classifier has right."""
+    networks.eval()
     right = 0
-    for archive in archives:
-        for part in np.array_split(np.arange(len(archive)), 5):
-            frames = torch.stack([model.preprocessing.frames(archive[i]) for i in part], dim=1)
-            predicted = model(frames).argmax(1)
-            right += int((predicted == torch.from_numpy(np.asarray(archive.labels)[part])).sum())
-    model.train()
-    return right / sum(map(len, archives))
+    for first in range(0, len(clips), 44):
+        chosen = range(first, min(first + 44, len(clips)))
+        labels = torch.tensor([clips.labels[i] for i in chosen], device=clips.device)
+        logits = torch.stack(networks(frames_of(clips, chosen, side)))
+        right = right + (logits.argmax(2) == labels).sum(1)
+    networks.train()
+    return (right / len(clips)).tolist()
 
 
-def train(name: str, stage: Stage, root: Path, clips: dict[str, list[EventArchive]], seed: int) -> None:
-    """Train one stage into `root/name`, from where it was left."""
-    folder = root / name
-    state_file = folder / "state.pt"
-    if (folder / "metrics.json").exists():
-        return
-    torch.manual_seed(seed)
-    size = (stage.side, stage.side)
-    model = rsnn.create_model(stage.model, frame_size=size, normalize="log1p")
-    if stage.channels:
-        wide = model.classifier
-        model.classifier = rsnn.nn.SCNN(
-            wide.in_channels, wide.num_classes, wide.in_size, wide.pools, channels=stage.channels
-        )
-    if stage.start:
-        before = rsnn.load(root / stage.start / "best")
-        if stage.other:
-            own, other = before.state_dict(), rsnn.load(root / stage.other / "best").state_dict()
-            mixing = [key for key in own if key.startswith(stage.part) and own[key].is_floating_point()]
-            mixed = {key: own[key].lerp(other[key], stage.share) for key in mixing}
-            before.load_state_dict(own | mixed)
-        start_from(model, before)
-    if stage.freeze:
-        model.freeze("encoder")
-    train_clips, validation = (clips[part] + stage.more * clips[f"{part}, more"] for part in ("train", "validation"))
-    if not stage.passes:
-        model.save_pretrained(folder / "best")
-        _write_metrics(folder, stage, seed, *[accuracy(model, validation)] * 2)
-        return
-    groups = model.parameter_groups(weight_decay=0.01, classifier_lr=stage.lr, encoder_lr=stage.lr)
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=stage.lr)
-    steps = stage.passes // BATCH
-    planned = max(stage.planned or 0, stage.passes) // BATCH
-    rates = [group["lr"] for group in groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, total_steps=planned + 1, pct_start=0.08, div_factor=10, final_div_factor=100
-    )
-    done, best, last = 0, -1.0, -1.0
+def train(kind: str, output: Path, options: argparse.Namespace) -> None:
+    """Train the networks of `kind` for the given minutes, into `output/<name>`."""
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    rng = np.random.default_rng(options.seed)
+    device = torch.device(options.device)
+    networks = Networks(kind, options.start).to(device)
+    average = AveragedModel(networks, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    decayed = [p for p in networks.parameters() if p.ndim > 1]
+    others = [p for p in networks.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr)
+    clips = Clips(output / "clips", "train", device)
+    validation = Clips(output / "clips", "validation", device)
+    view = View(SIDE[kind], tuple(options.window))
+    state_file = output / f"{kind}.pt"
+    passes, spent = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
+        networks.load_state_dict(state["networks"])
+        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        done, best = state["done"], state["best"]
-    workers = max((os.cpu_count() or 1) - 1, 0)
-    windows = Windows(train_clips, stage, model, (seed, done))
-    loader = iter(torch.utils.data.DataLoader(windows, BATCH, num_workers=workers, collate_fn=_batch))
-    model.train()
-    for step in track(range(done, steps), name, steps - done):
-        frames, labels = next(loader)
-        features = model.forward_features(frames)[step % stage.stride :: stage.stride]
-        scores, _ = model.classifier(features)
-        loss = F.cross_entropy(model.logit_scale * scores, labels, label_smoothing=0.05)
+        passes, spent = state["passes"], state["spent"]
+    while len(clips) < options.least:
+        time.sleep(1)
+        clips.refresh()
+    limit = 60 * options.minutes
+    told = saved = time.monotonic()
+    loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
+    networks.train()
+    while spent < limit:
+        began = time.monotonic()
+        done = spent / limit
+        rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, options.lr / 100)
+        frames, labels = batch(clips, options.batch, view, rng)
+        logits = networks(frames)
+        loss = sum(F.cross_entropy(scores, labels, label_smoothing=0.05) for scores in logits)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        if (step + 1) % (CHECK // BATCH) and step + 1 < steps:
-            continue
-        last = accuracy(model, validation)
-        print(f"{name}: {(step + 1) * BATCH} passes, loss {loss.item():.3f}, validation {last:.4f}")
-        if last >= best:
-            best = last
-            model.save_pretrained(folder / "best")
-        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        state = {key: part.state_dict() for key, part in parts.items()} | {"done": step + 1, "best": best}
-        torch.save(state, state_file.with_suffix(".tmp"))
-        state_file.with_suffix(".tmp").replace(state_file)
-    _write_metrics(folder, stage, seed, best, last)
-
-
-def _write_metrics(folder: Path, stage: Stage, seed: int, best: float, last: float) -> None:
-    metrics = {"selected_accuracy": best, "last_accuracy": last, "seed": seed, "passes": stage.passes}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-
-
-def _batch(samples: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    frames, labels = zip(*samples, strict=True)
-    return torch.stack(frames, dim=1), torch.tensor(labels)
+        average.update_parameters(networks)
+        passes += options.batch
+        loss_sum, shown = loss_sum + loss.detach(), shown + options.batch
+        right += torch.stack([(scores.argmax(1) == labels).sum() for scores in logits])
+        now = time.monotonic()
+        spent += now - began
+        if now - told > 20 or spent >= limit:
+            told = now
+            share = ", ".join(f"{x:.3f}" for x in (right / shown).tolist())
+            print(
+                f"{kind}: {spent:.0f} of {limit:.0f} s, {passes} windows of {len(clips)} clips, right {share}, "
+                f"loss {float(loss_sum) / shown * options.batch:.3f}",
+                flush=True,
+            )
+            loss_sum, shown = 0.0, 0
+            right.zero_()
+            clips.refresh()
+        if now - saved > 60:
+            saved = now
+            parts = {"networks": networks, "average": average, "optimizer": optimizer}
+            state = {name: part.state_dict() for name, part in parts.items()} | {"passes": passes, "spent": spent}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            state_file.with_suffix(".tmp").replace(state_file)
+    validation.refresh()
+    found = {"last state": accuracies(networks, validation, view.side)}
+    found["average"] = accuracies(average.module, validation, view.side)
+    for place, (name, member) in enumerate(zip(MODELS[kind], average.module.members, strict=True)):
+        plain = rsnn.create_model(name)
+        member.cpu().preprocessing = dataclasses.replace(member.preprocessing, window_ms=plain.preprocessing.window_ms)
+        member.save_pretrained(output / name / "best")
+        metrics = {"selected_accuracy": found["average"][place], "last_accuracy": found["last state"][place]}
+        metrics |= {"passes": passes, "clips": len(clips), "validation_clips": len(validation), "seed": options.seed}
+        (output / name / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        print(f"{name}: {metrics}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--model", choices=sorted(STAGES), default="cl")
+    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["cl"])
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each model")
+    parser.add_argument(
+        "--start", metavar="FOLDER", help="go on from FOLDER/<name>, or from the zoo where it is not there"
+    )
+    parser.add_argument("--window", nargs=2, type=float, default=(0.5, 6.0), metavar=("SHORTEST", "LONGEST"))
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
+    parser.add_argument("--validation", type=int, default=440, help="clips, eleven to a file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few clips and passes, to see that everything runs")
-    arguments = parser.parse_args()
-    share = 50 if arguments.quick else 1
-    folder = arguments.output / "clips"
-    clips = {
-        "train": simulate(folder, "train", TRAIN // share),
-        "train, more": simulate(folder, "train", MORE // share, seed=1, hard=True),
-        "validation": simulate(folder, "validation", VALIDATION // share),
-        "validation, more": simulate(folder, "validation", VALIDATION // share, seed=1),
-        "test": simulate(folder, "test", TEST // share),
-    }
-    for name, stage in STAGES[arguments.model].items():
-        quick = Stage(**{**vars(stage), "passes": min(stage.passes, BATCH)}) if arguments.quick else stage
-        train(name, quick, arguments.output, clips, arguments.seed)
-        model = rsnn.load(arguments.output / name / "best")
-        if name == stage.model or stage.channels:
-            print(f"{name}: {accuracy(model, clips['test']):.4f} of the simulated test clips right")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
+    parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
+    options = parser.parse_args()
+    (options.output / "clips").mkdir(parents=True, exist_ok=True)
+    spawn = get_context("spawn")
+    folder = options.output / "clips"
+    shares = [(folder, i, options.simulators, options.validation, options.seed) for i in range(options.simulators)]
+    cameras = [spawn.Process(target=simulate, args=share, daemon=True) for share in shares]
+    trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]
+    for process in (*cameras, *trainings):
+        process.start()
+    for process in track(trainings, "training"):
+        process.join()
+    for process in cameras:
+        process.terminate()
+    if failed := [kind for kind, process in zip(options.models, trainings, strict=True) if process.exitcode]:
+        raise SystemExit(f"the training of {', '.join(failed)} failed")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
     python scripts/bench_gpu.py --json report.json
     python scripts/bench_gpu.py --device cpu --small   # a rehearsal, of no use as a measurement
 
-The network is RSNN with the CL encoder and the 3-layer SCNN: T = 20 frames of 128 x 128. "The plain way" is the same
-network as one would write it without this library, and the weights are the same: a ConvLSTM cell that convolves input
-and hidden state together, one step at a time, and SpikingJelly's multi-step neurons, in float32. Both are timed in
-turn; a figure is the median of the repeats.
+The network is `rsnn-gesture-cl` with its published weights, the recordings sixteen simulated gestures, T = 20 frames
+of 128 x 128, as often as the batch needs. "The plain way" is the same network as one would write it without this
+library: a ConvLSTM cell that convolves input and hidden state together, one step at a time, and SpikingJelly's
+multi-step neurons, in float32. Both are timed in turn; a figure is the median of the repeats.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 import rsnn
 from rsnn import kernels
-from rsnn.bench import PlainNetwork, make_lively
+from rsnn.bench import PlainNetwork
+from rsnn.bench.subject import subject
 from rsnn.kernels import ATan, Sigmoid
 from rsnn.kernels.convlstm import convlstm
 
@@ -43,7 +44,7 @@ class Bench:
     def __init__(self, device: str, small: bool, seconds: float) -> None:
         self.device, self.small, self.seconds = torch.device(device), small, seconds
         self.gpu = self.device.type == "cuda"
-        self.steps, self.size = (3, 16) if small else (20, 128)
+        self.model, self.distinct = ("rsnn-nmnist-cl", 1) if small else ("rsnn-gesture-cl", 16)
         self.batches = (1, 2) if small else (16, 64, 256)
         self.report: dict[str, Any] = {"targets": []}
         self.started = time.perf_counter()
@@ -224,33 +225,23 @@ def lif_alone(bench: Bench) -> None:
         bench.target(f"LIF kernel, {phase}: share of the copy bandwidth, worst size", "LIF", worst)
 
 
-def frames_of(bench: Bench, batch: int) -> Tensor:
-    """Return made-up frames (T, N, 2, H, W): counts of few events, most of them 0."""
-    shape = (bench.steps, batch, 2, bench.size, bench.size)
-    return torch.randn(shape, device=bench.device).clamp(min=0) * 2
-
-
-def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork]:
-    """Return the network, with weights under which it fires, and the same the plain way."""
-    torch.manual_seed(0)
-    side = bench.size // 4
-    pools, channels = ((2, 1), 8) if bench.small else ((2, 2, 2), 128)
-    model = rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (4, 6)), rsnn.nn.SCNN(6, 11, (side, side), pools, channels))
-    make_lively(model.eval(), frames_of(bench, 2).cpu(), density=0.1)
+def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork, Tensor]:
+    """Return the network, the same the plain way, and frames (T, N, 2, H, W) of the distinct recordings."""
+    model, frames, _ = subject(bench.model, bench.distinct)
     model = model.to(bench.device)
-    return model, PlainNetwork(model).to(bench.device)
+    return model, PlainNetwork(model).to(bench.device), frames.to(bench.device)
 
 
 def whole_network(bench: Bench) -> None:
     """Time inference and training the plain way and this library's."""
-    model, plain = networks(bench)
+    model, plain, distinct = networks(bench)
     fast = kernels.graphed(model)
     out.print("\n[bold]The whole network[/]: milliseconds a batch, and how many times the plain way that is")
     rows = bench.report["network"] = {}
     # All inference before training: from there on the two networks have different weights.
     for kind, batch in product(("inference", "training"), bench.batches):
-        frames = frames_of(bench, batch)
-        labels = torch.arange(batch, device=bench.device) % 11
+        frames = distinct.repeat(1, batch // bench.distinct, 1, 1, 1)
+        labels = torch.arange(batch, device=bench.device) % model.num_classes
         found = None
         try:
             if kind == "inference":

@@ -45,8 +45,7 @@ def test_rehearsal(script, tmp_path, capsys):
 
 def test_the_plain_network_is_the_same_network(script):
     bench = script.Bench("cpu", True, 0.0)
-    model, plain = script.networks(bench)
-    frames = script.frames_of(bench, 3)
+    model, plain, frames = script.networks(bench)
     with torch.no_grad():
         logits = model.eval()(frames)
         assert logits.std() > 0.01

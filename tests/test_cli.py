@@ -78,7 +78,7 @@ def test_a_wrong_model_name_suggests_the_nearest():
 def test_demo_plays_a_gesture_and_names_it(tmp_path):
     ran = run("demo", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "says arm_roll" in ran.stdout
+    assert "says air_guitar" in ran.stdout
     assert "after step  1: " in ran.stdout
     assert " ms a step" in ran.stdout
     assert "µJ" in ran.stdout

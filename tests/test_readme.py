@@ -27,7 +27,7 @@ def test_the_first_example_names_the_gesture(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", BLOCKS[0]], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
     )
-    assert re.fullmatch(r"arm_roll \d+%\n", ran.stdout)
+    assert re.fullmatch(r"air_guitar \d+%\n", ran.stdout)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ def demo(
         typer.Argument(metavar="[FILE...]", help="Recordings; a simulated gesture by default."),
     ] = None,
     model: ModelOption = "rsnn-gesture-cl",
-    gesture: Annotated[str, typer.Option(help="Gesture to simulate, such as right_arm_cw or air_guitar.")] = "arm_roll",
+    gesture: Annotated[str, typer.Option(help="Gesture to simulate, such as right_arm_cw or arm_roll.")] = "air_guitar",
     seed: Annotated[int, typer.Option(min=0, help="Who performs it, and how.")] = 0,
     output: Annotated[Path, typer.Option(help="Where to write the animated picture.")] = Path("rsnn-demo.gif"),
 ) -> None:

@@ -62,6 +62,7 @@ def draw_body(subject: int) -> Body:
     stout = rng.lognormal(0, 0.13)
     sleeve = rng.choice([rng.uniform(0.0, 0.15), rng.uniform(0.25, 0.45), rng.uniform(0.85, 1.0)], p=[0.1, 0.4, 0.5])
     loose = 1 + 0.25 * rng.random()
+    shirt, spread = (0.22, 0.8) if rng.random() < 0.6 else (0.09, 0.5)  # many wear black
     return Body(
         shoulder_width=0.36 * size * rng.normal(1, 0.05),
         upper_arm=0.29 * size * rng.normal(1, 0.04),
@@ -75,11 +76,11 @@ def draw_body(subject: int) -> Body:
         hip_width=0.32 * stout * size,
         skin=float(np.clip(rng.lognormal(np.log(0.42), 0.4), 0.12, 0.85)),
         hair=float(np.clip(rng.lognormal(np.log(0.1), 0.7), 0.03, 0.6)),
-        shirt=float(np.clip(rng.lognormal(np.log(0.22), 0.8), 0.03, 0.9)),
+        shirt=float(np.clip(rng.lognormal(np.log(shirt), spread), 0.03, 0.9)),
         sleeve=float(sleeve),
         tempo=float(rng.lognormal(0, 0.16)),
         reach=float(np.clip(rng.normal(1, 0.12), 0.7, 1.25)),
-        sway=float(rng.lognormal(0, 0.5)),
+        sway=float(rng.lognormal(-0.45, 0.7)),
         left_handed=bool(rng.random() < 0.12),
         seed=subject,
     )

@@ -147,7 +147,7 @@ class SimulatedGestures:
 def draw_parameters(rng: np.random.Generator) -> DVSParameters:
     """Return a sensor as the DVS128 may be biased and lit: the "dvs128" preset, spread out."""
     base = PRESETS["dvs128"]
-    threshold = base.pos_thres * rng.lognormal(-0.25, 0.3)
+    threshold = base.pos_thres * rng.lognormal(-0.2, 0.3)
     return DVSParameters(
         pos_thres=threshold * rng.lognormal(0, 0.06),
         neg_thres=threshold * rng.lognormal(0, 0.06),
@@ -156,12 +156,12 @@ def draw_parameters(rng: np.random.Generator) -> DVSParameters:
         refractory_period_s=base.refractory_period_s * rng.lognormal(0, 0.5),
         cutoff_hz=base.cutoff_hz * rng.lognormal(0, 0.6),
         leak_rate_hz=base.leak_rate_hz * rng.lognormal(0, 0.7),
-        shot_noise_rate_hz=base.shot_noise_rate_hz * rng.lognormal(0, 0.7),
+        shot_noise_rate_hz=base.shot_noise_rate_hz * rng.lognormal(-0.8, 0.7),
         noise_rate_cov_decades=rng.uniform(0.1, 0.6),
         hot_pixel_fraction=rng.choice([0.0, rng.uniform(0, 0.001)]),
         hot_pixel_rate_hz=rng.uniform(3, 60),
         readout_rate_hz=base.readout_rate_hz,
         row_crosstalk=rng.uniform(0.0, 0.12),
         repeat_probability=rng.uniform(0.05, 0.35),
-        rebound_probability=rng.uniform(0.05, 0.35),
+        rebound_probability=rng.uniform(0.05, 0.45),
     )

@@ -95,6 +95,32 @@ def draw_limb(
     part += value
 
 
+def draw_shadow(
+    image: FloatArray, start: tuple[float, float], end: tuple[float, float], radius: float, blur: float, depth: float
+) -> None:
+    """Take up to `depth` of the light around the line from start to end, with an edge as wide as `blur`."""
+    wide = radius + blur
+    window = _window(
+        image, min(start[0], end[0]) - wide, min(start[1], end[1]) - wide,
+        max(start[0], end[0]) + wide, max(start[1], end[1]) + wide,
+    )  # fmt: skip
+    if window is None:
+        return
+    part, columns, rows = window
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    per_length = 1 / max(dx * dx + dy * dy, 1e-3)
+    x, y = columns - np.float32(start[0]), rows - np.float32(start[1])
+    place = x * np.float32(dx * per_length) + y * np.float32(dy * per_length)
+    np.minimum(place, 1, out=place)
+    np.maximum(place, 0, out=place)
+    dark = np.sqrt(np.square(x - place * np.float32(dx)) + np.square(y - place * np.float32(dy)))
+    dark *= np.float32(-depth / blur)
+    dark += np.float32(depth * (radius / blur + 0.5))
+    np.minimum(dark, np.float32(depth), out=dark)
+    np.maximum(dark, 0, out=dark)
+    part *= 1 - dark
+
+
 def draw_hand(
     image: FloatArray,
     wrist: tuple[float, float],
@@ -137,7 +163,7 @@ def hand_sprite(body: Body, pose: str, scale: float, blur: float, rng: np.random
 
     Args:
         body: of the performer.
-        pose: one of `classes.HAND_POSES`.
+        pose: one of `arms.HAND_POSES`.
         scale: pixels a metre, which says how wide the blur is on the hand.
         blur: width of an edge in pixels.
         rng: of the fingers.

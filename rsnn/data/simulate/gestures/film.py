@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.simulate.gestures.arms import LEFT, RIGHT, Performance
 from rsnn.data.simulate.gestures.body import Body, limb_textures
-from rsnn.data.simulate.gestures.classes import LEFT, RIGHT, Performance
-from rsnn.data.simulate.gestures.draw import draw_hand, draw_limb, hand_sprite
+from rsnn.data.simulate.gestures.draw import draw_hand, draw_limb, draw_shadow, hand_sprite
 from rsnn.data.simulate.gestures.motion import Tempo, reach
 from rsnn.data.simulate.gestures.scene import Layer, Scene, head_layer, shifted, torso_layer
 
@@ -51,7 +51,7 @@ def track_arms(performance: Performance, body: Body, scene: Scene, torso: FloatA
     """Return both arms in the image.
 
     Args:
-        performance: paths of the wrists.
+        performance: paths of the wrists, and how the shoulders turn.
         body: lengths.
         scene: the camera.
         torso: how far the shoulders have moved, (F, 2) metres (right, down).
@@ -72,9 +72,15 @@ def track_arms(performance: Performance, body: Body, scene: Scene, torso: FloatA
             ],
             axis=1,
         )
+        flex = np.broadcast_to(np.asarray(arm.flex, dtype=np.float64), (F,))[:, None]
+        towards = np.array([0.0, 0.0, 1.0]) - hand[:, 2:] * hand
+        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-3)
+        hand = np.cos(flex) * hand + np.sin(flex) * towards
         # A raised arm lifts its shoulder.
-        lift = 0.035 * np.clip(-wrist[:, 1] / (body.upper_arm + body.forearm) + 0.3, 0, 1)
-        shoulder = np.stack([np.full(F, body.shoulder_width / 2), 0.06 - lift, np.zeros(F)], axis=1)
+        lift = 0.035 * np.clip(-wrist[:, 1] / (body.upper_arm + body.forearm) + 0.3, 0, 1) + arm.lift
+        twist = np.broadcast_to(np.asarray(performance.twist, dtype=np.float64), (F,))
+        half = body.shoulder_width / 2
+        shoulder = np.stack([half * np.cos(twist), 0.06 - lift, -outwards * half * np.sin(twist)], axis=1)
         points = np.stack([np.zeros_like(wrist), elbow, wrist, wrist + body.hand * hand], axis=1) + shoulder[:, None]
         points[..., 0] = points[..., 0] * outwards + torso[:, None, 0]
         points[..., 1] += torso[:, None, 1]
@@ -137,8 +143,10 @@ class Film:
         self.scene = scene
         sway = 0.004 * body.sway
         drift = np.stack([tempo.wobble(1.4 * sway, 0.1, 1.2), tempo.wobble(0.7 * sway, 0.1, 1.5)], axis=1)
+        if performance.trunk is not None:
+            drift += performance.trunk
         # The torso answers the arms: it moves against them a little.
-        pull = rng.uniform(0.0, 0.035)
+        pull = 0.05 * rng.uniform() ** 2
         for side, outwards in ((RIGHT, -1.0), (LEFT, 1.0)):
             wrist = performance.arms[side].wrist
             drift[:, 0] -= pull * outwards * (wrist[:, 0] - wrist[:, 0].mean())
@@ -191,6 +199,8 @@ class Film:
             else:
                 still += step
             np.copyto(image, still)
+            if self.scene.shadow[2]:
+                self._draw_shadows(image, number)
             self._draw_arms(image, number, slow=False)
             image *= self.scene.light
             if size:
@@ -204,6 +214,14 @@ class Film:
             image += (shifted(layer.intensity, dx, dy) - image) * shifted(layer.opacity, dx, dy)
         self._draw_arms(image, number, slow=True)
         return image
+
+    def _draw_shadows(self, image: npt.NDArray[np.float32], number: int) -> None:
+        right, down, depth = self.scene.shadow
+        for side in (RIGHT, LEFT):
+            if side not in self._slow:
+                joints = self._tracks[side].joints[number] + (right, down)
+                (_, elbow, _, tip), radius = joints.tolist(), float(self._tracks[side].radii[number, 1])
+                draw_shadow(image, elbow, tip, radius, 2 * radius, depth)
 
     def _draw_arms(self, image: npt.NDArray[np.float32], number: int, *, slow: bool) -> None:
         right, left = self._tracks

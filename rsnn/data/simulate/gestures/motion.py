@@ -38,12 +38,25 @@ class Tempo:
         """Return a slow random function around 1."""
         return np.exp(self.wobble(size))
 
-    def phase(self, hz: float, unsteady: float = 0.12) -> FloatArray:
-        """Return the phase in radians, shape (F,), of a movement of about `hz` that hurries and lingers."""
+    def between(self, least: float, most: float) -> float:
+        """Return a number whose logarithm is uniform between two."""
+        return float(np.exp(self.rng.uniform(np.log(least), np.log(most))))
+
+    def phase(self, hz: float) -> FloatArray:
+        """Return the phase in radians, shape (F,), of a movement of about `hz` that hurries, lingers, or pauses."""
         step = np.gradient(self.t) if self.t.size > 1 else np.zeros(1)
-        turned = 2 * np.pi * np.cumsum(hz * self.factor(unsteady) * step) + self.rng.uniform(0, 2 * np.pi)
+        pace = hz * self.factor(self.rng.uniform(0.04, 0.22))
+        if self.rng.random() < 0.1:
+            pace *= self._pauses()
+        turned = 2 * np.pi * np.cumsum(pace * step) + self.rng.uniform(0, 2 * np.pi)
         # Part of each turn is faster than the rest, as a falling arm is.
-        return np.asarray(turned + self.rng.uniform(0, 0.35) * np.sin(turned + self.rng.uniform(0, 2 * np.pi)))
+        return np.asarray(turned + self.rng.uniform(0, 0.4) * np.sin(turned + self.rng.uniform(0, 2 * np.pi)))
+
+    def _pauses(self) -> FloatArray:
+        """Return 1 while moving and nearly 0 in a rest every few seconds, shape (F,)."""
+        every_s, share = self.rng.uniform(1.4, 4.0), self.rng.uniform(0.1, 0.3)
+        place = np.cos(2 * np.pi * self.t / every_s + self.rng.uniform(0, 2 * np.pi))
+        return np.clip(0.5 + 6 * (np.cos(np.pi * share) - place), 0.03, 1)
 
 
 def path(out: object, down: object, near: object, F: int) -> FloatArray:

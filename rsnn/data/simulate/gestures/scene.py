@@ -40,6 +40,8 @@ class Scene:
         light: static gain, (SIDE, SIDE).
         flicker: size of the lamp's intensity ripple (0 = none), its frequency in hertz and phase.
         shake: size of the camera's own movement in pixels.
+        shadow: of an arm, on what is behind it: pixels right and down of the arm, and the part of the light that it
+            takes (0 = none).
         background: intensities with margin.
 
     """
@@ -52,6 +54,7 @@ class Scene:
     light: FloatArray
     flicker: tuple[float, float, float]
     shake: float
+    shadow: tuple[float, float, float]
     background: FloatArray
 
 
@@ -70,13 +73,14 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     )
     return Scene(
         scale=scale,
-        neck=(u(44, 86), u(46, 74) - 0.1 * (scale - 112)),
+        neck=(u(44, 87), u(47, 80) - 0.1 * (scale - 112)),
         distance=u(1.3, 2.4),
         pitch=u(-0.25, 0.25),
         blur=u(0.9, 2.0),
         light=(light * u(0.6, 1.0) / light.max()).astype(np.float32),
         flicker=flicker,
         shake=float(rng.lognormal(np.log(0.25), 0.7)) if rng.random() < 0.25 else 0.0,
+        shadow=(u(-40, 40), u(-8, 30), u(0.05, 0.3) if rng.random() < 0.3 else 0.0),
         background=_background(rng),
     )
 
@@ -84,7 +88,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 def _background(rng: np.random.Generator) -> FloatArray:
     """Return a wall or curtain, sometimes with furniture: boxes and lines."""
     shape = (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
-    level = np.clip(rng.lognormal(np.log(0.35), 0.75), 0.03, 0.9)
+    # Many stand before a dark curtain, on which hands and faces are bright and dark clothes are hard to see.
+    middle, spread = (0.35, 0.75) if rng.random() < 0.5 else (0.12, 0.6)
+    level = np.clip(rng.lognormal(np.log(middle), spread), 0.045, 0.9)
     wall = level * np.exp(rng.uniform(0, 0.15) * smooth_noise(rng, shape, rng.uniform(8, 40)))
     for _ in range(rng.integers(0, 7) if rng.random() < 0.6 else 0):
         x, y = rng.integers(0, shape[0], 2)

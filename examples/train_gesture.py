@@ -268,13 +268,13 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     validation = Clips(output / "clips", "validation", device)
     view = View(SIDE[kind], tuple(options.window))
     state_file = output / f"{kind}.pt"
-    passes, spent = 0, 0.0
+    begin, passes = time.monotonic(), 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         networks.load_state_dict(state["networks"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        passes, spent = state["passes"], state["spent"]
+        begin, passes = begin - state["spent"], state["passes"]
     while len(clips) < options.least:
         time.sleep(1)
         clips.refresh()
@@ -282,8 +282,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     told = saved = time.monotonic()
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    while spent < limit:
-        began = time.monotonic()
+    while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
         for group in optimizer.param_groups:
@@ -299,10 +298,8 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
         passes += options.batch
         loss_sum, shown = loss_sum + loss.detach(), shown + options.batch
         right += torch.stack([(scores.argmax(1) == labels).sum() for scores in logits])
-        now = time.monotonic()
-        spent += now - began
-        if now - told > 20 or spent >= limit:
-            told = now
+        if time.monotonic() - told > 20:
+            told = time.monotonic()
             share = ", ".join(f"{x:.3f}" for x in (right / shown).tolist())
             print(
                 f"{kind}: {spent:.0f} of {limit:.0f} s, {passes} windows of {len(clips)} clips, right {share}, "
@@ -312,8 +309,8 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
             loss_sum, shown = 0.0, 0
             right.zero_()
             clips.refresh()
-        if now - saved > 60:
-            saved = now
+        if time.monotonic() - saved > 60:
+            saved = time.monotonic()
             parts = {"networks": networks, "average": average, "optimizer": optimizer}
             state = {name: part.state_dict() for name, part in parts.items()} | {"passes": passes, "spent": spent}
             torch.save(state, state_file.with_suffix(".tmp"))

@@ -49,7 +49,7 @@ def test_the_wheel_holds_what_the_package_needs(wheel):
         folder = f"rsnn/zoo/checkpoints/{entry['name']}.{entry['tag']}"
         assert {f"{folder}/{name}" for name in ("config.json", "model.safetensors", "README.md")} <= names
         assert sizes[f"{folder}/model.safetensors"] == entry["size_bytes"]
-    kinds = {".py", ".toml", ".json", ".cpp", ".h", ".cu"}
+    kinds = {".py", ".toml", ".json", ".cpp", ".h", ".cu", ".cuh"}
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "rsnn").rglob("*") if path.suffix in kinds}
     assert source <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "scripts", "examples"))]

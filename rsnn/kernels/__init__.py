@@ -95,12 +95,12 @@ def lif(
         kernel = lif_torch
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        if v is None:
+        if v is None and kernel is not lif_cupy:
             v = torch.full_like(x[0], v_reset or 0.0, dtype=state_dtype)
         spikes, v = kernel.lif(
             # Our own kernels read any type themselves.
             x if kernel in (lif_cupy, lif_native) else x.to(state_dtype),
-            v.to(state_dtype),
+            v if v is None else v.to(state_dtype),
             tau=tau,
             v_threshold=v_threshold,
             v_reset=v_reset,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_native, convlstm_triton
+from rsnn.kernels import convlstm_native, convlstm_triton, convlstm_triton_gates
 from rsnn.kernels.selection import selected
 
 
@@ -48,10 +48,12 @@ def convlstm(
             frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16
         )
         return features.to(dtype), hidden.to(dtype), cell
+    if kernel == "triton" and convlstm_triton.supports(frames, *tensors, dtype):
+        return convlstm_triton.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
     # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.
     from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, frames.shape[:2])
-    if kernel == "triton" and convlstm_triton.supports(from_input, w_hidden):
-        features, hidden, cell = convlstm_triton.convlstm(from_input, w_hidden, hidden, cell)
+    if kernel == "triton" and convlstm_triton_gates.supports(from_input, w_hidden):
+        features, hidden, cell = convlstm_triton_gates.convlstm(from_input, w_hidden, hidden, cell)
     else:
         features, hidden, cell = _steps(from_input, w_hidden, hidden, cell)
     if pool > 1:

@@ -19,6 +19,6 @@ def steps_are_dense(x: Tensor) -> bool:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return `x` (T, N, C, H, W) with its channels next to each other in memory, itself where they are."""
-    order = x.permute(0, 1, 3, 4, 2)
-    return x if order.is_contiguous() else order.contiguous().permute(0, 1, 4, 2, 3)
+    """Return `x` (..., C, H, W) with its channels next to each other in memory, itself where they are."""
+    order = x.movedim(-3, -1)
+    return x if order.is_contiguous() else order.contiguous().movedim(-1, -3)

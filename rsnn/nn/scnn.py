@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Surrogate, lif_native, spiking_conv_native
+from rsnn.kernels import ATan, Surrogate, lif_cupy, lif_native, spiking_conv_cupy, spiking_conv_native
 from rsnn.kernels.layout import channels_last
+from rsnn.kernels.watched import nothing_looks, sees_no_steps
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
 from rsnn.nn.lif import LIF
 from rsnn.nn.pooling import average_pool, max_pool
@@ -44,22 +45,30 @@ class SpikingConv(nn.Module):
             number: where given, the number of spikes before the pooling is added to it, int64.
 
         """
-        native = kernels.selected(x.device, "lif") == "native"
-        fused = native and self._is_fused(x, potential)
-        if native and self._is_plain() and spiking_conv_native.supports(x, self.conv.weight):
+        kernel = kernels.selected(x.device, "lif")
+        fused = kernel in ("native", "cupy") and self._is_fused(x, potential, kernel)
+        if kernel == "native" and self._is_plain() and spiking_conv_native.supports(x, self.conv.weight):
             if fused and self._is_inference(x, potential):
                 spikes, potential, fired = self._spike(x, potential)
                 if number is not None:
                     number += fired
                 return spikes, potential
             current = spiking_conv_native.convolution(x.flatten(0, 1), self.conv.weight).unflatten(0, x.shape[:2])
+        elif kernel == "cupy" and self._is_plain() and sees_no_steps(x):
+            if fused and number is None and nothing_looks() and self._is_inference(x, potential):
+                tau = self.lif.tau if self.lif.w is None else self.lif.w
+                if spiking_conv_cupy.supports(x, self.conv.weight, tau, self.pool):
+                    return spiking_conv_cupy.spiking_convolution(
+                        x, self.conv.weight, potential, self._moments(), eps=self.norm.eps, **self._neuron()
+                    )
+            current = _convolution(x.flatten(0, 1), self.conv).unflatten(0, x.shape[:2])
         else:
             current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         # A batch normalization of one pixel is an error of its own.
-        if fused and current.dtype in (torch.float32, torch.float64, torch.bfloat16) and current[:, :, 0].numel() > 1:
+        if fused and current.dtype in _FUSED[kernel] and current[:, :, 0].numel() > 1:
             if number is None:
-                return self._norm_lif(current, potential, self.pool)
-            spikes, potential = self._norm_lif(current, potential, 1)
+                return self._norm_lif(current, potential, self.pool, kernel)
+            spikes, potential = self._norm_lif(current, potential, 1, kernel)
         else:
             spikes, potential = self.lif(self.norm(current.flatten(0, 1)).unflatten(0, x.shape[:2]), potential)
         if number is not None:
@@ -73,14 +82,17 @@ class SpikingConv(nn.Module):
         as_made = (conv.stride, conv.padding, conv.dilation) == ((1, 1), (conv.kernel_size[0] // 2,) * 2, (1, 1))
         return plain and as_made and not is_watched(conv)
 
-    def _is_fused(self, x: Tensor, potential: Tensor | None) -> bool:
+    def _is_fused(self, x: Tensor, potential: Tensor | None, kernel: str) -> bool:
         """Tell whether normalization, neurons and pooling are those this class makes, for a kernel that does all."""
         norm, lif = self.norm, self.lif
         shape = (x.shape[1], self.conv.out_channels, *x.shape[3:])
+        tau = 1.0 if lif.w is None else lif.w
+        if kernel == "cupy" and not lif_cupy.supports_norm(shape, tau, self.pool):
+            return False
         return (
             (type(norm), type(lif)) == (nn.BatchNorm2d, LIF)
             and not is_watched(norm, lif)
-            and lif_native.supports(x, 1.0 if lif.w is None else lif.w, lif.surrogate)
+            and lif_native.supports(x, tau, lif.surrogate)
             and (potential is None or (isinstance(potential, Tensor) and (*potential.shape,) == shape))
         )
 
@@ -94,19 +106,23 @@ class SpikingConv(nn.Module):
         return not any(tensor.requires_grad for tensor in tensors)
 
     def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        norm = self.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
         reduced = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         return spiking_conv_native.spiking_convolution(
             x.to(torch.bfloat16 if reduced else self.conv.weight.dtype),
             self.conv.weight,
             potential,
-            (norm.weight, norm.bias, norm.running_mean, norm.running_var),
-            eps=norm.eps,
+            self._moments(),
+            eps=self.norm.eps,
             pool=self.pool,
             **self._neuron(),
         )
+
+    def _moments(self) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        """Return weight, bias, mean and variance of the normalization in evaluation."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
     def _neuron(self) -> dict[str, Any]:
         lif = self.lif
@@ -118,10 +134,11 @@ class SpikingConv(nn.Module):
             "detach_reset": lif.detach_reset,
         }
 
-    def _norm_lif(self, current: Tensor, potential: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
+    def _norm_lif(self, current: Tensor, potential: Tensor | None, pool: int, kernel: str) -> tuple[Tensor, Tensor]:
         norm = self.norm
         batch = norm.training or norm.running_mean is None
-        spikes, potential, mean, variance = lif_native.norm_lif(
+        norm_lif = lif_cupy.norm_lif if kernel == "cupy" else lif_native.norm_lif
+        spikes, potential, mean, variance = norm_lif(
             channels_last(current),
             potential,
             (norm.weight, norm.bias, None if batch else norm.running_mean, None if batch else norm.running_var),
@@ -140,6 +157,31 @@ class SpikingConv(nn.Module):
                 norm.running_mean.lerp_(mean.to(norm.running_mean), share or 0.0)
                 norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var), share or 0.0)
         return spikes, potential
+
+
+# Types of a convolution's result that the kernels behind it take.
+_FUSED = {
+    "native": (torch.float32, torch.float64, torch.bfloat16),
+    "cupy": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+}
+
+
+def _convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Convolve `x` (N, C, H, W), both it and the result channels_last.
+
+    The fast kernels of GPUs, forward and backward, take 16 bytes of channels at once (4 of float32, 8 of half and
+    bfloat16): channels of zeros make up for what is missing.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else conv.weight.dtype
+    N, C, H, W = x.shape
+    missing = 0 if dtype == torch.float64 else -C % (16 // dtype.itemsize)
+    if not missing:
+        result: Tensor = conv(x.contiguous(memory_format=torch.channels_last))
+        return result
+    padded = x.new_zeros(N, H, W, C + missing, dtype=dtype).permute(0, 3, 1, 2)
+    padded[:, :C] = x
+    return F.conv2d(padded, F.pad(conv.weight, (0, 0, 0, 0, 0, missing)), padding=conv.padding)
 
 
 # Fresh weights of the fully connected layers are this many times PyTorch's, which without a normalization before the

@@ -15,17 +15,27 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 @functools.cache
-def compiled(name, options):
+def compiled(file, name, options):
     """Stand in for `lif_cupy._compiled`: the same sources and macros, on the CPU.
 
     The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
+    A step of a ConvLSTM, which may write the cell where it was, runs once.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
-        source.write_text(f'#include "cuda_on_host.h"\n{lif_cupy.source()}\nLAUNCHER({name})\n', encoding="utf-8")
+        source.write_text(f'#include "cuda_on_host.h"\n{lif_cupy.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += ["-Wno-unused-parameter", "-shared", "-fPIC", "-I", str(Path(__file__).parent), *options]
+        command += ["-DTOGETHER", "-pthread"] if file in ("spiking_conv.cu", "convlstm_step.cu") else []
+        command += [
+            "-Wno-unused-parameter",
+            "-Wno-unused-function",
+            "-shared",
+            "-fPIC",
+            "-I",
+            str(Path(__file__).parent),
+            *options,
+        ]
         command += [str(source), "-o", str(library)]
         ran = subprocess.run(command, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
@@ -33,11 +43,12 @@ def compiled(name, options):
     launcher.restype = ctypes.c_void_p
     address = launcher()
 
-    def launch(blocks, arguments, device):
+    def launch(blocks, arguments, device, *later):
         assert device.type == "cpu"
         kinds = [ctypes.c_double if isinstance(argument, float) else ctypes.c_int64 for argument in arguments]
         run = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_int, *kinds)(address)
-        for backwards in (0, 1):
-            run(blocks, lif_cupy.THREADS, backwards, *arguments)
+        for given in (arguments, *later):
+            for backwards in (0,) if file == "convlstm_step.cu" else (0, 1):
+                run(blocks, lif_cupy.THREADS, backwards, *given)
 
     return launch

@@ -43,7 +43,8 @@ def ptx(source, *options):
 
 
 def macros(**values):
-    macros = {"INPUT": 0, "SURROGATE": 0, "SOFT": 0, "DETACH": 1, "VECTOR": 1} | values
+    macros = {"INPUT": 0, "SURROGATE": 0, "SOFT": 0, "DETACH": 1, "INVERSE": 0, "VECTOR": 1, "DEPTH": 2} | values
+    macros |= {"THREADS": lif_cupy.THREADS}
     return ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
 
 
@@ -51,27 +52,50 @@ def kernel(text, name):
     return re.search(rf"\.entry {name}\(.*?\n}}", text, re.DOTALL)[0]
 
 
+def entries(file, architecture, **variant):
+    return set(re.findall(r"\.entry (\w+)\(", ptx(lif_cupy.source(file), f"-arch={architecture}", *macros(**variant))))
+
+
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 def test_every_variant_compiles(architecture):
     variants = [{"INPUT": i, "VECTOR": v} for i, v in product(range(4), (1, 2, 4))]
     variants += [{"SURROGATE": s, "SOFT": soft, "DETACH": d} for s, soft, d in product(range(4), (0, 1), (0, 1))]
     for variant in variants:
-        text = ptx(lif_cupy.source(), f"-arch={architecture}", *macros(**variant))
-        assert {"lif_forward", "lif_backward"} == set(re.findall(r"\.entry (\w+)\(", text))
+        assert entries("lif.cu", architecture, **variant) == {"lif_forward", "lif_backward"}
+
+
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
+def test_every_variant_with_normalization_compiles(architecture):
+    common = {"POOL": 2, "WHOLE": 1, "CHUNK": 5, "EVEN": 1}
+    for i, v in product(range(4), (1, 4)):
+        moments = entries("norm_lif.cu", architecture, PASS=0, INPUT=i, VECTOR=v, **common)
+        assert moments == {"moments", "moments_end"}
+        assert entries("norm_lif.cu", architecture, PASS=1, INPUT=i, VECTOR=v, **common) == {"norm_lif_forward"}
+        backward = entries("norm_lif.cu", architecture, PASS=2, INPUT=i, **common)
+        assert backward == {"norm_lif_sums", "norm_lif_backward"}
+    for pool, whole in product((1, 3, 4), (0, 1)):
+        for kernels in (1, 2):
+            assert entries("norm_lif.cu", architecture, PASS=kernels, POOL=pool, WHOLE=whole, CHUNK=2, EVEN=whole)
+
+
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+def test_every_variant_of_a_whole_stage_compiles(architecture):
+    for variant in ({"INPUT": 0, "VECTOR": 4}, {"INPUT": 3, "VECTOR": 8}, {"INPUT": 0, "VECTOR": 4, "SOFT": 1}):
+        assert entries("spiking_conv.cu", architecture, BLOCKS=2, **variant) == {"spiking_convolution"}
 
 
 @pytest.mark.parametrize("soft", [0, 1])
 def test_no_operation_of_the_potential_is_fused_or_approximate(soft):
-    forward = kernel(ptx(lif_cupy.source(), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")
+    forward = kernel(ptx(lif_cupy.source("lif.cu"), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")
     assert "fma" not in forward
     assert "div.rn.f32" in forward
     assert ".ftz" not in forward
 
 
 def test_threads_that_share_load_and_store_sixteen_bytes_at_once():
-    text = ptx(lif_cupy.source(), "-arch=compute_90", *macros(VECTOR=4))
+    text = ptx(lif_cupy.source("lif.cu"), "-arch=compute_90", *macros(VECTOR=4))
     for name in ("lif_forward", "lif_backward"):
-        arrays = re.findall(r"(ld|st)\.global\.(?:nc\.)?(v4\.)?", kernel(text, name))
+        arrays = re.findall(r"(ld|st)\.global\.(?:[a-z]{2}\.)?(v4\.)?", kernel(text, name))
         assert ("ld", "v4.") in arrays
         assert ("st", "v4.") in arrays
         assert ("st", "") not in arrays

@@ -113,7 +113,7 @@ def test_any_shape_agrees(device, steps, shape, tau, v_threshold, v_reset, seed)
 @pytest.mark.parametrize("neurons", [256, 1000, 1028, 1030, 1031])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_threads_that_share_and_threads_that_do_not(device, neurons, dtype, monkeypatch):
-    monkeypatch.setattr(lif_cupy, "NEURONS_TO_SHARE_THREADS", 512)
+    monkeypatch.setattr(lif_cupy, "THREADS_TO_FILL", 128)
     x = current(3, neurons, device=device, dtype=dtype)
     v = torch.zeros(neurons, dtype=torch.promote_types(dtype, torch.float32), device=device)
     assert_same(x, v)
@@ -164,6 +164,19 @@ def test_a_learned_time_constant(device, learned, v_reset):
     assert_same(x, v, tau=tau, v_reset=v_reset)
     assert_same(x, v, tau=tau[None], v_reset=v_reset)
     assert run(lif_cupy.lif, x, v, tau=tau, v_reset=v_reset)["tau.grad"].abs() > 1e-3
+
+
+@pytest.mark.parametrize("v_reset", [0.0, -0.4, None])
+@pytest.mark.parametrize("tau", [2.5, torch.tensor(2.5)])
+def test_no_potential_is_one_at_rest(device, v_reset, tau):
+    x = current(5, 6, device=device).requires_grad_()
+    tau = tau.clone().to(device).requires_grad_() if isinstance(tau, torch.Tensor) else tau
+    found = []
+    for v in (None, torch.full((6,), v_reset or 0.0, device=device)):
+        spikes, after = lif_cupy.lif(x, v, **SETTINGS | {"tau": tau, "v_reset": v_reset})
+        inputs = [y for y in (x, tau) if isinstance(y, torch.Tensor)]
+        found.append([spikes, after, *torch.autograd.grad(spikes.sum() + after.sum(), inputs)])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("part", ["spikes", "potential"])
@@ -243,9 +256,9 @@ def test_compiled_by_torch_without_graph_breaks(device, monkeypatch):
 
 def test_the_self_test_passes_and_notices_wrong_arithmetic(device, monkeypatch):
     lif_cupy._self_test(device)
-    source = lif_cupy.source()
-    assert ") / tau;" in source
-    monkeypatch.setattr(lif_cupy, "source", lambda: source.replace(") / tau;", ") * tau;"))
+    right = lif_cupy.source
+    assert "x * (1 / tau);" in right("lif.cu")
+    monkeypatch.setattr(lif_cupy, "source", lambda file: right(file).replace("x * (1 / tau);", "x * tau;"))
     compiled = cuda_on_host.compiled if device == "cpu" else lif_cupy._compiled
     monkeypatch.setattr(lif_cupy, "_compiled", compiled.__wrapped__)
     with pytest.raises(RuntimeError, match="its results are not those of the torch kernel"):
@@ -280,14 +293,14 @@ def test_cupy_launches_on_the_device_and_stream_that_torch_is_on(monkeypatch, be
     cupy = FakeCuPy(before_14)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=1000 + device.index))
-    launch = lif_cupy._compiled.__wrapped__("lif_forward", ("-DINPUT=0",))
+    launch = lif_cupy._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",))
     launch(5, [1, 2.0], torch.device("cuda", 3))
     stream = ("stream", 1003, 3) if before_14 else ("stream", 0, 1003)
     assert cupy.calls == [
-        ("compile", lif_cupy.source(), "lif_forward", ("-std=c++17", "-DINPUT=0")),
+        ("compile", lif_cupy.source("lif.cu"), "lif_forward", ("-std=c++17", "-DINPUT=0")),
         ("enter", "device", 3),
         ("enter", *stream),
-        ("launch", (5,), (256,), (1, 2.0)),
+        ("launch", (5,), (lif_cupy.THREADS,), (1, 2.0)),
         ("leave", *stream),
         ("leave", "device", 3),
     ]

@@ -109,15 +109,17 @@ def _dense_backward(gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bo
 
 def _maps_gradient(x: Tensor, weight: Tensor, gradient: Tensor, reduced: bool) -> Tensor:
     N, C, H, W = x.shape
+    D, _, K, _ = weight.shape
     d_x = kept(torch.empty_like(x))
     if C >= FEW_CHANNELS and reduced:
         rounded = (gradient.bfloat16(), x.bfloat16(), weight.bfloat16())
         return d_x.copy_(_dense_backward(*rounded, [True, False, False])[0])
-    if C >= FEW_CHANNELS:
+    in_tiles = K == 3 and native.library("spiking_conv", _REALS[x.dtype]).convolution_has_tiles()
+    if C >= FEW_CHANNELS and not in_tiles:
         found = _dense_backward(gradient, x, weight, [True, False, False])[0]
         return found if found.stride() == d_x.stride() else d_x.copy_(found)
-    D, _, K, _ = weight.shape
-    _call("maps_gradient", (N, H, W, C, D, K), (weight.contiguous(), gradient, d_x))
+    name = "maps_gradient_of_many" if C >= FEW_CHANNELS else "maps_gradient"
+    _call(name, (N, H, W, C, D, K), (weight.contiguous(), gradient, d_x))
     return d_x
 
 
@@ -125,7 +127,8 @@ def _weights_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
     N, C, H, W = x.shape
     D = gradient.shape[1]
     vectors = D * x.element_size() % 64 == 0
-    if not vectors or C < FEW_CHANNELS or int(x.count_nonzero()) > MOST * x.numel():
+    some = x[::4]  # tell the share well enough
+    if not vectors or C < FEW_CHANNELS or int(some.count_nonzero()) > MOST * some.numel():
         return _dense_backward(gradient, x, x.new_empty(D, C, side, side), [False, True, False])[1].contiguous()
     d_weight = x.new_empty(D, C, side, side)
     _call("weights_gradient", (N, H, W, C, D, side), (x, gradient, d_weight))

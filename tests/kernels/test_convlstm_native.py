@@ -20,6 +20,7 @@ CASES = [
     (1, 2, 4, 5, 40, 5, 2, 2),
     (4, 6, 5, 33, 70, 3, 3, 2),
     (2, 10, 3, 6, 100, 1, 2, 1),
+    (3, 5, 3, 37, 18, 4, 2, 1),  # an odd number of rows, several blocks of them
     (2, 3, 1, 4, 4, 1, 1, 1),
     (1, 1, 7, 2, 1, 2, 3, 1),  # a kernel wider than the frame
 ]
@@ -93,6 +94,17 @@ def test_ties_within_a_window_go_to_its_first_pixel():
         with kernels.use("torch"):
             plain = everything(layer, frames, None, pool)
         torch.testing.assert_close(ours[3], plain[3], rtol=0, atol=1e-6)
+
+
+def test_equal_rows_stay_equal():
+    """Down the columns sums are taken another way than along the rows: ties must not come apart."""
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 4)
+    frames = torch.randn(3, 1, 2, 1, 40).expand(3, 1, 2, 20, 40).contiguous()
+    with kernels.use("native"):
+        features, _ = layer(frames)
+    inner = features[..., 4:-4, :]  # beyond the reach of the zeros around
+    assert torch.equal(inner, inner[..., :1, :].expand_as(inner))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0, 1e4])

@@ -37,7 +37,7 @@ def test_neurons(dtype, surrogate, v_reset, detach_reset):
     torch.manual_seed(0)
     options = {"v_threshold": 0.8, "v_reset": v_reset, "surrogate": surrogate, "detach_reset": detach_reset}
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    for shape in ((7, 5), (3, 2, 3, 4, 5), (4, 700)):
+    for shape in ((7, 5), (3, 2, 3, 4, 5), (4, 700), (5, 3, 64)):  # the last in whole vectors
         x, v = 2 * torch.randn(shape, dtype=dtype), torch.randn(shape[1:], dtype=dtype)
         for start, tau in product((v, None), (1.7, 2.0, torch.tensor(1.7, dtype=dtype))):
             plain, ours = (results(kernel, x, start, tau, **options) for kernel in ("torch", "native"))
@@ -74,7 +74,7 @@ def test_bfloat16_in_and_out_float32_between():
 
 @pytest.mark.parametrize("pool", [1, 2, 3])
 @pytest.mark.parametrize("batch", [True, False], ids=["batch statistics", "running statistics"])
-@pytest.mark.parametrize("size", [(4, 2, 8, 6, 6), (3, 1, 20, 7, 9), (20, 3, 3, 5, 8)], ids=str)
+@pytest.mark.parametrize("size", [(4, 2, 8, 6, 6), (3, 1, 20, 7, 9), (20, 3, 3, 5, 8), (9, 2, 80, 4, 6)], ids=str)
 def test_with_normalization_and_pooling(size, batch, pool):
     torch.manual_seed(0)
     T, N, C, H, W = size

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(nat
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("N", "C", "D", "K", "H", "W"),
-    [(3, 5, 7, 3, 4, 6), (1, 16, 128, 3, 8, 8), (7, 3, 200, 5, 3, 4), (2, 40, 64, 1, 5, 5), (4, 2, 3, 7, 2, 2)],
+    [
+        *[(3, 5, 7, 3, 4, 6), (1, 16, 128, 3, 8, 8), (7, 3, 200, 5, 3, 4), (2, 40, 64, 1, 5, 5), (4, 2, 3, 7, 2, 2)],
+        *[(5, 20, 33, 3, 7, 5), (3, 80, 48, 3, 12, 14), (2, 130, 16, 3, 1, 1)],  # many channels, in tiles of 2 x 2
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_values_and_gradients(N, C, D, K, H, W, dtype, threads):

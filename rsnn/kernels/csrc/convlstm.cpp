@@ -58,14 +58,16 @@ class Sample {
   static size_t shared_size(const Size& s, const Planes<R>& p) {
     return 2 * words(s) * p.plane + kLanes<R> + size_t(s.D) * s.H * p.width;
   }
-  static size_t own_size(const Size& s, const Planes<R>& p) { return size_t(padded_outputs(4 * s.D) + s.D * s.pool) * p.width; }
+  static size_t own_size(const Size& s, const Planes<R>& p) {
+    return rows_size<A, K>(p, int(words(s)), 4 * s.D) + size_t(s.D) * s.pool * p.width;
+  }
 
   Sample(const Size& s, const Planes<R>& p, const Forward<R>& f, const R* packed, int n, R* shared, R* own, int y0, int y1)
       : s_(s), p_(p), f_(f), packed_(packed), n_(n), y0_(y0), y1_(y1) {
     for (int parity = 0; parity < 2; ++parity) maps_[parity] = shared + parity * words(s) * p.plane;
     cell_ = shared + 2 * words(s) * p.plane + kLanes<R>;
     gates_ = own;
-    rows_ = own + size_t(padded_outputs(4 * s.D)) * p.width;
+    rows_ = own + rows_size<A, K>(p, int(words(s)), 4 * s.D);
   }
 
   void start() {
@@ -90,10 +92,11 @@ class Sample {
     R* out = f_.all_hidden ? f_.all_hidden + item * maps : last ? f_.last_hidden + n_ * maps : nullptr;
     R* cells = last ? f_.last_cell + n_ * maps : f_.all_cells ? f_.all_cells + item * maps : nullptr;
     for (int y = y0_; y < y1_; ++y) {
-      convolve_row<A, K>(maps_[t % 2] + p_.window(y), p_, words(s_), packed_, 4 * s_.D, s_.K, gates_);
-      const int in_window = y % s_.pool;
+      const int taken = y % kAtOnce<A, K>, in_window = y % s_.pool;
+      if (!taken) convolve_rows<A, K>(maps_[t % 2] + p_.window(y), p_, words(s_), packed_, 4 * s_.D, s_.K, gates_);
+      const R* gates = gates_ + size_t(taken) * padded_outputs<A, K>(4 * s_.D) * p_.width;
       for (int d = 0; d < s_.D; ++d) {
-        update_row(gates_ + size_t(4 * d) * p_.width, cell_row(d, y), hidden_row(d, in_window), p_.width);
+        update_row(gates + size_t(4 * d) * p_.width, cell_row(d, y), hidden_row(d, in_window), p_.width);
         const size_t row = (size_t(d) * s_.H + y) * s_.W;
         if (out) std::memcpy(out + row, hidden_row(d, in_window), s_.W * sizeof(R));
         if (cells) std::memcpy(cells + row, cell_row(d, y), s_.W * sizeof(R));
@@ -141,8 +144,8 @@ class Sample {
 template <class A, int K, class R = typename A::R>
 void forward(const Size& s, const Forward<R>& f, int threads) {
   const Planes<R> p(s.H, s.W, s.before(), s.after());
-  Buffer<R> packed(packed_size<A>(4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), s.taps()));
-  pack_gates<A>(f.w_input, f.w_hidden, f.bias, packed.data(), s);
+  Buffer<R> packed(packed_size<A, K>(4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), s.K));
+  pack_gates<A, K>(f.w_input, f.w_hidden, f.bias, packed.data(), s);
   // One set for the team, then one for each thread.
   const size_t shared = Sample<A, K>::shared_size(s, p), own = Sample<A, K>::own_size(s, p);
   Buffer<R> memory((threads + 1) * shared + threads * own);

@@ -22,13 +22,13 @@ template <class R>
 constexpr R kLimit = sizeof(R) == 4 ? R(41) : R(330);
 
 // Weights (4 D, C and D, K, K), gates in the order i, f, o, g, packed for outputs 4 d + gate.
-template <class A, class R = typename A::R>
+template <class A, int K, class R = typename A::R>
 void pack_gates(const R* w_input, const R* w_hidden, const R* bias, R* to, const Size& s) {
   const int inputs = words_of<A>(s.C) * A::kChannels, taps = s.taps();
   const auto scale = [](int output) { return R(output % 4 == 3 ? kTanh : kSigmoid); };
   const auto row = [&](int output) { return size_t(output % 4) * s.D + output / 4; };
-  pack<A>(
-      to, 4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), taps,
+  pack<A, K>(
+      to, 4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), s.K,
       [&](int output, int channel, int tap) {
         const bool hidden = channel >= inputs;
         const int c = hidden ? channel - inputs : channel, channels = hidden ? s.D : s.C;
@@ -38,10 +38,10 @@ void pack_gates(const R* w_input, const R* w_hidden, const R* bias, R* to, const
       [&](int output) { return bias ? scale(output) * bias[row(output)] : R(0); });
 }
 
-// The rows of member `rank` of `size`, in whole windows of the pooling.
+// The first row of member `rank` of `size`: even, and in whole windows of the pooling.
 inline int band(const Size& s, int rank, int size) {
-  const int windows = (s.H + s.pool - 1) / s.pool;
-  return std::min(s.H, int(int64_t(windows) * rank / size) * s.pool);
+  const int some = s.pool % 2 ? 2 * s.pool : s.pool, parts = (s.H + some - 1) / some;
+  return std::min(s.H, int(int64_t(parts) * rank / size) * some);
 }
 
 // Samples are shared out among the threads; what is left over (a batch smaller than the team) is cut into bands of rows.

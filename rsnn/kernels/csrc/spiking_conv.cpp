@@ -6,6 +6,9 @@
 #include <memory>
 
 #include "spikes.h"
+#ifdef __AVX512F__
+#include "tiles.h"
+#endif
 
 namespace {
 
@@ -45,21 +48,21 @@ class Team {
   std::vector<std::unique_ptr<Buffer<R>>> rows_;
 };
 
-template <class X>
-void convolve(int64_t images, const Shape& s, int threads, double most, const X* x, const R* w, X* out) {
+void convolve(int64_t images, const Shape& s, int threads, double most, const R* x, const R* w, R* out) {
   typedef Singles<R> A;
   const Weights<A> weights(s, w, nullptr, nullptr);
   const Bands bands(images, s.H, 1, s.H, threads);
-  Team<A, X> team(s, weights, most, bands.rows(1), threads);
-  team.run(images * bands.count, [&](int64_t item, Convolution<A, X>& convolution, R* row, R*) {
+  Team<A, R> team(s, weights, most, bands.rows(1), threads);
+  team.run(images * bands.count, [&](int64_t item, Convolution<A, R>& convolution, R* row, R*) {
     const int64_t image = item / bands.count, y0 = item % bands.count * bands.each, y1 = std::min(s.H, y0 + bands.each);
     convolution.take(x + image * s.H * s.W * s.C, y0, y1);
     for (int64_t y = y0; y < y1; ++y) {
-      convolution.row(y, row);
-      X* to = out + (image * s.H + y) * s.W * s.D;
+      R* to = out + (image * s.H + y) * s.W * s.D;
+      convolution.row(y, s.outputs == s.D ? to : row);
+      if (s.outputs == s.D) continue;
       for (int64_t pixel = 0; pixel < s.W; ++pixel)
         for (int64_t d = 0; d < s.D; d += kL)
-          store_as(to + pixel * s.D + d, load<R>(row + pixel * s.outputs + d), int(std::min<int64_t>(kL, s.D - d)));
+          store<R>(to + pixel * s.D + d, load<R>(row + pixel * s.outputs + d), int(std::min<int64_t>(kL, s.D - d)));
     }
   });
 }
@@ -180,6 +183,7 @@ void maps_gradient(int64_t images, const Shape& s, int threads, const R* w, cons
       for (int64_t y = 0; y < s.H; ++y)
         for (int64_t x = 0, some; x < s.W; x += some, from += some * s.D) {
           some = x + P <= s.W ? P : 1;
+          for (int64_t i = 0; i < some * s.D; i += kL) __builtin_prefetch(from + some * s.D + i);
           if (some == P)
             spread_pixels<P>(from, s.D, weights.data(), lanes, given);
           else
@@ -195,6 +199,21 @@ void maps_gradient(int64_t images, const Shape& s, int threads, const R* w, cons
     }
   });
 }
+
+#ifdef __AVX512F__
+// Gradient of maps of many channels, K = 3.
+void maps_gradient_of_many(int64_t images, const Shape& s, int threads, const R* w, const R* d_out, R* d_x) {
+  const tiles::Kernels kernels(s.C, s.D, w);
+  std::vector<std::unique_ptr<tiles::Tiles>> own;
+  for (int rank = 0; rank < threads; ++rank) own.push_back(std::make_unique<tiles::Tiles>(s, kernels));
+  const int64_t all = images * own[0]->each();
+  std::atomic<int64_t> next{0};
+  on_team(threads, [&](int rank, int) {
+    for (int64_t first; (first = next.fetch_add(tiles::kTogether)) < all;)
+      own[rank]->run(first, std::min(all, first + tiles::kTogether), d_out, d_x);
+  });
+}
+#endif
 
 // Charges a row of neurons with a row of currents and returns how many fire. `fired`: a row of windows, whose maximum
 // this is the `first` row of.
@@ -253,13 +272,6 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
 
 }  // namespace
 
-// Sizes: images, H, W, C, D, K.
-#define CONVOLUTION(NAME, X)                                                                                          \
-  EXPORT int NAME(const int64_t* size, int threads, double most, const X* x, const R* w, X* out) {                    \
-    const Shape s(size + 1, 1);                                                                                       \
-    return guarded([&] { convolve<X>(size[0], s, threads, most, x, w, out); });                                       \
-  }
-
 // Sizes: T, N, H, W, C, D, K, pool. Currents are convolutions, times `scale` and plus `shift` of each channel.
 #define SPIKES(NAME, A, X)                                                                                            \
   EXPORT int NAME(const int64_t* size, int threads, double most, const double* neuron, const X* x, const R* w,        \
@@ -271,6 +283,12 @@ void spike(int64_t T, int64_t N, const Shape& s, int64_t pool, const Neuron& neu
     });                                                                                                               \
   }
 
+// Sizes: images, H, W, C, D, K.
+EXPORT int convolution(const int64_t* size, int threads, double most, const R* x, const R* w, R* out) {
+  const Shape s(size + 1, 1);
+  return guarded([&] { convolve(size[0], s, threads, most, x, w, out); });
+}
+
 EXPORT int convolution_weights_gradient(const int64_t* size, int threads, const R* x, const R* d_out, R* d_w) {
   const Shape s(size + 1, 1);
   return guarded([&] { weights_gradient(size[0], s, threads, x, d_out, d_w); });
@@ -281,7 +299,22 @@ EXPORT int convolution_maps_gradient(const int64_t* size, int threads, const R* 
   return guarded([&] { maps_gradient(size[0], s, threads, w, d_out, d_x); });
 }
 
-CONVOLUTION(convolution, R)
+// Tells whether `convolution_maps_gradient_of_many` is there: for fewer registers it would be slower than torch's own.
+EXPORT int convolution_has_tiles() {
+#ifdef __AVX512F__
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+#ifdef __AVX512F__
+EXPORT int convolution_maps_gradient_of_many(const int64_t* size, int threads, const R* w, const R* d_out, R* d_x) {
+  const Shape s(size + 1, 1);
+  return guarded([&] { maps_gradient_of_many(size[0], s, threads, w, d_out, d_x); });
+}
+#endif
+
 SPIKES(spiking_convolution, Singles<R>, R)
 #ifdef REAL_float
 #ifdef __AVX512BF16__

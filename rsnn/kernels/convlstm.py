@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_native, convlstm_triton, convlstm_triton_gates
+from rsnn.kernels import convlstm_cupy, convlstm_native, convlstm_triton, convlstm_triton_gates
 from rsnn.kernels.selection import selected
 
 
@@ -48,6 +48,13 @@ def convlstm(
             frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16
         )
         return features.to(dtype), hidden.to(dtype), cell
+    # The one that goes with the neurons' CUDA kernels; where Triton's is chosen it stands in for that in inference.
+    if (
+        kernel == "triton"
+        and selected(frames.device, "lif") == "cupy"
+        and convlstm_cupy.supports(frames, *tensors, pool, dtype)
+    ):
+        return convlstm_cupy.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
     if kernel == "triton" and convlstm_triton.supports(frames, *tensors, dtype):
         return convlstm_triton.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
     # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.

@@ -583,9 +583,7 @@ def _compiled(file: str, name: str, options: tuple[str, ...]) -> Callable[..., N
 
     kernel = cupy.RawKernel(source(file), name, options=("-std=c++17", *options))  # compiled at its first launch
 
-    def launch(
-        blocks: int, arguments: list[int | float], device: torch.device, *later: list[int | float]
-    ) -> None:
+    def launch(blocks: int, arguments: list[int | float], device: torch.device, *later: list[int | float]) -> None:
         with cupy.cuda.Device(device.index), _current_stream(cupy, device):
             for given in (arguments, *later):
                 kernel((blocks,), (THREADS,), tuple(given))

@@ -84,6 +84,14 @@ def test_every_variant_of_a_whole_stage_compiles(architecture):
         assert entries("spiking_conv.cu", architecture, BLOCKS=2, **variant) == {"spiking_convolution"}
 
 
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+def test_every_variant_of_a_step_of_a_convlstm_compiles(architecture):
+    sizes = [(2, 4, 128, 128, 2), (4, 6, 64, 64, 2), (1, 3, 2, 38, 1)]
+    for (channels, hidden, height, width, pool), i in product(sizes, (0, 2, 3)):
+        layer = {"CHANNELS": channels, "HIDDEN": hidden, "HEIGHT": height, "WIDTH": width, "POOL": pool, "BLOCKS": 4}
+        assert entries("convlstm_step.cu", architecture, INPUT=i, **layer) == {"convlstm_step"}
+
+
 @pytest.mark.parametrize("soft", [0, 1])
 def test_no_operation_of_the_potential_is_fused_or_approximate(soft):
     forward = kernel(ptx(lif_cupy.source("lif.cu"), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")

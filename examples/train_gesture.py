@@ -316,13 +316,13 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
     validation.refresh()
-    found = {"last state": accuracies(networks, validation, view.side)}
-    found["average"] = accuracies(average.module, validation, view.side)
+    found = {"validation_last_state": accuracies(networks, validation, view.side)}
+    found["validation_average"] = accuracies(average.module, validation, view.side)
     for place, (name, member) in enumerate(zip(MODELS[kind], average.module.members, strict=True)):
         plain = rsnn.create_model(name)
         member.cpu().preprocessing = dataclasses.replace(member.preprocessing, window_ms=plain.preprocessing.window_ms)
         member.save_pretrained(output / name / "best")
-        metrics = {"selected_accuracy": found["average"][place], "last_accuracy": found["last state"][place]}
+        metrics = {part: right[place] for part, right in found.items()}
         metrics |= {"passes": passes, "clips": len(clips), "validation_clips": len(validation), "seed": options.seed}
         (output / name / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"{name}: {metrics}", flush=True)

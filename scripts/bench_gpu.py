@@ -26,7 +26,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 import rsnn
 from rsnn import kernels
@@ -72,19 +71,27 @@ class Bench:
         return {name: statistics.median(found) for name, found in times.items()}
 
     def busy(self, **calls: Callable[[], object]) -> dict[str, float]:
-        """Return the mean seconds that each call keeps the GPU busy, the launches not counted; on a CPU, as `time`."""
+        """Return the seconds that each call keeps the GPU busy, medians; on a CPU, as `time`.
+
+        The GPU is kept waiting until ten calls are in its queue, so that it never waits for Python.
+        """
         if not self.gpu:
             return self.time(**calls)
         found = {}
         for name, call in calls.items():
             for _ in range(3):
                 call()
-            self.wait()
-            with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            times = []
+            for _ in range(5):
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                torch.cuda._sleep(20_000_000)  # cycles: some ten milliseconds
+                begin.record()
                 for _ in range(10):
                     call()
+                end.record()
                 self.wait()
-            found[name] = sum(event.self_device_time_total for event in profiler.key_averages()) / 10 * 1e-6
+                times.append(begin.elapsed_time(end) / 10 * 1e-3)
+            found[name] = statistics.median(times)
         return found
 
     def target(self, name: str, kind: str, found: float | None) -> None:

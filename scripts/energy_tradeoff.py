@@ -10,7 +10,6 @@ plot, a table and the trained networks, `width-16` and so on, which `scripts/tab
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rsnn
+from rsnn.data import Events
 from rsnn.energy import energy_report
 from rsnn.nn import LIF, SCNN
 from rsnn.training.sources import Part, open_part
@@ -78,19 +78,13 @@ def narrowed(model: rsnn.RSNN, width: int, features: Tensor, labels: Tensor, epo
 
 
 @torch.no_grad()
-def measure(model: rsnn.RSNN, part: Part, series: str, value: float) -> Point:
+def measure(model: rsnn.RSNN, recordings: list[tuple[Events, int]], series: str, value: float) -> Point:
     """Return accuracy and energy on the recordings."""
-    right = 0
-
-    def frames() -> Iterator[Tensor]:
-        for events, _ in part.pairs():
-            yield model.preprocessing.frames(events)[:, None]
-
-    for prediction, label in zip(model.predict([e for e, _ in part.pairs()]), part.labels, strict=True):
-        right += prediction.index == label
-    report = energy_report(model, frames())
+    predictions = model.predict([events for events, _ in recordings])
+    right = sum(prediction.index == label for prediction, (_, label) in zip(predictions, recordings, strict=True))
+    report = energy_report(model, (model.preprocessing.frames(events)[:, None] for events, _ in recordings))
     parts = report.parts
-    return Point(series, value, right / len(part), 1e6 * parts["classifier"].joules, 1e6 * report.total.joules)
+    return Point(series, value, right / len(recordings), 1e6 * parts["classifier"].joules, 1e6 * report.total.joules)
 
 
 def with_steps(model: rsnn.RSNN, steps: int) -> rsnn.RSNN:
@@ -150,21 +144,22 @@ def main() -> None:
     training = open_part(options.data, split="train", samples=options.train)
     testing = open_part(options.data, split="test", samples=options.test)
 
-    base = measure(model, testing, "base", 1.0)
+    recordings = list(track(testing.pairs(), "recordings to test", total=len(testing)))  # simulated ones only once
+    base = measure(model, recordings, "base", 1.0)
     points = []
     if options.widths:
         features, labels = features_of(model, training)
         for width in options.widths:
             small = narrowed(model, width, features, labels, options.epochs)
             small.save_pretrained(options.output / f"width-{width}")
-            points.append(measure(small, testing, "width", width))
+            points.append(measure(small, recordings, "width", width))
     points.append(replace(base, series="width", value=model.classifier.channels))
     points.append(replace(base, series="steps", value=model.preprocessing.num_frames))
-    points += [measure(with_steps(model, steps), testing, "steps", steps) for steps in options.steps]
+    points += [measure(with_steps(model, steps), recordings, "steps", steps) for steps in options.steps]
     points.append(replace(base, series="threshold"))
     for factor in options.thresholds:
         set_thresholds(model, factor)
-        points.append(measure(model, testing, "threshold", factor))
+        points.append(measure(model, recordings, "threshold", factor))
         set_thresholds(model, 1 / factor)
     points.sort(key=lambda point: (point.series, point.value))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import lif_cupy
+from rsnn.kernels import cuda
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 FRAME_CHANNELS = 4
@@ -82,7 +82,7 @@ def convlstm(
     features = frames.new_empty((T, N, D, H // pool, W // pool))
     turns, last = frames.new_empty((0 if pool == 1 else 2, N, D, H, W)), frames.new_empty((N, D, H, W))
     after = torch.empty((N, D, H, W), device=frames.device)
-    fit, parts, warps = BLOCKS[D > 4], -(-D // 4), lif_cupy.THREADS // 32
+    fit, parts, warps = BLOCKS[D > 4], -(-D // 4), cuda.THREADS // 32
     groups = N * (H // 2) * -(-W // 16)
     blocks = min(-(-groups * parts // warps), FILL * fit * _processors(frames.device))
     steps = []
@@ -91,10 +91,10 @@ def convlstm(
         h = features[t] if pool == 1 else last if t + 1 == T else turns[t % 2]
         steps.append((frame, before, c, weight, start, N, blocks, h, after, features[t]))
         before, c = h, after
-    macros = lif_cupy.neuron_macros(dtype, 1.0, 0, False, True)
+    macros = cuda.neuron_macros(dtype, 1.0, 0, False, True)
     macros |= {"VECTOR": 1, "DEPTH": 1, "BLOCKS": fit}
     macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
-    lif_cupy.launch("convlstm_step.cu", "convlstm_step", macros, blocks, *steps)
+    cuda.launch("convlstm_step.cu", "convlstm_step", macros, blocks, *steps)
     if pool == 1:
         last.copy_(features[-1])
     return features, last, after

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 
 def missing(package: str, install: str) -> str | None:
@@ -34,3 +35,15 @@ def failure(self_test: Callable[[], None]) -> str | None:
         lines = str(error).strip().splitlines() or [""]
         return f"its self-test on this device failed: {type(error).__name__}: {lines[0][:200]}"
     return None
+
+
+def compare(results: list[list[Tensor]], tolerance: float) -> None:
+    """Compare a kernel's results in a self-test with those of plain PyTorch: two lists of tensors.
+
+    Raises:
+        RuntimeError: they differ by more than `tolerance`.
+
+    """
+    for one, other in zip(*results, strict=True):
+        if not torch.allclose(one, other, rtol=tolerance, atol=tolerance / 10):
+            raise RuntimeError("its results are not those of the torch kernel")

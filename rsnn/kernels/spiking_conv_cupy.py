@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import lif_cupy, lif_torch
+from rsnn.kernels import cuda, lif_torch
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.surrogate import ATan, Surrogate
 
@@ -78,13 +78,13 @@ def spiking_convolution(
     spikes = torch.empty(T, N, H // 2, W // 2, D, dtype=dtype, device=x.device)
     end = torch.empty(N, H, W, D, device=x.device)
     gain, bias, mean, variance = (None if y is None else y.float().contiguous() for y in norm)
-    macros = lif_cupy.neuron_macros(dtype, tau, 0, v_reset is None, True)
+    macros = cuda.neuron_macros(dtype, tau, 0, v_reset is None, True)
     macros |= {"VECTOR": 16 // dtype.itemsize, "DEPTH": 1, "BLOCKS": BLOCKS}
     inputs = (pixels, weight.contiguous(), None if v is None else channels_last(v.float()), mean, variance, gain, bias)
     constants = (float(eps), float(tau), float(v_threshold), float(v_reset or 0.0))
     blocks = N * (H // 2) * (W // 16) * (D // 128)
     arguments = (*inputs, *constants, T, N, H, W, C, D, spikes, end)
-    lif_cupy.launch("spiking_conv.cu", "spiking_convolution", macros, blocks, arguments)
+    cuda.launch("spiking_conv.cu", "spiking_convolution", macros, blocks, arguments)
     return spikes.movedim(-1, 2), end.movedim(-1, 1)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Surrogate, lif_cupy, lif_native, spiking_conv_cupy, spiking_conv_native
+from rsnn.kernels import ATan, Surrogate, lif_native, norm_lif_cupy, spiking_conv_cupy, spiking_conv_native
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
@@ -87,7 +87,7 @@ class SpikingConv(nn.Module):
         norm, lif = self.norm, self.lif
         shape = (x.shape[1], self.conv.out_channels, *x.shape[3:])
         tau = 1.0 if lif.w is None else lif.w
-        if kernel == "cupy" and not lif_cupy.supports_norm(shape, tau, self.pool):
+        if kernel == "cupy" and not norm_lif_cupy.supports_norm(shape, tau, self.pool):
             return False
         return (
             (type(norm), type(lif)) == (nn.BatchNorm2d, LIF)
@@ -137,7 +137,7 @@ class SpikingConv(nn.Module):
     def _norm_lif(self, current: Tensor, potential: Tensor | None, pool: int, kernel: str) -> tuple[Tensor, Tensor]:
         norm = self.norm
         batch = norm.training or norm.running_mean is None
-        norm_lif = lif_cupy.norm_lif if kernel == "cupy" else lif_native.norm_lif
+        norm_lif = norm_lif_cupy.norm_lif if kernel == "cupy" else lif_native.norm_lif
         spikes, potential, mean, variance = norm_lif(
             channels_last(current),
             potential,

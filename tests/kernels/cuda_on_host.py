@@ -9,21 +9,21 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from rsnn.kernels import lif_cupy
+from rsnn.kernels import cuda
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 @functools.cache
 def compiled(file, name, options):
-    """Stand in for `lif_cupy._compiled`: the same sources and macros, on the CPU.
+    """Stand in for `cuda._compiled`: the same sources and macros, on the CPU.
 
     The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
     A step of a ConvLSTM, which may write the cell where it was, runs once.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
-        source.write_text(f'#include "cuda_on_host.h"\n{lif_cupy.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
+        source.write_text(f'#include "cuda_on_host.h"\n{cuda.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
         command += ["-DTOGETHER", "-pthread"] if file in ("spiking_conv.cu", "convlstm_step.cu") else []
@@ -49,6 +49,6 @@ def compiled(file, name, options):
         run = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_int, *kinds)(address)
         for given in (arguments, *later):
             for backwards in (0,) if file == "convlstm_step.cu" else (0, 1):
-                run(blocks, lif_cupy.THREADS, backwards, *given)
+                run(blocks, cuda.THREADS, backwards, *given)
 
     return launch

@@ -10,7 +10,7 @@ import torch
 from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_cupy, convlstm_triton, lif_cupy
+from rsnn.kernels import convlstm_cupy, convlstm_triton, cuda
 from rsnn.kernels.convlstm import _convolve, _steps
 
 LAYER_ONE, LAYER_TWO = {"C": 2, "D": 4}, {"C": 4, "D": 6}
@@ -21,7 +21,7 @@ convlstm_module = importlib.import_module("rsnn.kernels.convlstm")
 def device(request, monkeypatch):
     convlstm_cupy._works.cache_clear()
     if request.param == "cpu":
-        monkeypatch.setattr(lif_cupy, "_compiled", cuda_on_host.compiled)
+        monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
     with torch.no_grad():
         yield request.param
     convlstm_cupy._works.cache_clear()
@@ -128,10 +128,10 @@ def test_what_it_takes(device, monkeypatch):
 
 
 def test_a_kernel_with_wrong_results_is_left_out(device, monkeypatch):
-    right = lif_cupy.source
-    monkeypatch.setattr(lif_cupy, "source", lambda file: right(file).replace("(x - 1) *", "(x + 1) *"))
-    compiled = cuda_on_host.compiled if device == "cpu" else lif_cupy._compiled
-    monkeypatch.setattr(lif_cupy, "_compiled", compiled.__wrapped__)
+    right = cuda.source
+    monkeypatch.setattr(cuda, "source", lambda file: right(file).replace("(x - 1) *", "(x + 1) *"))
+    compiled = cuda_on_host.compiled if device == "cpu" else cuda._compiled
+    monkeypatch.setattr(cuda, "_compiled", compiled.__wrapped__)
     with pytest.warns(UserWarning, match="left out: its results are not those of the torch kernel"):
         assert not convlstm_cupy._works(torch.device(device))
 

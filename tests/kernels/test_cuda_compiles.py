@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rsnn.kernels import lif_cupy
+from rsnn.kernels import cuda
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def ptx(source, *options):
 
 def macros(**values):
     macros = {"INPUT": 0, "SURROGATE": 0, "SOFT": 0, "DETACH": 1, "INVERSE": 0, "VECTOR": 1, "DEPTH": 2} | values
-    macros |= {"THREADS": lif_cupy.THREADS}
+    macros |= {"THREADS": cuda.THREADS}
     return ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
 
 
@@ -53,7 +53,7 @@ def kernel(text, name):
 
 
 def entries(file, architecture, **variant):
-    return set(re.findall(r"\.entry (\w+)\(", ptx(lif_cupy.source(file), f"-arch={architecture}", *macros(**variant))))
+    return set(re.findall(r"\.entry (\w+)\(", ptx(cuda.source(file), f"-arch={architecture}", *macros(**variant))))
 
 
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
@@ -94,14 +94,14 @@ def test_every_variant_of_a_step_of_a_convlstm_compiles(architecture):
 
 @pytest.mark.parametrize("soft", [0, 1])
 def test_no_operation_of_the_potential_is_fused_or_approximate(soft):
-    forward = kernel(ptx(lif_cupy.source("lif.cu"), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")
+    forward = kernel(ptx(cuda.source("lif.cu"), "-arch=compute_90", *macros(SOFT=soft)), "lif_forward")
     assert "fma" not in forward
     assert "div.rn.f32" in forward
     assert ".ftz" not in forward
 
 
 def test_threads_that_share_load_and_store_sixteen_bytes_at_once():
-    text = ptx(lif_cupy.source("lif.cu"), "-arch=compute_90", *macros(VECTOR=4))
+    text = ptx(cuda.source("lif.cu"), "-arch=compute_90", *macros(VECTOR=4))
     for name in ("lif_forward", "lif_backward"):
         arrays = re.findall(r"(ld|st)\.global\.(?:[a-z]{2}\.)?(v4\.)?", kernel(text, name))
         assert ("ld", "v4.") in arrays

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsnn import kernels
-from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, lif_cupy, lif_torch
+from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, cuda, lif_cupy, lif_torch
 
 CPU = pytest.param(
     "cpu", marks=pytest.mark.skipif(cuda_on_host.COMPILER is None, reason="no C++ compiler (g++ or clang++)")
@@ -33,7 +33,7 @@ NEURONS = [
 @pytest.fixture(params=[CPU, GPU])
 def device(request, monkeypatch):
     if request.param == "cpu":
-        monkeypatch.setattr(lif_cupy, "_compiled", cuda_on_host.compiled)
+        monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
     return request.param
 
 
@@ -113,7 +113,7 @@ def test_any_shape_agrees(device, steps, shape, tau, v_threshold, v_reset, seed)
 @pytest.mark.parametrize("neurons", [256, 1000, 1028, 1030, 1031])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_threads_that_share_and_threads_that_do_not(device, neurons, dtype, monkeypatch):
-    monkeypatch.setattr(lif_cupy, "THREADS_TO_FILL", 128)
+    monkeypatch.setattr(cuda, "THREADS_TO_FILL", 128)
     x = current(3, neurons, device=device, dtype=dtype)
     v = torch.zeros(neurons, dtype=torch.promote_types(dtype, torch.float32), device=device)
     assert_same(x, v)
@@ -256,11 +256,11 @@ def test_compiled_by_torch_without_graph_breaks(device, monkeypatch):
 
 def test_the_self_test_passes_and_notices_wrong_arithmetic(device, monkeypatch):
     lif_cupy._self_test(device)
-    right = lif_cupy.source
+    right = cuda.source
     assert "x * (1 / tau);" in right("lif.cu")
-    monkeypatch.setattr(lif_cupy, "source", lambda file: right(file).replace("x * (1 / tau);", "x * tau;"))
-    compiled = cuda_on_host.compiled if device == "cpu" else lif_cupy._compiled
-    monkeypatch.setattr(lif_cupy, "_compiled", compiled.__wrapped__)
+    monkeypatch.setattr(cuda, "source", lambda file: right(file).replace("x * (1 / tau);", "x * tau;"))
+    compiled = cuda_on_host.compiled if device == "cpu" else cuda._compiled
+    monkeypatch.setattr(cuda, "_compiled", compiled.__wrapped__)
     with pytest.raises(RuntimeError, match="its results are not those of the torch kernel"):
         lif_cupy._self_test(device)
 
@@ -293,14 +293,14 @@ def test_cupy_launches_on_the_device_and_stream_that_torch_is_on(monkeypatch, be
     cupy = FakeCuPy(before_14)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=1000 + device.index))
-    launch = lif_cupy._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",))
+    launch = cuda._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",))
     launch(5, [1, 2.0], torch.device("cuda", 3))
     stream = ("stream", 1003, 3) if before_14 else ("stream", 0, 1003)
     assert cupy.calls == [
-        ("compile", lif_cupy.source("lif.cu"), "lif_forward", ("-std=c++17", "-DINPUT=0")),
+        ("compile", cuda.source("lif.cu"), "lif_forward", ("-std=c++17", "-DINPUT=0")),
         ("enter", "device", 3),
         ("enter", *stream),
-        ("launch", (5,), (lif_cupy.THREADS,), (1, 2.0)),
+        ("launch", (5,), (cuda.THREADS,), (1, 2.0)),
         ("leave", *stream),
         ("leave", "device", 3),
     ]

@@ -12,7 +12,7 @@ from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 
 from rsnn import kernels
-from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, lif_cupy, lif_torch
+from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, cuda, lif_torch, norm_lif_cupy
 from rsnn.kernels.layout import channels_last
 from rsnn.nn import LIF
 from rsnn.nn.scnn import SCNN, SpikingConv
@@ -23,7 +23,7 @@ NEURON = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": ATan(), "
 @pytest.fixture(params=[CPU, GPU])
 def device(request, monkeypatch):
     if request.param == "cpu":
-        monkeypatch.setattr(lif_cupy, "_compiled", cuda_on_host.compiled)
+        monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
     return request.param
 
 
@@ -81,7 +81,7 @@ def results(run, device, x, weight, bias, v, *, batch=True, pool=2, outputs=(0, 
 
 def assert_same(device, *inputs, tolerance=1e-10, **options):
     expected, found = (
-        results(run, at, *inputs, **options) for run, at in ((reference, "cpu"), (lif_cupy.norm_lif, device))
+        results(run, at, *inputs, **options) for run, at in ((reference, "cpu"), (norm_lif_cupy.norm_lif, device))
     )
     assert 0.02 < expected[0].mean() < 0.98
     for one, other in zip(expected, found, strict=True):
@@ -118,7 +118,7 @@ def test_types(device, dtype, batch):
     """A potential within rounding of the threshold may fire in one and not in the other: few do."""
     inputs = case(20, 2, 8, 6, 7, dtype=dtype)
     expected = results(reference, "cpu", *inputs, batch=batch)
-    found = results(lif_cupy.norm_lif, device, *inputs, batch=batch)
+    found = results(norm_lif_cupy.norm_lif, device, *inputs, batch=batch)
     assert found[0].dtype == found[2].dtype == dtype
     assert (found[0].to(expected[0].dtype) == expected[0]).double().mean() > 0.998
     for one, other in zip(expected[1:], found[1:], strict=True):
@@ -130,26 +130,27 @@ def test_types(device, dtype, batch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_threads_that_have_several_channels(device, channels, dtype, monkeypatch):
     inputs = case(3, 2, channels, 4, 6, dtype=dtype)
-    expected = results(lif_cupy.norm_lif, device, *inputs, batch=False)
-    monkeypatch.setattr(lif_cupy, "THREADS_TO_FILL", 1)
+    expected = results(norm_lif_cupy.norm_lif, device, *inputs, batch=False)
+    monkeypatch.setattr(cuda, "THREADS_TO_FILL", 1)
     x = inputs[0]
     odd = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(3, 2, 4, 6, channels).permute(0, 1, 4, 2, 3).copy_(x)
     for y in (x, odd):  # the second is not aligned
-        for one, other in zip(expected, results(lif_cupy.norm_lif, device, y, *inputs[1:], batch=False), strict=True):
+        found = results(norm_lif_cupy.norm_lif, device, y, *inputs[1:], batch=False)
+        for one, other in zip(expected, found, strict=True):
             assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7, 11])
 @pytest.mark.parametrize("chunk", [4, 12, 100])
 def test_backward_in_chunks_of_steps(device, steps, chunk, monkeypatch):
-    monkeypatch.setattr(lif_cupy, "CHUNK", chunk)
-    monkeypatch.setattr(lif_cupy, "POOLED_BYTES_AHEAD", 16 * chunk)
+    monkeypatch.setattr(norm_lif_cupy, "CHUNK", chunk)
+    monkeypatch.setattr(norm_lif_cupy, "POOLED_BYTES_AHEAD", 16 * chunk)
     assert_same(device, *case(steps, 2, 3, 4, 5))
 
 
 def test_pieces_that_share_threads(device, monkeypatch):
     for name in ("SUMS_THREADS", "MOMENTS_THREADS"):
-        monkeypatch.setattr(lif_cupy, name, 7)
+        monkeypatch.setattr(norm_lif_cupy, name, 7)
     assert_same(device, *case(3, 5, 3, 9, 11))
     assert_same(device, *case(3, 2, 150, 3, 4))
 
@@ -164,15 +165,15 @@ def test_only_the_gradients_that_are_asked_for(device):
     x, weight, bias, v = (y.to(device) for y in case(4, 2, 3, 4, 4))
     options = {**NEURON, "eps": 1e-5, "pool": 2}
     moments = tuple(y.to(device) for y in moments_of(3, torch.float64))
-    assert not lif_cupy.norm_lif(x, v, (weight, bias, *moments), **options)[0].requires_grad
+    assert not norm_lif_cupy.norm_lif(x, v, (weight, bias, *moments), **options)[0].requires_grad
     expected = results(reference, "cpu", *(y.cpu() for y in (x, weight, bias, v)), batch=False, outputs=(0,))
-    found = lif_cupy.norm_lif(x.requires_grad_(), v, (weight, bias, *moments), **options)
+    found = norm_lif_cupy.norm_lif(x.requires_grad_(), v, (weight, bias, *moments), **options)
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(found[0].shape, generator=generator, dtype=torch.float64).to(device)
     (gradient,) = torch.autograd.grad(found[0], x, weights)
     torch.testing.assert_close(gradient.cpu(), expected[2])
-    no_affine = lif_cupy.norm_lif(x, None, (None, None, *moments), **options)
-    ones = lif_cupy.norm_lif(x, None, (torch.ones_like(bias), torch.zeros_like(bias), *moments), **options)
+    no_affine = norm_lif_cupy.norm_lif(x, None, (None, None, *moments), **options)
+    ones = norm_lif_cupy.norm_lif(x, None, (torch.ones_like(bias), torch.zeros_like(bias), *moments), **options)
     assert torch.equal(no_affine[0], ones[0])
     torch.autograd.grad(no_affine[0].sum(), x)
 
@@ -181,7 +182,7 @@ def test_moments_of_channels_far_from_zero(device):
     x = case(5, 3, 6, 7, 8)[0]
     x = (x * torch.logspace(-2, 2, 6)[:, None, None] + 300 * torch.arange(6)[:, None, None]).float()
     norm = (None, None, None, None)
-    _, _, mean, variance = lif_cupy.norm_lif(x.to(device), None, norm, batch_statistics=True, eps=1e-5, **NEURON)
+    _, _, mean, variance = norm_lif_cupy.norm_lif(x.to(device), None, norm, batch_statistics=True, eps=1e-5, **NEURON)
     expected = torch.var_mean(x.double(), (0, 1, 3, 4), correction=0)
     torch.testing.assert_close(mean.cpu().double(), expected[1], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(variance.cpu().double(), expected[0], rtol=1e-5, atol=0)
@@ -199,7 +200,7 @@ def test_operator_checks(device):
         (x, None, None, None, *moments, *constants, 1, True),
         (x.detach(), None, weight.detach(), bias.detach(), *moments, *constants, 2, False),
     ):
-        torch.library.opcheck(lif_cupy._norm_lif, arguments, test_utils=tests)
+        torch.library.opcheck(norm_lif_cupy._norm_lif, arguments, test_utils=tests)
 
 
 def test_no_sample_at_all(device):
@@ -207,17 +208,17 @@ def test_no_sample_at_all(device):
         None if y is None else y.to(device).requires_grad_() for y in case(3, 0, 4, 5, 6, start=False)
     )
     moments = tuple(y.to(device) for y in moments_of(4, torch.float64))
-    spikes, v, *_ = lif_cupy.norm_lif(x, None, (weight, bias, *moments), pool=2, eps=1e-5, **NEURON)
+    spikes, v, *_ = norm_lif_cupy.norm_lif(x, None, (weight, bias, *moments), pool=2, eps=1e-5, **NEURON)
     assert (spikes.shape, v.shape) == ((3, 0, 4, 2, 3), (0, 4, 5, 6))
     gradients = torch.autograd.grad(spikes.sum() + v.sum(), (x, weight, bias))
     assert [gradient.count_nonzero() for gradient in gradients] == [0, 0, 0]
 
 
 def test_what_it_does_not_take():
-    assert lif_cupy.supports_norm((2, 3, 4, 4), 2.0, 4)
-    assert not lif_cupy.supports_norm((2, 3, 4, 4), 2.0, 5)
-    assert not lif_cupy.supports_norm((2, 3, 4, 4), torch.tensor(2.0), 2)
-    assert not lif_cupy.supports_norm((1 << 10, 1 << 10, 32, 32), 2.0, 2)
+    assert norm_lif_cupy.supports_norm((2, 3, 4, 4), 2.0, 4)
+    assert not norm_lif_cupy.supports_norm((2, 3, 4, 4), 2.0, 5)
+    assert not norm_lif_cupy.supports_norm((2, 3, 4, 4), torch.tensor(2.0), 2)
+    assert not norm_lif_cupy.supports_norm((1 << 10, 1 << 10, 32, 32), 2.0, 2)
 
 
 def stages(channels=6, out=16, pool=2, **options):

@@ -9,7 +9,7 @@ from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 
 from rsnn import kernels
-from rsnn.kernels import ATan, lif_cupy, lif_torch, spiking_conv_cupy
+from rsnn.kernels import ATan, cuda, lif_torch, spiking_conv_cupy
 from rsnn.nn import LIF
 from rsnn.nn.scnn import SpikingConv
 
@@ -20,7 +20,7 @@ NEURON = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": ATan(), "
 def device(request, monkeypatch):
     spiking_conv_cupy._works.cache_clear()
     if request.param == "cpu":
-        monkeypatch.setattr(lif_cupy, "_compiled", cuda_on_host.compiled)
+        monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
         monkeypatch.setattr("rsnn.kernels.selected", lambda *_: "cupy")
     yield request.param
     spiking_conv_cupy._works.cache_clear()
@@ -111,10 +111,10 @@ def test_what_it_takes(device, monkeypatch):
 
 
 def test_a_kernel_with_wrong_results_is_left_out(device, monkeypatch):
-    right = lif_cupy.source
-    monkeypatch.setattr(lif_cupy, "source", lambda file: right(file).replace("x * (1 / tau);", "x * tau;"))
-    compiled = cuda_on_host.compiled if device == "cpu" else lif_cupy._compiled
-    monkeypatch.setattr(lif_cupy, "_compiled", compiled.__wrapped__)
+    right = cuda.source
+    monkeypatch.setattr(cuda, "source", lambda file: right(file).replace("x * (1 / tau);", "x * tau;"))
+    compiled = cuda_on_host.compiled if device == "cpu" else cuda._compiled
+    monkeypatch.setattr(cuda, "_compiled", compiled.__wrapped__)
     with pytest.warns(UserWarning, match="left out: its results are not those of the single operations"):
         assert not spiking_conv_cupy._works(torch.device(device))
 

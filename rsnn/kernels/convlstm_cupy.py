@@ -6,13 +6,12 @@ Without gradients only. The convolutions are products of TF32 on tensor cores.
 from __future__ import annotations
 
 import functools
-import warnings
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import cuda
+from rsnn.kernels import cuda, gpu
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 FRAME_CHANNELS = 4
@@ -154,17 +153,8 @@ def _places(C: int, D: int, has_bias: bool, device: torch.device) -> Tensor:
     return torch.cat((weight.flatten(), start.flatten())).to(device)
 
 
-@functools.cache
 def _works(device: torch.device) -> bool:
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            _self_test(device)
-    except Exception as error:
-        warnings.warn(f"the CUDA kernel of the ConvLSTM's steps is left out: {error}", stacklevel=2)
-        return False
-    return True
+    return gpu.works(device, _self_test, "the ConvLSTM's steps")
 
 
 def _self_test(device: torch.device) -> None:

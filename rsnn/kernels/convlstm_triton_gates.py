@@ -204,9 +204,9 @@ def _padded(x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
 
 
 def _kernels() -> ModuleType:
-    from rsnn.kernels import convlstm_triton_kernels
+    from rsnn.kernels import convlstm_triton_gates_kernels
 
-    return convlstm_triton_kernels
+    return convlstm_triton_gates_kernels
 
 
 def _block(pixels: int) -> int:

@@ -1,6 +1,6 @@
-"""The ConvLSTM's kernels in Triton; imported at their first use, as Triton is.
+"""The kernels of ConvLSTMs of few channels in Triton; imported at their first use, as Triton is.
 
-For few channels the convolutions are in the kernels, as matrix products over windows of 2 x 2 pixels. One window is one
+The convolutions are in the kernels, as matrix products over windows of 2 x 2 pixels. One window is one
 column; its rows are channels x the 4 pixels, (d, y, x). What its pixels see of a channel is a patch of (K + 1)^2, so
 that a convolution is one product of a matrix of weights (zero where a pixel does not see a part of the patch, laid out
 by PyTorch beforehand) with the patches of many windows: 4 values a pixel and channel to load for K = 3 in place of 9.
@@ -11,9 +11,6 @@ with zeros where the windows reach over the edge. Frames and features lie as N, 
 C and D are the channels of frames and hidden states, R is 4 D rounded up to what a matrix product takes, KX and KH are
 the lengths (C or D) (K + 1)^2 rounded up to multiples of CHUNK. Gates are in the order i, f, o, g; arithmetic is in the
 type of the weights.
-
-For many channels PyTorch convolves, and a kernel has the gate arithmetic: a program computes one channel of one sample
-in BLOCK pixels.
 """
 
 # mypy: ignore-errors
@@ -40,13 +37,14 @@ def _reciprocal(x):
 
 
 @triton.jit
-def _sigmoid(x):
-    # 1.4427 is log2(e)
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)); 1.4427 is log2(e)."""
     return _reciprocal(1 + _exp2(x * -1.4426950408889634)) if ASSEMBLY and x.dtype == tl.float32 else tl.sigmoid(x)
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
+    """Return the hyperbolic tangent."""
     if ASSEMBLY and x.dtype == tl.float32:
         y = 1 - 2 * _reciprocal(1 + _exp2(x * 2.8853900817779268))
     else:
@@ -182,7 +180,7 @@ def _gates(
         f = _product(_rows(weight + R * L, first, L, R, CHUNK), p, f, PRECISION)
         o = _product(_rows(weight + 2 * R * L, first, L, R, CHUNK), p, o, PRECISION)
         g = _product(_rows(weight + 3 * R * L, first, L, R, CHUNK), p, g, PRECISION)
-    return _sigmoid(i), _sigmoid(f), _sigmoid(o), _tanh(g)
+    return sigmoid(i), sigmoid(f), sigmoid(o), tanh(g)
 
 
 @triton.jit
@@ -240,7 +238,7 @@ def step_forward(
     at = sample * D * 4 * size + (r[:, None] * size + window[None, :])
     here = (r < 4 * D)[:, None] & (window < size)[None, :]
     c_after = f * tl.load(cell + at, mask=here, other=0) + i * g
-    result = o * _tanh(c_after)
+    result = o * tanh(c_after)
     pixel, inside, channel = _pixels(row, column, H, W, D, R)
     tl.store(cell_after + at, c_after, mask=here)
     tl.store(h_after + at, tl.where(inside, result, 0), mask=here)
@@ -312,7 +310,7 @@ def step_backward(
         x, h, weight, bias, row, column, around, height, width, C, D, K, R, KX, KH, BLOCK, CHUNK, PRECISION
     )
     c_before = tl.load(cell + at, mask=here, other=0)
-    tanh_c = _tanh(f * c_before + i * g)
+    tanh_c = tanh(f * c_before + i * g)
     pixel, inside, channel = _pixels(row, column, H, W, D, R)
     if FEATURES:
         if POOL == 2:  # to the first of the largest
@@ -420,99 +418,3 @@ def weight_grads(
         total = _product(grad, tl.trans(tl.where(ones, 1, p.to(state))), total, PRECISION)
     to = (program.to(tl.int64) * 4 * R + r)[:, None] * (KX + KH) + (first + tl.arange(0, CHUNK))[None, :]
     tl.store(parts + to, total)
-
-
-@triton.jit
-def gates_forward(
-    from_input,
-    from_hidden,
-    cell,
-    hidden_after,
-    cell_after,
-    activations,
-    size,
-    D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    KEEP: tl.constexpr,
-):
-    """Compute hidden state and cell after a step and, with KEEP, the gates' values for backward."""
-    state = cell.dtype.element_ty
-    blocks = tl.cdiv(size, BLOCK)
-    plane = tl.program_id(0) // blocks
-    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    channel = plane % D
-    sample = (plane // D).to(tl.int64)  # so that every offset has 64 bits
-    at = (sample * D + channel) * size + pixel
-    at_i = (sample * 4 * D + channel) * size + pixel
-    at_f = (sample * 4 * D + D + channel) * size + pixel
-    at_o = (sample * 4 * D + 2 * D + channel) * size + pixel
-    at_g = (sample * 4 * D + 3 * D + channel) * size + pixel
-    i = tl.load(from_input + at_i, mask=inside, other=0).to(state)
-    f = tl.load(from_input + at_f, mask=inside, other=0).to(state)
-    o = tl.load(from_input + at_o, mask=inside, other=0).to(state)
-    g = tl.load(from_input + at_g, mask=inside, other=0).to(state)
-    if HIDDEN:
-        i += tl.load(from_hidden + at_i, mask=inside, other=0).to(state)
-        f += tl.load(from_hidden + at_f, mask=inside, other=0).to(state)
-        o += tl.load(from_hidden + at_o, mask=inside, other=0).to(state)
-        g += tl.load(from_hidden + at_g, mask=inside, other=0).to(state)
-    i = _sigmoid(i)
-    f = _sigmoid(f)
-    o = _sigmoid(o)
-    g = _tanh(g)
-    c_after = f * tl.load(cell + at, mask=inside, other=0) + i * g
-    tl.store(cell_after + at, c_after, mask=inside)
-    tl.store(hidden_after + at, o * _tanh(c_after), mask=inside)
-    if KEEP:
-        tl.store(activations + at_i, i, mask=inside)
-        tl.store(activations + at_f, f, mask=inside)
-        tl.store(activations + at_o, o, mask=inside)
-        tl.store(activations + at_g, g, mask=inside)
-
-
-@triton.jit
-def gates_backward(
-    output_grad,
-    hidden_grad,
-    activations,
-    cell,
-    cell_after,
-    cell_grad,
-    gate_grads,
-    size,
-    D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    HIDDEN: tl.constexpr,
-):
-    """Compute the gradients by a step's gates; `cell_grad` holds that by the cell after it, then by the one before."""
-    state = cell.dtype.element_ty
-    blocks = tl.cdiv(size, BLOCK)
-    plane = tl.program_id(0) // blocks
-    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < size
-    channel = plane % D
-    sample = (plane // D).to(tl.int64)
-    at = (sample * D + channel) * size + pixel
-    at_i = (sample * 4 * D + channel) * size + pixel
-    at_f = (sample * 4 * D + D + channel) * size + pixel
-    at_o = (sample * 4 * D + 2 * D + channel) * size + pixel
-    at_g = (sample * 4 * D + 3 * D + channel) * size + pixel
-    h_grad = tl.zeros([BLOCK], dtype=state)
-    if OUTPUT:
-        h_grad += tl.load(output_grad + at, mask=inside, other=0).to(state)
-    if HIDDEN:
-        h_grad += tl.load(hidden_grad + at, mask=inside, other=0).to(state)
-    i = tl.load(activations + at_i, mask=inside, other=0).to(state)
-    f = tl.load(activations + at_f, mask=inside, other=0).to(state)
-    o = tl.load(activations + at_o, mask=inside, other=0).to(state)
-    g = tl.load(activations + at_g, mask=inside, other=0).to(state)
-    tanh_c = _tanh(tl.load(cell_after + at, mask=inside, other=0))
-    c_grad = tl.load(cell_grad + at, mask=inside, other=0) + h_grad * o * (1 - tanh_c * tanh_c)
-    tl.store(gate_grads + at_i, c_grad * g * i * (1 - i), mask=inside)
-    tl.store(gate_grads + at_f, c_grad * tl.load(cell + at, mask=inside, other=0) * f * (1 - f), mask=inside)
-    tl.store(gate_grads + at_o, h_grad * tanh_c * o * (1 - o), mask=inside)
-    tl.store(gate_grads + at_g, c_grad * i * (1 - g * g), mask=inside)
-    tl.store(cell_grad + at, c_grad * f, mask=inside)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -35,6 +37,23 @@ def failure(self_test: Callable[[], None]) -> str | None:
         lines = str(error).strip().splitlines() or [""]
         return f"its self-test on this device failed: {type(error).__name__}: {lines[0][:200]}"
     return None
+
+
+@functools.cache
+def works(device: torch.device, self_test: Callable[[torch.device], None], what: str) -> bool:
+    """Tell whether a kernel that needs tensor cores (compute capability 8.0) passes its self-test on a device.
+
+    Where it does not, it is left out with a warning, and others do its work.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            self_test(device)
+    except Exception as error:
+        warnings.warn(f"the CUDA kernel of {what} is left out: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def compare(results: list[list[Tensor]], tolerance: float) -> None:

@@ -6,15 +6,13 @@ of a step stay in registers, where a tensor core leaves them. Without gradients 
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import cuda, lif_torch
+from rsnn.kernels import cuda, gpu, lif_torch
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.surrogate import ATan, Surrogate
 
@@ -93,17 +91,8 @@ def _type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-@functools.cache
 def _works(device: torch.device) -> bool:
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            _self_test(device)
-    except Exception as error:
-        warnings.warn(f"the CUDA kernel of a stage's convolution is left out: {error}", stacklevel=2)
-        return False
-    return True
+    return gpu.works(device, _self_test, "a stage's convolution")
 
 
 def _self_test(device: torch.device) -> None:

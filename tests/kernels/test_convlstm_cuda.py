@@ -10,7 +10,7 @@ import torch
 from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_cupy, convlstm_triton, cuda
+from rsnn.kernels import convlstm_cupy, convlstm_triton, cuda, gpu
 from rsnn.kernels.convlstm import _convolve, _steps
 
 LAYER_ONE, LAYER_TWO = {"C": 2, "D": 4}, {"C": 4, "D": 6}
@@ -19,12 +19,12 @@ convlstm_module = importlib.import_module("rsnn.kernels.convlstm")
 
 @pytest.fixture(params=[CPU, GPU])
 def device(request, monkeypatch):
-    convlstm_cupy._works.cache_clear()
+    gpu.works.cache_clear()
     if request.param == "cpu":
         monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
     with torch.no_grad():
         yield request.param
-    convlstm_cupy._works.cache_clear()
+    gpu.works.cache_clear()
 
 
 def case(T=3, N=2, C=2, D=4, H=8, W=8, start=True, bias=True):

@@ -9,7 +9,7 @@ from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 
 from rsnn import kernels
-from rsnn.kernels import ATan, cuda, lif_torch, spiking_conv_cupy
+from rsnn.kernels import ATan, cuda, gpu, lif_torch, spiking_conv_cupy
 from rsnn.nn import LIF
 from rsnn.nn.scnn import SpikingConv
 
@@ -18,12 +18,12 @@ NEURON = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": ATan(), "
 
 @pytest.fixture(params=[CPU, GPU])
 def device(request, monkeypatch):
-    spiking_conv_cupy._works.cache_clear()
+    gpu.works.cache_clear()
     if request.param == "cpu":
         monkeypatch.setattr(cuda, "_compiled", cuda_on_host.compiled)
         monkeypatch.setattr("rsnn.kernels.selected", lambda *_: "cupy")
     yield request.param
-    spiking_conv_cupy._works.cache_clear()
+    gpu.works.cache_clear()
 
 
 def case(T=3, N=1, C=6, H=4, W=32, D=128):

@@ -1,0 +1,44 @@
+"""The example that trains the gesture checkpoints, as a user runs it: a few clips, a few seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rsnn
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "train_gesture.py"
+
+
+@pytest.mark.slow
+def test_gestures_are_trained_while_they_are_simulated(tmp_path):
+    command = [
+        sys.executable,
+        EXAMPLE,
+        tmp_path,
+        "--models",
+        "cla",
+        "--minutes",
+        "0.3",
+        "--start",
+        "zoo",
+        "--batch",
+        "4",
+    ]
+    command += ["--batch", "4", "--simulators", "1", "--validation", "11", "--least", "14"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-3000:]
+    for name in ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"):
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert metrics["passes"] > 0
+        assert metrics["validation_clips"] == 11
+        assert metrics["validation_average"] > 0.5  # it went on from weights that know gestures
+        published = rsnn.load(name)
+        trained = rsnn.load(tmp_path / name / "best")
+        assert trained.preprocessing == published.preprocessing
+        pairs = zip(trained.parameters(), published.parameters(), strict=True)
+        assert any(not one.equal(other) for one, other in pairs)

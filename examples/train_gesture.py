@@ -2,15 +2,16 @@
 
     python examples/train_gesture.py runs/gesture --models cl cla scnn --minutes 60
 
-Some processes have performers of `SimulatedGestures` carry out and film gestures for as long as the training lasts; one
-process a model trains on all clips there are so far, on the GPU where there is one. `cl` and `cla` are an encoder under
-two classifiers at once, its decision head and the spiking CNN: they become `convlstm-gesture-cl-sum` and
-`rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn` has no encoder.
+Some processes have performers of `SimulatedGestures` carry out gestures and film them as long as the training lasts;
+one process a model trains on all clips there are so far. Both are done on the GPU where there is one (filming there
+needs CuPy). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
+become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn`
+has no encoder.
 
-What a network sees is a random window of a clip, mirrored, turned, scaled, shifted, thinned or thickened, through a
-sensor with more noise, dead light or exchanged polarities. The learning rate rises, and falls to nothing at the end of
-the minutes; what is kept is the moving average of the weights. Nothing is selected: the validation clips, of performers
-of their own as the test clips are, only tell how it went.
+What a network sees is a random window of a clip, or its begin, mirrored, turned, scaled, shifted, thinned or thickened,
+through a sensor with more noise, dead light or exchanged polarities. The learning rate rises, and falls to nothing at
+the end of the minutes; what is kept is the moving average of the weights. Nothing is selected: the validation clips, of
+performers of their own as the test clips are, only tell how it went.
 
 `--start` goes on from checkpoints, of the zoo or in `FOLDER/<name>`. From nothing, the encoder CL learns which way an
 arm turns only from short windows in which the arm moves little from one frame to the next: give it
@@ -47,37 +48,41 @@ MODELS = {
 SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
 STEPS, CLASSES, OTHER = 20, 11, 10
 TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity
+SLICE = 100  # ticks; windows begin and end with slices of so many
 SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
 OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
+BEGINNINGS, LEAST_STEPS = 0.25, 4  # share of the batches that end early, lest the first steps be too sure
 MIRRORED = torch.tensor([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
 # --- Clips
 
 
-def simulate(folder: Path, worker: int, workers: int, validation: int, seed: int) -> None:
+def simulate(folder: Path, worker: int, workers: int, validation: int, seed: int, device: str) -> None:
     """Make this worker's share of the validation clips, then clips to train with, file after file, without end."""
     torch.set_num_threads(1)
-    clips = SimulatedGestures(validation, seed, split="validation")
+    clips = SimulatedGestures(validation, seed, split="validation", device=device)
     for first in range(worker * CLASSES, validation, workers * CLASSES):
-        write(folder / f"validation-{seed}-{first:05d}.npz", [(clips, first + label) for label in range(CLASSES)])
-    clips, others = (SimulatedGestures(10**7, seed + i, split="train", duration_s=SECONDS) for i in (0, 1))
+        write(folder / f"validation-{seed}-{first:05d}.npz", (clips, range(first, first + CLASSES)))
+    clips, others = (
+        SimulatedGestures(10**7, seed + i, split="train", duration_s=SECONDS, device=device) for i in (0, 1)
+    )
     for round_ in range(worker, 10**5, workers):
-        chosen = [(clips, round_ * CLASSES + label) for label in range(CLASSES)]
-        chosen += [(others, (round_ * OTHERS + i) * CLASSES + OTHER) for i in range(OTHERS)]
-        write(folder / f"train-{seed}-{round_:05d}.npz", chosen)
+        of_all = range(round_ * CLASSES, (round_ + 1) * CLASSES)
+        more = [(round_ * OTHERS + i) * CLASSES + OTHER for i in range(OTHERS)]
+        write(folder / f"train-{seed}-{round_:05d}.npz", (clips, of_all), (others, more))
 
 
-def write(file: Path, chosen: Sequence[tuple[SimulatedGestures, int]]) -> None:
+def write(file: Path, *chosen: tuple[SimulatedGestures, Sequence[int]]) -> None:
     """Simulate these clips into `file`, unless it is there."""
     if file.exists():
         return
     clips, labels = [], []
-    for data, index in chosen:
-        events, label = data[index]
-        ticks = (events.t // TICK_US).astype(np.int32)
-        clips.append(ticks << 15 | events.y.astype(np.int32) << 8 | events.x.astype(np.int32) << 1 | events.p)
-        labels.append(label)
+    for data, indices in chosen:
+        for events, label in data.__getitems__(list(indices)):
+            ticks = (events.t // TICK_US).astype(np.int32)
+            clips.append(ticks << 15 | events.y.astype(np.int32) << 8 | events.x.astype(np.int32) << 1 | events.p)
+            labels.append(label)
     made = file.with_suffix(".tmp")
     with made.open("wb") as target:
         np.savez(target, events=np.concatenate(clips), ends=np.cumsum([len(clip) for clip in clips]), labels=labels)
@@ -90,7 +95,7 @@ class Clips:
     def __init__(self, folder: Path, part: str, device: torch.device) -> None:
         self.folder, self.part, self.device = folder, part, device
         self.events: list[Tensor] = []  # of one clip each
-        self.on_cpu: list[np.ndarray] = []
+        self.first: list[np.ndarray] = []  # of each clip: its first event of every SLICE ticks, and their number
         self.of_class: list[list[int]] = [[] for _ in range(CLASSES)]
         self.labels: list[int] = []
         self.seen: set[Path] = set()
@@ -106,7 +111,8 @@ class Clips:
                     continue
                 self.of_class[label].append(len(self.labels))
                 self.labels.append(label)
-                self.on_cpu.append(clip)
+                slices = np.arange((clip[-1] >> 15) // SLICE + 2, dtype=np.int32)
+                self.first.append(np.searchsorted(clip, slices * SLICE << 15).astype(np.int32))
                 self.events.append(torch.from_numpy(clip).to(self.device))
 
     def __len__(self) -> int:
@@ -150,18 +156,18 @@ def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tupl
     chosen = [int(rng.choice(clips.of_class[label])) for label in labels]
     parts, begins, spans = [], [], []
     for index in chosen:
-        words = clips.on_cpu[index]
-        total = int(words[-1] >> 15) + 1
-        window = min(total, int(math.exp(rng.uniform(*np.log(view.window_s))) * 1e6 / TICK_US))
+        first_of = clips.first[index]
+        total = len(first_of) - 1
+        window = min(total, round(math.exp(rng.uniform(*np.log(view.window_s))) * 1e6 / TICK_US / SLICE))
         if rng.random() < 0.1:
             window = total
         begin = int(rng.integers(total - window + 1))
-        first, end = np.searchsorted(words, np.array([begin, begin + window], np.int32) << 15)
+        first, end = first_of[begin], first_of[begin + window]
         if end - first < 20:
-            begin, window, first, end = 0, total, 0, len(words)
+            begin, window, first, end = 0, total, 0, first_of[-1]
         parts.append(clips.events[index][first:end])
-        begins.append(begin)
-        spans.append(window)
+        begins.append(begin * SLICE)
+        spans.append(window * SLICE)
     device, u = clips.device, rng.uniform
     angle, wide = np.deg2rad(rng.normal(0, 5, size)), np.exp(u(-0.2, 0.2, size))
     high = wide * np.exp(u(-0.07, 0.07, size))
@@ -282,13 +288,15 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     told = saved = time.monotonic()
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
+    whole = rsnn.kernels.graphed(networks)  # on a GPU; beginnings are of too many lengths to keep a graph of each
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, options.lr / 100)
         frames, labels = batch(clips, options.batch, view, rng)
-        logits = networks(frames)
+        begins = rng.random() < BEGINNINGS
+        logits = networks(frames[: rng.integers(LEAST_STEPS, STEPS)]) if begins else whole(frames)
         loss = sum(F.cross_entropy(scores, labels, label_smoothing=0.05) for scores in logits)
         optimizer.zero_grad()
         loss.backward()
@@ -343,13 +351,15 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=440, help="clips, eleven to a file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--film", metavar="DEVICE", help="where clips are filmed; where the training is by default")
     parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
     parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
     options = parser.parse_args()
     (options.output / "clips").mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     folder = options.output / "clips"
-    shares = [(folder, i, options.simulators, options.validation, options.seed) for i in range(options.simulators)]
+    common = (options.simulators, options.validation, options.seed, options.film or options.device)
+    shares = [(folder, worker, *common) for worker in range(options.simulators)]
     cameras = [spawn.Process(target=simulate, args=share, daemon=True) for share in shares]
     trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]
     for process in (*cameras, *trainings):

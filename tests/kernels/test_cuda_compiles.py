@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rsnn.data.simulate.gestures import film_cupy
 from rsnn.kernels import cuda
 
 
@@ -85,11 +86,24 @@ def test_every_variant_of_a_whole_stage_compiles(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+def test_every_variant_of_the_gradients_of_a_narrow_convolution_compiles(architecture):
+    for i, columns in product((0, 2, 3), (16, 32)):
+        found = entries("narrow_conv.cu", architecture, INPUT=i, COLUMNS=columns, BLOCKS=3)
+        assert found == {"input_gradient", "weight_gradient"}
+
+
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_every_variant_of_a_step_of_a_convlstm_compiles(architecture):
     sizes = [(2, 4, 128, 128, 2), (4, 6, 64, 64, 2), (1, 3, 2, 38, 1)]
     for (channels, hidden, height, width, pool), i in product(sizes, (0, 2, 3)):
         layer = {"CHANNELS": channels, "HIDDEN": hidden, "HEIGHT": height, "WIDTH": width, "POOL": pool, "BLOCKS": 4}
         assert entries("convlstm_step.cu", architecture, INPUT=i, **layer) == {"convlstm_step"}
+
+
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
+def test_what_films_gestures_compiles(architecture):
+    text = ptx(film_cupy.source(), f"-arch={architecture}", "-std=c++17")
+    assert set(re.findall(r"\.entry (\w+)\(", text)) == {"film"}
 
 
 @pytest.mark.parametrize("soft", [0, 1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +17,7 @@ from rsnn.data.simulate.camera import to_events
 from rsnn.data.simulate.gestures.body import draw_body
 from rsnn.data.simulate.gestures.classes import perform
 from rsnn.data.simulate.gestures.film import STEP_US, Film
+from rsnn.data.simulate.gestures.film_cupy import CLIPS, Take, check, record
 from rsnn.data.simulate.gestures.motion import Tempo
 from rsnn.data.simulate.gestures.scene import draw_scene
 from rsnn.data.simulate.parameters import PRESETS, DVSParameters
@@ -38,9 +41,13 @@ class SimulatedGestures:
         split: "train", "validation" or "test"; each has performers of its own (`SUBJECTS`).
         duration_s: shortest and longest clip in seconds; the logarithms of the lengths are uniform between them.
         parameters: of the pixels; by default drawn anew for each clip around the "dvs128" preset.
+        device: "cpu", or "cuda" or "cuda:1" to film on a GPU through CuPy: the same clips with other noise. What is
+            asked for at once, as a `DataLoader` asks for a batch, is filmed together.
 
     Raises:
-        InputError: a number is out of its range.
+        InputError: a number is out of its range, or `device` is none of these; when a clip is asked for, also if there
+            is no such GPU.
+        MissingDependencyError: a GPU is to film, and CuPy is not installed.
         UnknownNameError: there is no such split.
 
     """
@@ -56,6 +63,7 @@ class SimulatedGestures:
         split: str = "train",
         duration_s: tuple[float, float] = (0.5, 6.0),
         parameters: DVSParameters | None = None,
+        device: str = "cpu",
     ) -> None:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 0:
             raise InputError(f"num_samples is {num_samples!r}; expected a whole number, at least 0")
@@ -68,11 +76,16 @@ class SimulatedGestures:
         shortest, longest = duration_s
         if not 0.1 <= shortest <= longest <= 60:
             raise InputError(f"duration_s is {duration_s!r}; expected 0.1 <= shortest <= longest <= 60 seconds")
+        if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise InputError(f"device is {device!r}; expected 'cpu', 'cuda' or 'cuda:<number>'")
+        if device != "cpu":
+            check(device)
         self.num_samples = num_samples
         self.seed = seed
         self.split = split
         self.duration_s = (float(shortest), float(longest))
         self.parameters = parameters
+        self.device = device
 
     def __len__(self) -> int:
         return self.num_samples
@@ -90,7 +103,8 @@ class SimulatedGestures:
     @property
     def fingerprint(self) -> str:
         """A text that is another one whenever an event may be: the settings; a cache adds the code's own digest."""
-        return f"gestures {self.split} {self.seed} {self.num_samples} {self.duration_s} {self.parameters}"
+        on = "" if self.device == "cpu" else " cuda"
+        return f"gestures {self.split} {self.seed} {self.num_samples} {self.duration_s} {self.parameters}{on}"
 
     @property
     def split_name(self) -> str:
@@ -119,10 +133,35 @@ class SimulatedGestures:
             IndexError: there is no such clip.
 
         """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Events, int]]:
+        """Return several clips and their labels; a GPU films them together.
+
+        Raises:
+            IndexError: there is no such clip.
+
+        """
+        places = [self._place(index) for index in indices]
+        clips: list[tuple[Events, int]] = []
+        size = 1 if self.device == "cpu" else CLIPS
+        for first in range(0, len(places), size):
+            some = places[first : first + size]
+            takes, durations = zip(*map(self._take, some), strict=True)
+            for place, seen, duration_us in zip(some, self._record(takes), durations, strict=True):
+                clip = seen.between(WARM_UP_US, WARM_UP_US + duration_us)
+                clip = Events(clip.t - WARM_UP_US, clip.x, clip.y, clip.p, self.sensor_size)
+                clips.append((clip, place % len(CLASS_NAMES)))
+        return clips
+
+    def _place(self, index: int) -> int:
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"clip {place} of {len(self)} simulated gestures")
-        place %= len(self)
+        return place % len(self)
+
+    def _take(self, place: int) -> tuple[Take, int]:
+        """Return what is to be filmed for a clip, and how many microseconds of it are kept."""
         label = place % len(CLASS_NAMES)
         rng = self._rng(place, 1)
         body = draw_body(self.subject(place))
@@ -132,9 +171,12 @@ class SimulatedGestures:
         scene = draw_scene(rng)
         film = Film(body, scene, perform(label, body, tempo), tempo, rng)
         parameters = self.parameters or draw_parameters(rng)
-        events = to_events(film.frames(), parameters, seed=(self.seed, list(SUBJECTS).index(self.split), place))
-        clip = events.between(WARM_UP_US, WARM_UP_US + duration_us)
-        return Events(clip.t - WARM_UP_US, clip.x, clip.y, clip.p, self.sensor_size), label
+        return Take(film, parameters, (self.seed, list(SUBJECTS).index(self.split), place)), duration_us
+
+    def _record(self, takes: Sequence[Take]) -> list[Events]:
+        if self.device == "cpu":
+            return [to_events(take.film.frames(), take.parameters, seed=take.seed) for take in takes]
+        return record(takes, self.device)
 
     def events(self, index: int) -> Events:
         """Return clip `index` without its label."""

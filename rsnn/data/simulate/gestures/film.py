@@ -135,6 +135,16 @@ class Film:
         tempo: the clip's clock and chances, for sway and shake.
         rng: of the textures of this clip.
 
+    Attributes:
+        scene: the place.
+        ticks: of the fine clock at which there are frames, (frames,).
+        tracks: both arms at these ticks, [RIGHT, LEFT].
+        slow: the arms that belong to the still picture.
+        shake, torso_shift, head_shift: how far background, torso and head have moved, (frames, 2) pixels.
+        torso, head: still layers.
+        limbs: textures of (upper arm, forearm) of both arms.
+        hands: sprites of both.
+
     """
 
     def __init__(
@@ -157,7 +167,7 @@ class Film:
             track.joints += shake[:, None]
         longest = LONGEST_FLICKER_US if scene.flicker[0] else LONGEST_US
         self.ticks = choose_ticks(tracks, longest)
-        self._tracks = [
+        self.tracks = [
             ArmTrack(
                 t.joints[self.ticks],
                 t.radii[self.ticks],
@@ -167,26 +177,24 @@ class Film:
             )
             for t in tracks
         ]
-        moved = [np.abs(np.diff(t.joints, axis=0, prepend=t.joints[:1])).max() for t in self._tracks]
-        self._slow = [side for side in (RIGHT, LEFT) if moved[side] < SLOW_PIXELS]
-        self._shake = shake[self.ticks]
-        self._torso_shift = self._shake + scene.scale * drift[self.ticks]
+        moved = [np.abs(np.diff(t.joints, axis=0, prepend=t.joints[:1])).max() for t in self.tracks]
+        self.slow = [side for side in (RIGHT, LEFT) if moved[side] < SLOW_PIXELS]
+        self.shake = shake[self.ticks]
+        self.torso_shift = self.shake + scene.scale * drift[self.ticks]
         nod = np.stack([tempo.wobble(0.5 * sway, 0.2, 1.5), tempo.wobble(0.5 * sway, 0.2, 1.5)], axis=1)
         if performance.head is not None:
             nod = nod + performance.head
-        self._head_shift = self._torso_shift + scene.scale * nod[self.ticks]
-        self._torso: Layer = torso_layer(body, scene, np.random.default_rng((body.seed, 2)))
-        self._head: Layer = head_layer(body, scene, np.random.default_rng((body.seed, 3)))
-        self._limbs = limb_textures(body)
-        self._hands = [
+        self.head_shift = self.torso_shift + scene.scale * nod[self.ticks]
+        self.torso: Layer = torso_layer(body, scene, np.random.default_rng((body.seed, 2)))
+        self.head: Layer = head_layer(body, scene, np.random.default_rng((body.seed, 3)))
+        self.limbs = limb_textures(body)
+        self.hands = [
             hand_sprite(body, performance.arms[side].pose, scene.scale, scene.blur, rng) for side in (RIGHT, LEFT)
         ]
 
     def frames(self) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
         """Yield (intensity (SIDE, SIDE), microseconds); an image is overwritten by the next one."""
-        size, hz, phase = self.scene.flicker
-        times = self.ticks * STEP_US
-        lamp = 1 - size * (0.5 + 0.5 * np.sin(2 * np.pi * hz * times * 1e-6 + phase))
+        times, lamp = self.ticks * STEP_US, self.lamp()
         image = np.empty_like(self.scene.light)
         before = after = self._still(0)
         last = len(times) - 1
@@ -203,13 +211,23 @@ class Film:
                 self._draw_shadows(image, number)
             self._draw_arms(image, number, slow=False)
             image *= self.scene.light
-            if size:
+            if self.scene.flicker[0]:
                 image *= np.float32(lamp[number])
             yield image, int(times[number])
 
+    def lamp(self) -> FloatArray:
+        """Return the light of the lamp in every frame, 1 at most."""
+        size, hz, phase = self.scene.flicker
+        return 1 - size * (0.5 + 0.5 * np.sin(2 * np.pi * hz * (self.ticks * STEP_US) * 1e-6 + phase))
+
+    def first_arm(self) -> npt.NDArray[np.int64]:
+        """Return which arm is drawn first in every frame: the one that is further away."""
+        right, left = self.tracks
+        return np.where(right.near <= left.near, RIGHT, LEFT)
+
     def _still(self, number: int) -> npt.NDArray[np.float32]:
-        image = shifted(self.scene.background, *self._shake[number].tolist())
-        for layer, shift in ((self._torso, self._torso_shift), (self._head, self._head_shift)):
+        image = shifted(self.scene.background, *self.shake[number].tolist())
+        for layer, shift in ((self.torso, self.torso_shift), (self.head, self.head_shift)):
             dx, dy = shift[number].tolist()
             image += (shifted(layer.intensity, dx, dy) - image) * shifted(layer.opacity, dx, dy)
         self._draw_arms(image, number, slow=True)
@@ -218,21 +236,21 @@ class Film:
     def _draw_shadows(self, image: npt.NDArray[np.float32], number: int) -> None:
         right, down, depth = self.scene.shadow
         for side in (RIGHT, LEFT):
-            if side not in self._slow:
-                joints = self._tracks[side].joints[number] + (right, down)
-                (_, elbow, _, tip), radius = joints.tolist(), float(self._tracks[side].radii[number, 1])
+            if side not in self.slow:
+                joints = self.tracks[side].joints[number] + (right, down)
+                (_, elbow, _, tip), radius = joints.tolist(), float(self.tracks[side].radii[number, 1])
                 draw_shadow(image, elbow, tip, radius, 2 * radius, depth)
 
     def _draw_arms(self, image: npt.NDArray[np.float32], number: int, *, slow: bool) -> None:
-        right, left = self._tracks
+        right, left = self.tracks
         order = (RIGHT, LEFT) if right.near[number] <= left.near[number] else (LEFT, RIGHT)
         for side in order:
-            if (side in self._slow) != slow:
+            if (side in self.slow) != slow:
                 continue
-            track = self._tracks[side]
+            track = self.tracks[side]
             shoulder, elbow, wrist, _ = (tuple(point) for point in track.joints[number].tolist())
             upper, middle, lower = track.radii[number].tolist()
-            draw_limb(image, shoulder, elbow, (upper, middle), self._limbs[side][0], self.scene.blur)
-            draw_limb(image, elbow, wrist, (middle, lower), self._limbs[side][1], self.scene.blur)
+            draw_limb(image, shoulder, elbow, (upper, middle), self.limbs[side][0], self.scene.blur)
+            draw_limb(image, elbow, wrist, (middle, lower), self.limbs[side][1], self.scene.blur)
             length, width = track.hand[number].tolist()
-            draw_hand(image, wrist, tuple(track.direction[number].tolist()), length, width, self._hands[side])
+            draw_hand(image, wrist, tuple(track.direction[number].tolist()), length, width, self.hands[side])

@@ -15,7 +15,15 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Surrogate, lif_native, norm_lif_cupy, spiking_conv_cupy, spiking_conv_native
+from rsnn.kernels import (
+    ATan,
+    Surrogate,
+    lif_native,
+    narrow_conv_cupy,
+    norm_lif_cupy,
+    spiking_conv_cupy,
+    spiking_conv_native,
+)
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 from rsnn.nn.checks import check_positive, check_sizes, is_watched
@@ -159,6 +167,10 @@ class SpikingConv(nn.Module):
         return spikes, potential
 
 
+# The fast kernels of GPUs, forward and backward, take this many bytes of channels at once (4 of float32, 8 of half and
+# bfloat16): channels of zeros make up for what is missing.
+CHANNEL_BYTES = 16
+
 # Types of a convolution's result that the kernels behind it take.
 _FUSED = {
     "native": (torch.float32, torch.float64, torch.bfloat16),
@@ -167,15 +179,14 @@ _FUSED = {
 
 
 def _convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Convolve `x` (N, C, H, W), both it and the result channels_last.
-
-    The fast kernels of GPUs, forward and backward, take 16 bytes of channels at once (4 of float32, 8 of half and
-    bfloat16): channels of zeros make up for what is missing.
-    """
+    """Convolve `x` (N, C, H, W), both it and the result channels_last."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else conv.weight.dtype
+    trains = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
+    if trains and not torch.compiler.is_compiling() and narrow_conv_cupy.supports(x, conv.weight, dtype):
+        return narrow_conv_cupy.convolution(x, conv.weight, dtype)
     N, C, H, W = x.shape
-    missing = 0 if dtype == torch.float64 else -C % (16 // dtype.itemsize)
+    missing = 0 if dtype == torch.float64 else -C % (CHANNEL_BYTES // dtype.itemsize)
     if not missing:
         result: Tensor = conv(x.contiguous(memory_format=torch.channels_last))
         return result

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.errors import TrainingError
+from rsnn import kernels
+from rsnn.errors import ConfigError, TrainingError
 from rsnn.models import EventClassifier
 from rsnn.training import losses, watch
 from rsnn.training.batches import PHASES, FramesOf, Order, Plan, Share, frame_cache, loader
@@ -57,6 +58,7 @@ class PhaseLoop:
 
     Raises:
         TrainingError: the state cannot be read.
+        ConfigError: CUDA graphs are asked of several processes.
 
     """
 
@@ -81,6 +83,11 @@ class PhaseLoop:
         self.shown = FramesOf(training, model.preprocessing, recipe.augment, self.seed, cache)
         self.measured = FramesOf(validation, model.preprocessing, cache=cache)
         loop = recipe.loop
+        if loop.graphs and accelerator.num_processes > 1:
+            raise ConfigError(
+                f"loop.graphs = true: CUDA graphs are of one process, and {accelerator.num_processes} train here; "
+                "expected loop.graphs=false"
+            )
         self.plan = Plan.of(len(training), loop.batch_size, loop.accumulate, accelerator.num_processes)
 
         if self.phase.freeze_encoder:
@@ -99,7 +106,8 @@ class PhaseLoop:
         self.selected: dict[str, Tensor] = {}
         averaged = self._go_on(optimizer) if (folder / STATE_FILE).is_file() else None
         self.average = Average(model, loop.ema, averaged) if loop.ema else None
-        self.running = accelerator.prepare(torch.compile(objective) if loop.compile else objective)
+        self.prepared = accelerator.prepare(torch.compile(objective) if loop.compile else objective)
+        self.running = kernels.graphed(self.prepared) if loop.graphs else self.prepared
         self.optimizer = accelerator.prepare(optimizer)
 
     def run(self) -> PhaseResult:
@@ -174,7 +182,7 @@ class PhaseLoop:
         wanted = losses.targets(labels, self.model.num_classes or 0, recipe.loss.label_smoothing)
         if recipe.loss.mixup:
             frames, wanted = losses.mixed(frames, wanted, recipe.loss.mixup)
-        with accelerator.accumulate(self.running):
+        with accelerator.accumulate(self.prepared):
             loss, logits = self.running(frames, wanted)
             accelerator.backward(loss)
             if recipe.loop.clip_norm and accelerator.sync_gradients:

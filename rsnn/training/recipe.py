@@ -158,6 +158,7 @@ class Loop:
         ema: decay of the exponential moving average of the weights that is then evaluated and kept; 0 for none.
         precision: `"float32"`, or `"bfloat16"` autocast (membrane potentials and cells stay float32).
         compile: run the model through `torch.compile`.
+        graphs: on a GPU, run forward and backward as CUDA graphs ([`rsnn.kernels.graphed`][]); one process only.
         checkpoint_steps: time steps of the encoder whose activations are kept at once, the others being computed again
             in backward; 0 keeps all.
         workers: processes that prepare recordings; 0 prepares them in the training process.
@@ -172,6 +173,7 @@ class Loop:
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    graphs: bool = False
     checkpoint_steps: int = 0
     workers: int = 0
     save_minutes: float = 10.0
@@ -218,6 +220,9 @@ def check(recipe: Recipe) -> None:
         ("loop.clip_norm", loop.clip_norm, loop.clip_norm >= 0, "at least 0"),
         ("loop.ema", loop.ema, 0 <= loop.ema < 1, "from 0 to below 1"),
         ("loop.checkpoint_steps", loop.checkpoint_steps, loop.checkpoint_steps >= 0, "at least 0"),
+        ("loop.graphs", loop.graphs, not (loop.graphs and loop.checkpoint_steps),
+         "false with loop.checkpoint_steps, for a graph keeps the activations of all steps"),
+        ("loop.graphs", loop.graphs, not (loop.graphs and loop.compile), "false with loop.compile, or that false"),
         ("loop.workers", loop.workers, loop.workers >= 0, "at least 0"),
         ("loop.save_minutes", loop.save_minutes, loop.save_minutes > 0, "above 0"),
         ("validation.fraction", recipe.validation.fraction, 0 < recipe.validation.fraction < 1, "between 0 and 1"),

@@ -40,7 +40,7 @@ RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
 
 # What may differ between the commands that begin a run and that go on with it: none of it changes the result.
-_FREE = ("workers", "save_minutes", "cache")
+_FREE = ("workers", "save_minutes", "cache", "graphs")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -26,7 +26,9 @@ def compiled(file, name, options):
         source.write_text(f'#include "cuda_on_host.h"\n{cuda.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += ["-DTOGETHER", "-pthread"] if file in ("spiking_conv.cu", "convlstm_step.cu") else []
+        command += (
+            ["-DTOGETHER", "-pthread"] if file in ("narrow_conv.cu", "spiking_conv.cu", "convlstm_step.cu") else []
+        )
         command += [
             "-Wno-unused-parameter",
             "-Wno-unused-function",

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import rsnn
@@ -321,6 +322,24 @@ def test_a_compiled_model_trains_the_same(recipe, archive, tmp_path):
     plain, compiled = (course["classifier"]["history"] for course in courses)
     for ours, theirs in zip(compiled, plain, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_graphs_are_asked_for_by_one_process(recipe, archive, tmp_path, monkeypatch):
+    called = []
+
+    def graphed(objective):
+        called.append(objective)
+        return objective
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.kernels, "graphed", graphed)
+        train(recipe("loop.graphs=true", epochs=1), archive, tmp_path / "graphs")
+    train(recipe(epochs=1), archive, tmp_path / "plain")
+    assert len(called) == 1
+    assert same(weights(tmp_path / "graphs"), weights(tmp_path / "plain"))
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(ConfigError, match=r"2 train here; expected loop\.graphs=false"):
+        train(recipe("loop.graphs=true", epochs=1), archive, tmp_path / "two")
 
 
 def test_a_training_that_learns_nothing_is_warned_about(recipe, archive, tmp_path):

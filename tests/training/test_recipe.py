@@ -77,6 +77,8 @@ def test_a_stored_recipe_is_the_recipe(name):
         ("loop.batch_size=1.5", "a whole number"),
         ("loop.batch_size=0", "at least 1"),
         ("loop.compile=1", "true or false"),
+        (["loop.graphs=true", "loop.checkpoint_steps=5"], "false with loop.checkpoint_steps"),
+        (["loop.graphs=true", "loop.compile=true"], "false with loop.compile"),
         ("data.size=[1]", "[height, width]"),
         ("data.size=128", "a list"),
         ("data.normalize=clip", "data.clip_at"),
@@ -90,7 +92,7 @@ def test_a_stored_recipe_is_the_recipe(name):
 )
 def test_a_wrong_change_says_what_came_and_what_was_expected(change, said):
     with pytest.raises(ConfigError) as caught:
-        load_recipe("rsnn-gesture-cl", [change])
+        load_recipe("rsnn-gesture-cl", change if isinstance(change, list) else [change])
     assert said in str(caught.value)
 
 

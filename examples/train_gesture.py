@@ -288,7 +288,8 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     told = saved = time.monotonic()
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    whole = rsnn.kernels.graphed(networks)  # on a GPU; beginnings are of too many lengths to keep a graph of each
+    # On a GPU, whole windows are replays of a graph; beginnings are of too many lengths to keep one of each.
+    whole = rsnn.kernels.graphed(networks) if options.graphs else networks
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
@@ -352,6 +353,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--film", metavar="DEVICE", help="where clips are filmed; where the training is by default")
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs")
     parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
     parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
     options = parser.parse_args()

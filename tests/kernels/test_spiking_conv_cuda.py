@@ -78,7 +78,7 @@ def test_bfloat16_under_autocast(device):
     scale = gain * (variance + 1e-3).rsqrt()
     rounded = (weight * scale[:, None, None, None]).bfloat16().float()
     shift = bias - mean * scale
-    expected, after = reference(x, rounded, v, (None, shift, torch.zeros(128), torch.ones(128)), 0.0, **NEURON)
+    expected, after = reference(x, rounded, v, (None, shift, torch.zeros(128), torch.ones(128)), 1e-12, **NEURON)
     with torch.autocast(device, torch.bfloat16):
         found = spiking_conv_cupy.spiking_convolution(
             x.to(device), weight.to(device), v.to(device), to(device, norm), eps=1e-3, **NEURON

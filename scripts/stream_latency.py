@@ -6,6 +6,8 @@ Latency is from the arrival of the last events of a step (a chunk of 1 ms) to th
 evenly over the sensor; the network's work does not depend on them. The time until a step is over is not in it: at the
 end of each step the clock is told, as a live source does. Steps follow each other without a pause; with `--pause` the
 process sleeps between them, as it does on a live source, and finds less of the weights in the processor's caches.
+With `--modules` each step runs the model module by module, as it does where something watches it, instead of in one
+native call.
 """
 
 from __future__ import annotations
@@ -69,11 +71,14 @@ def main() -> None:
     parser.add_argument("--events-per-second", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0, help="milliseconds between two steps")
+    parser.add_argument("--modules", action="store_true", help="run the model module by module")
     parser.add_argument("--table", action="store_true", help="print the latency as a table, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     trained = options.model in rsnn.list_models(pretrained=True) or options.model not in rsnn.list_models()
     model = rsnn.load(options.model) if trained else rsnn.create_model(options.model).eval()
+    if options.modules:
+        model.encoder.register_forward_hook(lambda *_: None)
     height, width = model.preprocessing.frame_size
     base = chunk_of(options.events_per_second // 1_000, (width, height), 0, seed=0)
 

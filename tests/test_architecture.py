@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "kernels": "errors",
     "hub": "errors",
     "nn": "errors kernels",
-    "streaming": "errors data",
+    "streaming": "errors data kernels nn",
     "energy": "errors data kernels nn",
     "models": "errors data hub kernels nn streaming",
     "zoo": "errors data hub kernels models nn",

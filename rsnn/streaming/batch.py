@@ -16,6 +16,7 @@ from torch import Tensor
 from rsnn.errors import InputError
 from rsnn.streaming import trees
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
+from rsnn.streaming.step import Step
 from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing
 from rsnn.streaming.track import Track, Window
 
@@ -31,9 +32,10 @@ _END: Any = object()
 class StreamBatch:
     """Several independent streams through one model, their steps side by side where that is possible.
 
-    Every stream has its own sensor, clock and windows, and its predictions are those it would have alone. Windows run
-    through the network together when they have gone the same number of steps, so streams that begin together and are
-    fed together gain most.
+    Every stream has its own sensor, clock and windows, and its predictions are those it would have alone. Where a step
+    is one native call (see `step.py`) windows take it one after the other, with weights that are in the caches. Else
+    they run through the network together when they have gone the same number of steps, so streams that begin together
+    and are fed together gain most.
 
     Args:
         model: any model of the library with a preprocessing of `split_by="time"`; it is used as it is, on its device.
@@ -96,6 +98,7 @@ class StreamBatch:
             Track(Slicer(preprocessing, self.timing, sensor_size), self.timing, self._decay) for _ in range(streams)
         ]
         self._batch_axes: list[int | None] | None = None
+        self._step = Step(model, lambda: self._state_of(1))
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -151,7 +154,6 @@ class StreamBatch:
                 output.append(self._timed(track, logits))
         return outputs
 
-    @torch.no_grad()
     def run(self, slices: Iterable[Iterable[Slice]]) -> list[list[Timed]]:
         """Run the steps that each stream's slicer completed, for callers who slice and run in two threads.
 
@@ -165,25 +167,27 @@ class StreamBatch:
         self._check_number(listed, "rows of slices")
         outputs: list[list[Timed]] = [[] for _ in self._tracks]
         walks = {i: track.frames(done) for i, (track, done) in enumerate(zip(self._tracks, listed, strict=True))}
-        with _evaluating(self.model):
-            while walks:
-                frames = {}
-                for i in list(walks):
-                    frame = next(walks[i], _END)
-                    if frame is _END:
-                        del walks[i]
-                    else:
-                        frames[i] = frame
+        frames = _next_of_each(walks)
+        if not frames:  # the usual case where chunks are shorter than steps
+            return outputs
+        with torch.no_grad(), _evaluating(self.model):
+            while frames:
                 self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
                 for i in frames:
-                    logits = self._tracks[i].end_step()
+                    track = self._tracks[i]
+                    oldest = track.windows[0]
+                    logits = track.end_step()
+                    if all(window is not oldest for window in track.windows):
+                        self._step.give_back(oldest.state)
                     if logits is not None:
-                        outputs[i].append(self._timed(self._tracks[i], logits))
+                        outputs[i].append(self._timed(track, logits))
+                frames = _next_of_each(walks)
         return outputs
 
     def warm_up(self) -> None:
         """Run one empty step that leaves no trace: kernels are loaded, or compiled, before events come."""
-        self._state_of(1)
+        with torch.no_grad(), _evaluating(self.model):
+            self._advance([(Window(0), None)])
 
     def reset(self, stream: int | None = None) -> None:
         """Begin anew: one stream, or all of them where None."""
@@ -245,7 +249,12 @@ class StreamBatch:
             raise InputError(f"got {len(given)} {what} for {len(self)} streams; expected one for each, None for none")
 
     def _advance(self, jobs: list[tuple[Window, Any]]) -> None:
-        """Run one step of each window, those whose states allow it together."""
+        """Run one step of each window, in one call each or else those whose states allow it together."""
+        known = self._step.look() if jobs else None
+        if known == "all" or (known == "half" and len(jobs) == 1):
+            for window, frame in jobs:
+                window.logits, window.state = self._step.run(frame, window.state)
+            return
         axes = self._axes() if len(jobs) > 1 else []
         groups: dict[Any, list[tuple[Window, Any]]] = {}
         for window, frame in jobs:
@@ -286,6 +295,18 @@ class StreamBatch:
 
     def _timed(self, track: Track, logits: Tensor) -> Timed:
         return track.slicer.end_us(track.step - 1), self.model.predictions(logits)[0]
+
+
+def _next_of_each(walks: dict[int, Iterator[Any]]) -> dict[int, Any]:
+    """Return the next item of every iterator by its key, and drop those that are at their end."""
+    items = {}
+    for key in list(walks):
+        item = next(walks[key], _END)
+        if item is _END:
+            del walks[key]
+        else:
+            items[key] = item
+    return items
 
 
 @contextmanager

@@ -29,7 +29,11 @@ class Clock:
         """Return the times (n,) int64 of timestamps (n,) in the order they came."""
         if not raw.size:
             return raw
-        steps = np.diff(raw, prepend=raw[0] if self._last_raw is None else self._last_raw)
+        last = int(raw[0]) if self._last_raw is None else self._last_raw
+        if not self._wraps and max(int(raw.max()), last) - min(int(raw.min()), last) <= _HALF_US:
+            self._last_raw = self._last = int(raw[-1])  # no step is large enough to be a clock running over
+            return raw
+        steps = np.diff(raw, prepend=last)
         if not self._wraps and bool((steps < -_HALF_US).any()):
             largest = max(int(raw.max()), self._last_raw or 0)
             self._wraps = largest < WRAP_US

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data import EVENT_DTYPE, Events, to_frames
+from rsnn.data import EVENT_DTYPE, Events
+from rsnn.data.frames import _pixel_index
 from rsnn.errors import InputError
 from rsnn.streaming.clock import Clock
 from rsnn.streaming.timing import Timing
@@ -73,6 +74,7 @@ class Slicer:
         self._preprocessing = preprocessing
         self._timing = timing
         self._given_sensor_size = sensor_size
+        self._fitting_size: tuple[int, int] | None = None  # of a sensor that is known to be no smaller than the frames
         self.reset()
 
     @property
@@ -110,7 +112,9 @@ class Slicer:
                     f"the stream's events come from a sensor of {self._sensor_size}, and these from one of "
                     f"{chunk.sensor_size}; expected one sensor a stream: reset() it first"
                 )
-            self._preprocessing.cropped(chunk[:0])
+            if chunk.sensor_size != self._fitting_size:
+                self._preprocessing.cropped(chunk[:0])
+                self._fitting_size = chunk.sensor_size
             return chunk
         fields = getattr(getattr(chunk, "dtype", None), "names", None) or ()
         if not set("txyp") <= set(fields) or getattr(chunk, "ndim", 0) != 1:
@@ -131,7 +135,7 @@ class Slicer:
         if self.origin_us is None:
             self.origin_us = int(t[0])
         open_since = self.origin_us + self._timing.start_us(self.step)
-        late = int(np.searchsorted(t, open_since))
+        late = 0 if t[0] >= open_since else int(np.searchsorted(t, open_since))
         self.late += late
         if late == len(t):
             return
@@ -167,7 +171,10 @@ class Slicer:
         elif self._sensor_size is None:
             height, width = self._preprocessing.frame_size
             self._sensor_size = (width, height)
-        t = self._clock.times(np.asarray(chunk.t if isinstance(chunk, Events) else chunk["t"], dtype=np.int64))
+        given = np.asarray(chunk.t if isinstance(chunk, Events) else chunk["t"], dtype=np.int64)
+        t = self._clock.times(given)
+        if isinstance(chunk, Events) and t is given:  # sorted as they came
+            return t, chunk
         order = None if bool((t[1:] >= t[:-1]).all()) else np.argsort(t, kind="stable")
         if order is not None:
             t = t[order]
@@ -181,8 +188,7 @@ class Slicer:
     def _count(self, events: Events) -> None:
         inside = self._preprocessing.cropped(events)
         if len(inside):
-            size = self._preprocessing.frame_size
-            self._counts += to_frames(inside, 1, "number", size=size, dtype="float32")[0]
+            np.add.at(self._counts.reshape(-1), _pixel_index(inside, *self._preprocessing.frame_size), np.float32(1))
             self.events += len(inside)
 
     def snapshot(self) -> dict[str, Any]:

@@ -308,8 +308,11 @@ def test_bad_chunks_change_nothing():
         with pytest.raises(error, match=message):
             stream.push(chunk)
     assert pickle.dumps(stream.snapshot()) == before
-    with pytest.raises(InputError, match="smaller than the model's frames"):
-        MODEL.stream().push(random_events(5, 9_000, sensor_size=(4, 4)))
+    for fresh in (MODEL.stream(), stream):
+        fresh.reset()
+        with pytest.raises(InputError, match="smaller than the model's frames"):
+            fresh.push(random_events(5, 9_000, sensor_size=(4, 4)))
+        assert fresh.slicer.origin_us is None
 
 
 @settings(max_examples=15)

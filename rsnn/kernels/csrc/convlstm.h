@@ -17,7 +17,7 @@ struct Size {
 
 // sigmoid(x) = 1 / (1 + 2^s) and tanh(x) = -m / (m + 2), m = 2^s - 1: the gates' weights are multiplied so that what
 // comes out is s. Beyond these limits both are constant, and the product of three 2^s is finite.
-constexpr double kSigmoid = -1.44269504088896340736, kTanh = 2 * kSigmoid;
+constexpr double kSigmoidFactor = -1.44269504088896340736, kTanhFactor = 2 * kSigmoidFactor;
 template <class R>
 constexpr R kLimit = sizeof(R) == 4 ? R(41) : R(330);
 
@@ -25,7 +25,7 @@ constexpr R kLimit = sizeof(R) == 4 ? R(41) : R(330);
 template <class A, int K, class R = typename A::R>
 void pack_gates(const R* w_input, const R* w_hidden, const R* bias, R* to, const Size& s) {
   const int inputs = words_of<A>(s.C) * A::kChannels, taps = s.taps();
-  const auto scale = [](int output) { return R(output % 4 == 3 ? kTanh : kSigmoid); };
+  const auto scale = [](int output) { return R(output % 4 == 3 ? kTanhFactor : kSigmoidFactor); };
   const auto row = [&](int output) { return size_t(output % 4) * s.D + output / 4; };
   pack<A, K>(
       to, 4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), s.K,

@@ -48,13 +48,10 @@ def convlstm(
             frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16
         )
         return features.to(dtype), hidden.to(dtype), cell
-    # The one that goes with the neurons' CUDA kernels; where Triton's is chosen it stands in for that in inference.
-    if (
-        kernel == "triton"
-        and selected(frames.device, "lif") == "cupy"
-        and convlstm_cupy.supports(frames, *tensors, pool, dtype)
-    ):
-        return convlstm_cupy.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
+    if kernel == "cupy":
+        if convlstm_cupy.supports(frames, *tensors, pool, dtype):
+            return convlstm_cupy.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
+        kernel = selected(frames.device, "convlstm", besides=("cupy",))
     if kernel == "triton" and convlstm_triton.supports(frames, *tensors, dtype):
         return convlstm_triton.convlstm(frames, *tensors, hidden, cell, pool, dtype=dtype)
     # Only the hidden half has to wait for the step before: the input half is one convolution over all steps.

@@ -1,6 +1,6 @@
-// A step of a ConvLSTM layer of few channels, without gradients: convolutions 3 x 3 of frame and hidden state on tensor
-// cores in TF32, gates, cell, hidden state, maximum pooling. Beside the macros of neuron.cuh, of which INPUT is 0, 2 or
-// 3 (type of frames and hidden states):
+// A step of a ConvLSTM layer of few channels: convolutions 3 x 3 of frame and hidden state on tensor cores in TF32,
+// gates, cell, hidden state, maximum pooling. Beside the macros of neuron.cuh, of which INPUT is 0, 2 or 3 (type of
+// frames and hidden states):
 //   CHANNELS, HIDDEN  of a frame, up to 4, and of the hidden state, up to 6
 //   HEIGHT, WIDTH     both even
 //   POOL              2 writes maxima of 2 x 2 hidden states as well
@@ -12,7 +12,8 @@
 // products take of it for all taps, and ends up with two neighbours of the result.
 //
 // frame is (N, C, H, W), hidden states and cells are (N, D, H, W), features (N, D, H / 2, W / 2). A cell may be written
-// where it was read; without one it is zero. What the weights are is in convlstm_cupy.py.
+// where it was read. Hidden state and cell are zero where there are none (0). What the weights are is in
+// convlstm_cupy.py.
 
 constexpr int kPlane = HEIGHT * WIDTH, kAcross = (WIDTH + 15) / 16, kGroups = kAcross * (HEIGHT / 2);
 constexpr int kParts = (HIDDEN + 3) / 4;        // of the gates; a warp has one
@@ -101,8 +102,8 @@ __device__ __forceinline__ unsigned as_factor(Value x) {
 #endif
 }
 
-// A lane's pixels: of rows y - 1 + shift ... y + 2 + shift, each from the one before `from`, at row y, on; zeros where
-// there are none.
+// A lane's pixels: of rows y - 1 ... y + 2 or, a row ahead, y and y + 1, each from the one before `from`, at row y, on;
+// zeros where there are none.
 __device__ __forceinline__ void look(const Value* __restrict__ from, bool exists, int shift, bool above, bool below,
                                      bool left, bool right, unsigned (&pixels)[4][4]) {
     Two<Value> middle[4];
@@ -111,7 +112,7 @@ __device__ __forceinline__ void look(const Value* __restrict__ from, bool exists
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int row = i + shift;
-        const bool here = exists && (row > 0 || above) && (row < 3 || below) && row < 4;
+        const bool here = exists && (row > 0 || above) && (row < 3 || below) && (i < 2 || shift == 0);
         const Value* at = from + (row - 1) * WIDTH;
         middle[i] = {none, none};
         if (here) middle[i] = *reinterpret_cast<const Two<Value>*>(at);
@@ -130,7 +131,7 @@ __device__ __forceinline__ void look(const Value* __restrict__ from, bool exists
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     convlstm_step(const Value* __restrict__ frame, const Value* __restrict__ before, const float* cell,
                   const float* __restrict__ weight, const float* __restrict__ bias, long long N, long long blocks,
-                  Value* __restrict__ after, float* cell_after, Value* __restrict__ features) {
+                  long long turned, Value* __restrict__ after, float* cell_after, Value* __restrict__ features) {
     const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;  // of a fragment
     const int part = threadIdx.x / 32 % kParts, warp = blockIdx.x * kWarps + threadIdx.x / 32 / kParts;
     const float scales[2] = {kSigmoid, g % 2 ? kTanh : kSigmoid};  // of rows g and g + 8
@@ -147,7 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     // lanes an even one has all gates of columns 2 q of the products, an odd one those of 2 q + 1.
     const int odd = g % 2, channel = part * 4 + g / 2, mine = 2 * (2 * q + odd);
     const int all = static_cast<int>(N) * kGroups, stride = static_cast<int>(blocks) * kWarps;
-    for (int group = warp; group < all; group += stride) {
+    for (int number = warp; number < all; number += stride) {
+        const int group = turned ? all - 1 - number : number;
         const int n = group / kGroups, y = group % kGroups / kAcross * 2, x = group % kAcross * 16;
         const int place = y * WIDTH + x + 2 * g;
         const bool above = y > 0, below = y + 2 < HEIGHT, inside = WIDTH % 16 == 0 || x + 2 * g < WIDTH;
@@ -163,11 +165,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             if (writes && cell) c[i] = early(cell + to + i * WIDTH);
         }
         unsigned hidden[4][4], input[4][4];
-        look(states + q * kPlane, inside && q < HIDDEN, 0, above, below, left, right, hidden);
+        look(states + q * kPlane, inside && before && q < HIDDEN, 0, above, below, left, right, hidden);
         look(pixels + q * kPlane, inside && q < CHANNELS, 0, above, below, left, right, input);
 #if HIDDEN > 4
         unsigned others[4][4];  // half of the lanes are a row ahead
-        look(states + (4 + q % 2) * kPlane, inside && 4 + q % 2 < HIDDEN, q / 2, above, below, left, right,
+        look(states + (4 + q % 2) * kPlane, inside && before && 4 + q % 2 < HIDDEN, q / 2, above, below, left, right,
              others);
 #endif
         all_loaded();

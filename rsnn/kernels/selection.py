@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from rsnn.errors import InputError, UnknownNameError, suggest
-from rsnn.kernels import convlstm_triton, lif_cupy, lif_spikingjelly, native
+from rsnn.kernels import convlstm_cupy, convlstm_triton, lif_cupy, lif_spikingjelly, native
 
 Operator = Literal["lif", "convlstm", "attention"]
 OPERATORS: dict[Operator, str] = {"lif": "LIF", "convlstm": "ConvLSTM", "attention": "attention"}  # as one writes them
@@ -33,7 +33,7 @@ class Kernel:
 KERNELS = {
     "torch": Kernel(tuple(OPERATORS), None, lambda: None),
     "spikingjelly": Kernel(("lif",), ("cpu", "cuda"), lif_spikingjelly.unavailable),
-    "cupy": Kernel(("lif",), ("cuda",), lif_cupy.unavailable),
+    "cupy": Kernel(("lif", "convlstm"), ("cuda",), lif_cupy.unavailable),
     "triton": Kernel(("convlstm",), ("cuda",), convlstm_triton.unavailable),
     "native": Kernel(("lif", "convlstm", "attention"), ("cpu",), native.unavailable),
 }
@@ -43,20 +43,29 @@ KERNELS = {
 # write; scripts/bench_gpu.py measures it.
 PREFERENCE: dict[tuple[Operator, str], tuple[str, ...]] = {
     ("lif", "cuda"): ("cupy", "spikingjelly"),
-    ("convlstm", "cuda"): ("triton",),
+    ("convlstm", "cuda"): ("cupy", "triton"),
     ("lif", "cpu"): ("native",),
     ("convlstm", "cpu"): ("native",),
     ("attention", "cpu"): ("native",),
 }
 
+# Why a kernel that can run here lacks one of its operators.
+_LACKS: dict[tuple[str, Operator], Callable[[], str | None]] = {("cupy", "convlstm"): convlstm_cupy.unavailable}
+
 _forced: tuple[str, ...] | None = None
-_reasons: dict[str, str | None] = {}
+_reasons: dict[str | tuple[str, Operator], str | None] = {}
 
 
-def _reason(name: str) -> str | None:
+def _reason(name: str, operator: Operator | None = None) -> str | None:
+    """Return why a kernel cannot run here, or not for `operator`, or None."""
     if name not in _reasons:
         _reasons[name] = KERNELS[name].unavailable()
-    return _reasons[name]
+    reason = _reasons[name]
+    if reason is None and operator is not None and (name, operator) in _LACKS:
+        if (name, operator) not in _reasons:
+            _reasons[name, operator] = _LACKS[name, operator]()
+        reason = _reasons[name, operator]
+    return reason
 
 
 # What it finds out (packages, devices, a self-test) is no part of a graph that torch.compile makes of the caller. This
@@ -74,10 +83,11 @@ def available() -> list[str]:
     return [name for name, reason in status().items() if reason is None]
 
 
-def selected(device: str | torch.device = "cpu", operator: Operator = "lif") -> str:
+def selected(device: str | torch.device = "cpu", operator: Operator = "lif", *, besides: tuple[str, ...] = ()) -> str:
     """Return the name of the kernel that computes `operator` on `device` (`"cpu"`, `"cuda"`, `"cuda:1"`, ...).
 
     A forced kernel is the answer where it serves that operator on that device; elsewhere the choice is by preference.
+    For a call that this kernel does not take, the next one is chosen `besides` it.
 
     Raises:
         UnknownNameError: `RSNN_KERNEL` is set to a name that is no kernel, or there is no such operator.
@@ -96,10 +106,11 @@ def selected(device: str | torch.device = "cpu", operator: Operator = "lif") -> 
         forced = _check_names(variable.split(","), "RSNN_KERNEL: ") if variable else ()
     for name in forced:
         kernel = KERNELS[name]
-        if operator in kernel.operators and (kernel.devices is None or kind in kernel.devices):
+        serves = operator in kernel.operators and (kernel.devices is None or kind in kernel.devices)
+        if name not in besides and serves and _reason(name, operator) is None:
             return name
     for name in PREFERENCE.get((operator, kind), ()):
-        if _reason(name) is None:
+        if name not in besides and _reason(name, operator) is None:
             return name
     return "torch"
 

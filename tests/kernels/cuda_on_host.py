@@ -19,16 +19,16 @@ def compiled(file, name, options):
     """Stand in for `cuda._compiled`: the same sources and macros, on the CPU.
 
     The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
-    A step of a ConvLSTM, which may write the cell where it was, runs once.
+    A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once.
     """
+    once = file in ("convlstm_step.cu", "convlstm_back.cu")
+    together = once or file in ("convlstm_gradients.cu", "narrow_conv.cu", "spiking_conv.cu")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
         source.write_text(f'#include "cuda_on_host.h"\n{cuda.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += (
-            ["-DTOGETHER", "-pthread"] if file in ("narrow_conv.cu", "spiking_conv.cu", "convlstm_step.cu") else []
-        )
+        command += ["-DTOGETHER", "-pthread"] if together else []
         command += [
             "-Wno-unused-parameter",
             "-Wno-unused-function",
@@ -50,7 +50,7 @@ def compiled(file, name, options):
         kinds = [ctypes.c_double if isinstance(argument, float) else ctypes.c_int64 for argument in arguments]
         run = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_int, *kinds)(address)
         for given in (arguments, *later):
-            for backwards in (0,) if file == "convlstm_step.cu" else (0, 1):
+            for backwards in (0,) if once else (0, 1):
                 run(blocks, cuda.THREADS, backwards, *given)
 
     return launch

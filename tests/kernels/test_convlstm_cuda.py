@@ -1,4 +1,4 @@
-"""The CUDA kernel of a ConvLSTM's steps, against the same in single operations of torch."""
+"""The CUDA kernels of a ConvLSTM's steps, forward and backward, against the same in single operations of torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
-from rsnn.kernels import convlstm_cupy, convlstm_triton, cuda, gpu
+from rsnn.kernels import convlstm_cupy, convlstm_gradients_cupy, convlstm_triton, cuda, gpu
 from rsnn.kernels.convlstm import _convolve, _steps
 
 LAYER_ONE, LAYER_TWO = {"C": 2, "D": 4}, {"C": 4, "D": 6}
+NAMES = ("frames", "w_input", "w_hidden", "bias", "hidden", "cell")
 convlstm_module = importlib.import_module("rsnn.kernels.convlstm")
 
 
@@ -104,6 +106,220 @@ def test_in_two_parts_and_from_memory_in_any_order(device):
     assert all(map(torch.equal, state, whole[1:]))
 
 
+def tf32(x):
+    """Round to the nearest number of TF32, as the kernels do."""
+    return ((x.float().view(torch.int32) + (1 << 12)) & (-1 << 13)).view(torch.float32).double()
+
+
+class Convolution(torch.autograd.Function):
+    """A convolution in double precision of what the tensor cores get, and gradients of what they get backward."""
+
+    @staticmethod
+    def forward(ctx, x, w, dtype):
+        scales = torch.full((len(w), 1, 1, 1), -1.442695041)
+        scales[len(w) // 4 * 3 :] = 2.885390082
+        ctx.save_for_backward(tf32(x), tf32(w))
+        ctx.dtype = dtype
+        return F.conv2d(tf32(x), tf32(w.float() * scales) / scales.double(), padding=1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        grad = tf32(grad) if ctx.dtype == torch.float32 else grad.to(ctx.dtype).double()
+        return F.conv_transpose2d(grad, w, padding=1), conv2d_weight(x, w.shape, grad, padding=1), None
+
+
+def exact(frames, w_input, w_hidden, bias, hidden, cell, pool, dtype=torch.float32):
+    """Run the layer in double precision, but for what the kernels round: factors, and what they store."""
+    stored = (lambda x: x) if dtype == torch.float32 else (lambda x: x + (x.to(dtype).double() - x).detach())
+    T, N, _, H, W = frames.shape
+    D = w_hidden.shape[1]
+    hidden = frames.new_zeros(N, D, H, W) if hidden is None else hidden
+    cell = frames.new_zeros(N, D, H, W) if cell is None else cell
+    features = []
+    for x in frames:
+        gates = Convolution.apply(x, w_input, dtype) + Convolution.apply(hidden, w_hidden, dtype)
+        if bias is not None:
+            gates = gates + bias.view(-1, 1, 1)
+        i, f, o = gates[:, : 3 * D].sigmoid().chunk(3, 1)
+        cell = f * cell + i * gates[:, 3 * D :].tanh()
+        features.append(o * cell.tanh())
+        hidden = stored(features[-1])
+    return stored(F.max_pool2d(torch.cat(features), pool)).unflatten(0, (T, N)), hidden, cell
+
+
+def trained(layer, inputs, pool, needed=range(6), outputs=range(3), **options):
+    """Return results of a layer and the gradients of a loss of `outputs`, by the inputs that are `needed`."""
+    with torch.enable_grad():
+        given = [x if x is None else x.detach().clone().requires_grad_(i in needed) for i, x in enumerate(inputs)]
+        results = layer(*given, pool, **options)
+        loss = 0
+        for i in outputs:
+            generator = torch.Generator().manual_seed(i)
+            weight = torch.randn(results[i].shape, generator=generator).bfloat16().to(results[i])
+            loss = loss + (weight * results[i]).sum(dtype=torch.float64)
+        loss.backward()
+    return [x.detach() for x in results], {
+        name: x.grad for name, x in zip(NAMES, given, strict=True) if x is not None and x.requires_grad
+    }
+
+
+def check_gradients(device, inputs, pool, most=1e-3, dtype=torch.float32, **options):
+    expected, gradients = trained(exact, [x if x is None else x.double() for x in inputs], pool, dtype=dtype, **options)
+    inputs = [x if x is None else x.to(device) for x in inputs]
+    results, found = trained(convlstm_cupy.convlstm, inputs, pool, dtype=dtype, **options)
+    check([x.float() for x in expected], results, most)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        if gradient is None:
+            assert not found[name].any(), name
+            continue
+        assert found[name].dtype == inputs[NAMES.index(name)].dtype
+        gap, largest = float((found[name].cpu().double() - gradient).abs().max()), float(gradient.abs().max())
+        assert gap <= most * largest, f"{name}: {gap}"
+
+
+@pytest.mark.parametrize(
+    ("size", "pool"),
+    [
+        (LAYER_ONE, 2),
+        (LAYER_TWO | {"start": False}, 2),
+        (LAYER_ONE | {"T": 2, "H": 10, "W": 48}, 1),
+        (LAYER_TWO | {"T": 2, "N": 1, "H": 6, "W": 34, "bias": False}, 2),
+        (LAYER_ONE | {"T": 1, "start": False, "bias": False}, 2),
+        ({"C": 1, "D": 5, "H": 2, "W": 38, "T": 2}, 2),
+        ({"C": 3, "D": 1, "N": 1, "H": 6, "W": 2}, 2),
+        ({"C": 4, "D": 2, "T": 2, "N": 3, "H": 12, "W": 20}, 1),
+        ({"C": 2, "D": 3, "T": 2, "N": 1, "H": 4, "W": 6}, 2),
+    ],
+    ids=str,
+)
+def test_gradients(device, size, pool):
+    check_gradients(device, case(**size), pool)
+
+
+@pytest.mark.parametrize("size", [LAYER_ONE, LAYER_TWO | {"W": 12}], ids=str)
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_reduced_types(device, size, dtype, pool):
+    frames, *weights, hidden, cell = case(**size)
+    frames, hidden = frames.to(dtype), hidden.to(dtype)
+    # A state that is rounded otherwise is as far off as that.
+    check_gradients(device, (frames, *weights, hidden, cell), pool, 2e-2, dtype)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_only_the_gradients_that_are_asked_for(device, index):
+    check_gradients(device, case(T=2), 2, needed=[index])
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("output", range(3))
+def test_gradients_of_one_result(device, output, pool):
+    check_gradients(device, case(T=2), pool, outputs=[output])
+
+
+def test_many_images_in_either_order(device, monkeypatch):
+    inputs = case(T=2, N=7, H=4, W=4)
+    check_gradients(device, inputs, 2)
+    found = []
+    for alternate in (True, False):
+        monkeypatch.setattr(convlstm_cupy, "ALTERNATE", alternate)
+        given = [x.to(device) for x in inputs]
+        results, gradients = trained(convlstm_cupy.convlstm, given, 2)
+        found.append([*results, *gradients.values()])
+    assert all(map(torch.equal, *found))
+
+
+def test_equal_pixels_give_the_gradient_to_the_first(device):
+    frames, *others = case(T=1, start=False)
+    inputs = (torch.zeros_like(frames), *others)
+    expected, gradients = trained(reference, inputs, 2)
+    results, found = trained(convlstm_cupy.convlstm, [x if x is None else x.to(device) for x in inputs], 2)
+    check(expected, results, 1e-3)
+    # All pixels of an image are equal, so that only the gradient's place says which of a window's it went to.
+    assert float((found["frames"].cpu() - gradients["frames"]).abs().max()) < 5e-3 * float(
+        gradients["frames"].abs().max()
+    )
+
+
+def test_gradients_that_are_not_finite(device):
+    inputs = case(T=2, **LAYER_TWO)
+    inputs[0][1, 0, 1, 3, 3] = float("nan")
+    _, expected = trained(exact, [x.double() for x in inputs], 1)
+    _, found = trained(convlstm_cupy.convlstm, [x.to(device) for x in inputs], 1)
+    for name, gradient in expected.items():
+        assert torch.equal(found[name].isnan().cpu(), gradient.isnan()), name
+        assert gradient.isnan().any()
+    assert not expected["frames"].isnan().all()
+
+
+def test_what_is_given_stays_as_it_is(device):
+    inputs = [x.to(device) for x in case()]
+    before = [x.clone() for x in inputs]
+    with torch.enable_grad():
+        given = [x.clone().requires_grad_() for x in inputs]
+        results = convlstm_cupy.convlstm(*given, 2)
+        gradients = [torch.ones_like(x) for x in results]
+        once = torch.autograd.grad(results, given, gradients, retain_graph=True)
+        again = torch.autograd.grad(results, given, gradients)
+    assert all(bool((x == 1).all()) for x in gradients)
+    assert all(map(torch.equal, once, again))
+    assert all(map(torch.equal, before, given))
+
+
+def test_memory_in_any_order(device):
+    inputs = [x.to(device) for x in case(T=2)]
+    turned = [x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.ndim > 1 else x for x in inputs]
+    results, gradients = trained(convlstm_cupy.convlstm, inputs, 2)
+    others, found = trained(convlstm_cupy.convlstm, turned, 2)
+    assert all(map(torch.equal, results, others))
+    assert all(map(torch.equal, gradients.values(), found.values()))
+
+
+def test_operator_checks(device):
+    """PyTorch's own checks of a custom operator: schema, autograd registration, fake tensors against real ones."""
+    frames, *others = (x.to(device) for x in case(T=2, H=4, W=4))
+    with torch.enable_grad():
+        for given, pool, keep in ((frames.clone().requires_grad_(), 2, True), (frames, 1, False)):
+            torch.library.opcheck(
+                convlstm_cupy._convlstm,
+                (given, *others, pool, keep),
+                test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+            )
+    kept = [torch.rand(1, *x.shape).to(device) for x in others[-2:]]
+    for needed in ([True, False, False, False, True, False], [False, True, False, False, False, True]):
+        gradients = (torch.rand(2, 2, 4, 2, 2).to(device), None, others[-1])
+        given = (*gradients, frames, *others, *kept, 2, needed)
+        torch.library.opcheck(convlstm_cupy._convlstm_backward, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_compiled(device, monkeypatch, pool):
+    monkeypatch.setattr(convlstm_module, "selected", lambda *_: "cupy")
+
+    def layer(*given):
+        return convlstm_module.convlstm(*given[:-1], pool=given[-1])
+
+    inputs = [x.to(device) for x in case(T=2)]
+    results, gradients = trained(convlstm_cupy.convlstm, inputs, pool)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    others, found = trained(compiled, inputs, pool)
+    assert all(map(torch.equal, results, others))
+    assert all(map(torch.equal, gradients.values(), found.values()))
+    assert torch.equal(compiled(*inputs, pool)[0], results[0])
+
+
+def test_no_second_derivative(device):
+    inputs = [x.to(device) for x in case(T=1)]
+    with torch.enable_grad():
+        given = inputs[0].clone().requires_grad_()
+        features = convlstm_cupy.convlstm(given, *inputs[1:], 2)[0]
+        (gradient,) = torch.autograd.grad(features.sum(), given, create_graph=True)
+        with pytest.raises(RuntimeError):
+            gradient.sum().backward()
+
+
 def test_what_it_takes(device, monkeypatch):
     frames, w_input, w_hidden, bias, _, _ = (None if x is None else x.to(device) for x in case())
 
@@ -121,29 +337,52 @@ def test_what_it_takes(device, monkeypatch):
     assert not takes(w_hidden=w_hidden.repeat(2, 2, 1, 1))
     assert not takes(frames.repeat(1, 1, 3, 1, 1), w_input.repeat(1, 3, 1, 1))
     with torch.enable_grad():
-        assert not takes()
+        assert takes(w_input=w_input.clone().requires_grad_())
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert not takes()
     assert takes(dtype=torch.bfloat16)
 
 
-def test_a_kernel_with_wrong_results_is_left_out(device, monkeypatch):
-    right = cuda.source
-    monkeypatch.setattr(cuda, "source", lambda file: right(file).replace("(x - 1) *", "(x + 1) *"))
-    compiled = cuda_on_host.compiled if device == "cpu" else cuda._compiled
-    monkeypatch.setattr(cuda, "_compiled", compiled.__wrapped__)
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("convlstm_step.cu", "(x - 1) *", "(x + 1) *"),
+        ("convlstm_back.cu", "(of_c - 1)", "(of_c + 1)"),
+        ("convlstm_back.cu", "taps[k].of", "taps[2 - k].of"),
+        ("convlstm_back.cu", "sums[i + 2][e][2]", "sums[i][e][2]"),
+        ("convlstm_back.cu", "c * gg * gi", "c * gg * gf"),
+        ("convlstm_back.cu", "h > largest", "h < largest"),
+        ("convlstm_back.cu", "= c * gf", "= c * gi"),
+        ("convlstm_back.cu", "r * Seen::kStride, q < CHANNELS", "(3 - r) * Seen::kStride, q < CHANNELS"),
+    ],
+)
+def test_a_kernel_with_wrong_results_is_left_out(device, monkeypatch, file, right, wrong):
+    source = cuda.source
+    assert right in source(file)
+    monkeypatch.setattr(cuda, "source", lambda name: source(name).replace(right, wrong if name == file else right))
+    compiled = cuda._compiled
+    anew = (cuda_on_host.compiled if device == "cpu" else compiled).__wrapped__
+    monkeypatch.setattr(cuda, "_compiled", lambda name, *given: (anew if name == file else compiled)(name, *given))
+    monkeypatch.setattr(convlstm_gradients_cupy, "works", lambda _: True)
+    works = convlstm_cupy._works if file == "convlstm_step.cu" else convlstm_cupy._trains
     with pytest.warns(UserWarning, match="left out: its results are not those of the torch kernel"):
-        assert not convlstm_cupy._works(torch.device(device))
+        assert not works(torch.device(device))
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-def test_it_is_chosen_without_gradients(device, monkeypatch, pool):
-    names = {"convlstm": "triton", "lif": "cupy"}
-    monkeypatch.setattr(convlstm_module, "selected", lambda _, operator="lif": names[operator])
+def test_it_is_chosen(device, monkeypatch, pool):
+    chosen = ["cupy", "triton"]
+
+    def selected(_, operator, besides=()):
+        assert operator == "convlstm"
+        return next(name for name in chosen if name not in besides)
+
+    monkeypatch.setattr(convlstm_module, "selected", selected)
     calls = []
     kernel = convlstm_cupy.convlstm
-    inputs = [None if x is None else x.to(device) for x in case()]
+    inputs = [x.to(device) for x in case()]
     assert convlstm_cupy._works(inputs[0].device)
+    assert convlstm_cupy._trains(inputs[0].device)
     monkeypatch.setattr(convlstm_cupy, "convlstm", lambda *a, **k: calls.append(1) or kernel(*a, **k))
     found = convlstm_module.convlstm(*inputs, pool=pool)
     check(reference(*case(), pool), found, 5e-3)
@@ -151,12 +390,14 @@ def test_it_is_chosen_without_gradients(device, monkeypatch, pool):
         reduced = convlstm_module.convlstm(*inputs, pool=pool)
     check([x.cpu().float() for x in found], reduced, 3e-2)
     assert [x.dtype for x in reduced] == [torch.bfloat16, torch.bfloat16, torch.float32]
-    assert len(calls) == 2
-    names["lif"] = "torch"
+    with torch.enable_grad():
+        inputs[1].requires_grad_()
+        assert convlstm_module.convlstm(*inputs, pool=pool)[0].requires_grad
+    assert len(calls) == 3
+    # What it does not take is the next one's.
     monkeypatch.setattr(convlstm_triton, "supports", lambda *_: True)
     monkeypatch.setattr(convlstm_triton, "convlstm", lambda *_, **__: "triton")
+    assert convlstm_module.convlstm(*inputs, pool=3) == "triton"
+    chosen.remove("cupy")
     assert convlstm_module.convlstm(*inputs, pool=pool) == "triton"
-    names["lif"] = "cupy"
-    with torch.enable_grad():
-        assert convlstm_module.convlstm(*inputs, pool=pool) == "triton"
-    assert len(calls) == 2
+    assert len(calls) == 3

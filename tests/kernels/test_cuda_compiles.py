@@ -98,6 +98,24 @@ def test_every_variant_of_a_step_of_a_convlstm_compiles(architecture):
     for (channels, hidden, height, width, pool), i in product(sizes, (0, 2, 3)):
         layer = {"CHANNELS": channels, "HIDDEN": hidden, "HEIGHT": height, "WIDTH": width, "POOL": pool, "BLOCKS": 4}
         assert entries("convlstm_step.cu", architecture, INPUT=i, **layer) == {"convlstm_step"}
+        assert entries("convlstm_back.cu", architecture, INPUT=i, **layer) == {"convlstm_step_back"}
+
+
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+def test_every_variant_of_the_gradients_of_a_convlstm_compiles(architecture):
+    sizes = [(2, 4, 128, 128), (4, 6, 64, 64), (1, 3, 2, 38)]
+    for (channels, hidden, height, width), i in product(sizes, (0, 2, 3)):
+        layer = {
+            "CHANNELS": channels,
+            "HIDDEN": hidden,
+            "HEIGHT": height,
+            "WIDTH": width,
+            "DEPTH": 1,
+            "WIDE": int(i > 2),
+        }
+        for back, name in enumerate(("weight_gradient", "convolve_back")):
+            variant = {"INPUT": i, "BACK": back, "BLOCKS": 3 + back} | layer
+            assert entries("convlstm_gradients.cu", architecture, **variant) == {name}
 
 
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])

@@ -17,6 +17,7 @@ def reasons(monkeypatch, **reasons):
 def _without_native_kernels(monkeypatch):
     monkeypatch.delenv("RSNN_KERNEL", raising=False)
     monkeypatch.setattr(kernels.selection, "_reasons", {"native": "no C++ compiler was found"})
+    monkeypatch.setattr(kernels.selection, "_LACKS", {})
     with kernels.use("auto"):
         kernels.selection._forced = None
         yield
@@ -39,10 +40,32 @@ def test_a_gpu_gets_the_fused_kernels_that_are_there(monkeypatch):
     reasons(monkeypatch)
     assert kernels.selected("cuda") == "cupy"
     assert kernels.selected("cuda:1", "lif") == "cupy"
+    assert kernels.selected("cuda", "convlstm") == "cupy"
     reasons(monkeypatch, cupy="not installed")
     assert kernels.selected("cuda") == "spikingjelly"
+    assert kernels.selected("cuda", "convlstm") == "triton"
     reasons(monkeypatch, cupy="not installed", spikingjelly="too old")
     assert kernels.selected("cuda") == "torch"
+
+
+def test_one_operator_that_a_kernel_lacks_here_is_another_ones(monkeypatch):
+    reasons(monkeypatch)
+    monkeypatch.setattr(kernels.selection, "_LACKS", {("cupy", "convlstm"): lambda: "no tensor cores"})
+    assert kernels.selected("cuda") == "cupy"
+    assert kernels.selected("cuda", "convlstm") == "triton"
+    with kernels.use("cupy"):
+        assert kernels.selected("cuda", "convlstm") == "triton"
+    assert set(kernels.status()) == set(kernels.selection.KERNELS)
+
+
+def test_a_call_that_a_kernel_does_not_take_is_the_next_ones(monkeypatch):
+    reasons(monkeypatch)
+    assert kernels.selected("cuda", "convlstm", besides=("cupy",)) == "triton"
+    assert kernels.selected("cuda", "convlstm", besides=("cupy", "triton")) == "torch"
+    with kernels.use("cupy"):
+        assert kernels.selected("cuda", "convlstm", besides=("cupy",)) == "triton"
+    reasons(monkeypatch, triton="not installed")
+    assert kernels.selected("cuda", "convlstm", besides=("cupy",)) == "torch"
 
 
 def test_a_cpu_gets_the_native_kernels_that_are_there(monkeypatch):
@@ -57,9 +80,12 @@ def test_a_forced_kernel_serves_its_own_operators_and_devices_only(monkeypatch):
     with kernels.use("cupy"):
         assert kernels.selected("cuda") == "cupy"
         assert kernels.selected("cpu") == "native"
-        assert kernels.selected("cuda", "convlstm") == "triton"
+        assert kernels.selected("cuda", "convlstm") == "cupy"
     with kernels.use("torch", "cupy"):  # the first that serves it
-        assert kernels.selected("cuda") == "torch"
+        assert kernels.selected("cuda") == kernels.selected("cuda", "convlstm") == "torch"
+    with kernels.use("triton"):
+        assert kernels.selected("cuda") == "cupy"
+        assert kernels.selected("cuda", "convlstm") == "triton"
     with kernels.use("native", "spikingjelly"):
         assert kernels.selected("cuda") == "spikingjelly"
         assert kernels.selected("cpu", "convlstm") == "native"

@@ -21,84 +21,17 @@ constexpr int kWarps = THREADS / 32 / kParts;   // of a block, for each part
 constexpr int kColumns = 32;
 constexpr int kBackWeights = kParts * kEights * 3 * 32 * 4;
 
-template <typename Number>
-struct alignas(2 * sizeof(Number)) Two {
-    Number first, second;
-};
-struct alignas(16) Four {
-    unsigned of[4];
-};
-
-#ifdef __CUDACC__
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-__device__ __forceinline__ unsigned bits_of(float x) { return __float_as_uint(x); }
-__device__ __forceinline__ float number_of(unsigned x) { return __uint_as_float(x); }
-// c (16 x 8) += a (16 x 8) b; a lane has four numbers of c.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// Both are exact to 2 units in the last place.
-__device__ __forceinline__ float power_of_two(float x) {
-    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
-    return x;
-}
-__device__ __forceinline__ float reciprocal(float x) {
-    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
-    return x;
-}
-__device__ __forceinline__ float at_most(float x, float most) {
-    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(most));
-    return x;
-}
 // Loads from memory that nobody writes to, each time anew: else the compiler would keep it in a loop.
-__device__ __forceinline__ Four anew(const Four* from) {
-    Four x;
+#ifdef __CUDACC__
+__device__ __forceinline__ Four<unsigned> anew(const Four<unsigned>* from) {
+    Four<unsigned> x;
     asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x.of[0]), "=r"(x.of[1]), "=r"(x.of[2]), "=r"(x.of[3])
                  : "l"(from));
     return x;
 }
-// Starts to copy to shared memory, or to write zeros there; after arrived() all is there.
-template <int bytes>
-__device__ __forceinline__ void start_copy(void* to, const void* from, bool zeros) {
-    const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
-    if (bytes == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(zeros ? 0 : 16)
-                     : "memory");
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(bytes),
-                     "r"(zeros ? 0 : bytes)
-                     : "memory");
-}
-__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #else
-union Bits {
-    float number;
-    unsigned bits;
-};
-inline unsigned bits_of(float x) { Bits y; y.number = x; return y.bits; }
-inline float number_of(unsigned x) { Bits y; y.bits = x; return y.number; }
-inline unsigned rounded(float x) { return (bits_of(x) + 0x1000) & ~0x1fffu; }
-inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    const unsigned b[2] = {b0, b1};
-    multiply_on_host<0>(c, a, b);
-}
-inline float power_of_two(float x) { return std::exp2(x); }
-inline float reciprocal(float x) { return 1 / x; }
-inline Four anew(const Four* from) { return *from; }
-inline float at_most(float x, float most) { return x > most ? most : x; }
-template <int bytes>
-inline void start_copy(void* to, const void* from, bool zeros) {
-    if (zeros) std::memset(to, 0, bytes);
-    else std::memcpy(to, from, bytes);
-}
-inline void arrived() {}
+inline Four<unsigned> anew(const Four<unsigned>* from) { return *from; }
 #endif
 
 // sigmoid(x) is 1 / (1 + e^-x) and tanh(x) is (e^2x - 1) / (e^2x + 1). The sums come as exponents of two: their weights
@@ -141,7 +74,8 @@ struct Part {
 #pragma unroll
             for (int plane = 0; plane < planes; plane += kTogether)
                 if (planes % kTogether == 0 || plane + first < planes)
-                    start_copy<kPiece * sizeof(Element)>(target + plane * kSize, source + plane * kPlane, none);
+                    start_copy_past_l1<kPiece * sizeof(Element)>(target + plane * kSize, source + plane * kPlane,
+                                                                 !none);
         }
     }
 };
@@ -211,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int part = threadIdx.x / 32 % kParts, warp = threadIdx.x / 32 / kParts;
     const float scales[2] = {kSigmoid, g % 2 ? kTanh : kSigmoid};  // of rows g and g + 8
     const auto weights_of = [&](int k, unsigned(&of)[4]) {
-        const Four four = anew(reinterpret_cast<const Four*>(weight) + (part * kProducts + k) * 32 + lane);
+        const auto four = anew(reinterpret_cast<const Four<unsigned>*>(weight) + (part * kProducts + k) * 32 + lane);
 #pragma unroll
         for (int i = 0; i < 4; ++i) of[i] = rounded(number_of(four.of[i]) * scales[i % 2]);
     };
@@ -265,10 +199,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 float sums[4][2][4] = {};
 #pragma unroll
                 for (int eight = 0; eight < kEights; ++eight) {
-                    Four taps[3];
+                    Four<unsigned> taps[3];
 #pragma unroll
                     for (int k = 0; k < 3; ++k)
-                        taps[k] = reinterpret_cast<const Four*>(back)[((part * kEights + eight) * 3 + k) * 32 + lane];
+                        taps[k] = reinterpret_cast<const Four<unsigned>*>(
+                            back)[((part * kEights + eight) * 3 + k) * 32 + lane];
                     const Value* const gradients = later_part + (8 * eight + q) * Seen::kSize + at;
 #pragma unroll
                     for (int r = 0; r < 4; ++r) {
@@ -279,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                         for (int k = 0; k < 3; ++k)
 #pragma unroll
-                            for (int e = 0; e < 2; ++e) multiply(sums[r][e], taps[k].of, one[e + k], other[e + k]);
+                            for (int e = 0; e < 2; ++e) multiply(sums[r][e], taps[k].of, {one[e + k], other[e + k]});
                     }
                 }
 #pragma unroll
@@ -318,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                         for (int e = 0; e < 2; ++e)
                             if (r >= i && r < i + 3)
-                                multiply(sums[i][e], weights[3 * (r - i) + k], hidden[e + k], input[e + k]);
+                                multiply(sums[i][e], weights[3 * (r - i) + k], {hidden[e + k], input[e + k]});
             }
 #if HIDDEN > 4
             unsigned others[4][4];  // half of the lanes are a row ahead
@@ -333,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                 for (int i = 0; i < 2; ++i)
 #pragma unroll
-                    for (int e = 0; e < 2; ++e) multiply(sums[i][e], of, others[i][e + k], others[i + 2][e + k]);
+                    for (int e = 0; e < 2; ++e) multiply(sums[i][e], of, {others[i][e + k], others[i + 2][e + k]});
             }
 #endif
 

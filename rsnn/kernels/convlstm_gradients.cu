@@ -22,71 +22,11 @@ constexpr int kStages = DEPTH + 1;
 constexpr int kPiece = WIDTH % kRoom == 0 ? kRoom : WIDTH % 4 == 0 ? 4 : 2;
 constexpr int kPieces = kStrip / kPiece, kSide = 4 / sizeof(Value);
 
-template <typename Number>
-struct alignas(2 * sizeof(Number)) Two {
-    Number of[2];
-};
-template <typename Number>
-struct alignas(4 * sizeof(Number)) Four {
-    Number of[4];
-};
-
-#ifdef __CUDACC__
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-__device__ __forceinline__ unsigned bits(float x) { return __float_as_uint(x); }
-// c (16 x 8) += a (16 x 8) b (8 x 8); a lane has four numbers of c.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-// Starts to copy 4, 8 or 16 bytes to shared memory, or zeros; those that were started before the last `kOpen` ends have
-// arrived after await<kOpen>.
-template <int kBytes>
-__device__ __forceinline__ void start_copy(void* to, const void* from, bool exists) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(
-                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
-                 "l"(from), "n"(kBytes), "r"(exists ? kBytes : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kOpen>
-__device__ __forceinline__ void await() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
-}
-__device__ __forceinline__ void warp_together() { __syncwarp(); }
-#else
-union Bits {
-    float number;
-    unsigned bits;
-};
-inline unsigned bits(float x) {
-    Bits y;
-    y.number = x;
-    return y.bits;
-}
-inline unsigned rounded(float x) { return (bits(x) + 0x1000) & ~0x1fffu; }
-inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply_on_host<0>(c, a, b); }
-template <int kBytes>
-inline void start_copy(void* to, const void* from, bool exists) {
-    if (exists) std::memcpy(to, from, kBytes);
-    else std::memset(to, 0, kBytes);
-}
-inline void end_of_copies() {}
-template <int kOpen>
-inline void await() {}
-inline void warp_together() { pthread_barrier_wait(&warps[threadIdx.x / 32]); }
-#endif
-
 __device__ __forceinline__ unsigned as_factor(Value x) {
 #if INPUT == 3
     return static_cast<unsigned>(x) << 16;
 #elif INPUT == 2
-    return bits(load(x));
+    return bits_of(load(x));
 #else
     return rounded(load(x));
 #endif

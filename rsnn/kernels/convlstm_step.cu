@@ -20,67 +20,15 @@ constexpr int kParts = (HIDDEN + 3) / 4;        // of the gates; a warp has one
 constexpr int kProducts = HIDDEN > 4 ? 12 : 9;  // one a tap, one a column of taps for the fifth and sixth channel
 constexpr int kWarps = THREADS / 32 / kParts;   // of a block, for each part
 
-template <typename Number>
-struct alignas(2 * sizeof(Number)) Two {
-    Number first, second;
-};
-struct alignas(16) Four {
-    float of[4];
-};
-
 #ifdef __CUDACC__
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-// c (16 x 8) += a (16 x 8) b; a lane has four numbers of c.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// Both are exact to 2 units in the last place.
-__device__ __forceinline__ float power_of_two(float x) {
-    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
-    return x;
-}
-__device__ __forceinline__ float reciprocal(float x) {
-    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
-    return x;
-}
-// Keeps the compiler from putting off loads until after the products.
-__device__ __forceinline__ void all_loaded() { __syncwarp(); }
 // Two numbers, loaded in the order of the calls.
 __device__ __forceinline__ Two<float> early(const float* from) {
     Two<float> two;
     asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(two.first), "=f"(two.second) : "l"(from));
     return two;
 }
-__device__ __forceinline__ float at_most(float x, float most) {
-    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(most));
-    return x;
-}
 #else
-union Bits {
-    float number;
-    unsigned bits;
-};
-inline unsigned rounded(float x) {
-    Bits y;
-    y.number = x;
-    y.bits = (y.bits + 0x1000) & ~0x1fffu;
-    return y.bits;
-}
-inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    const unsigned b[2] = {b0, b1};
-    multiply_on_host<0>(c, a, b);
-}
-inline float power_of_two(float x) { return std::exp2(x); }
-inline float reciprocal(float x) { return 1 / x; }
-inline void all_loaded() {}
 inline Two<float> early(const float* from) { return {from[0], from[1]}; }
-inline float at_most(float x, float most) { return x > most ? most : x; }
 #endif
 
 // sigmoid(x) is 1 / (1 + e^-x) and tanh(x) is (e^2x - 1) / (e^2x + 1). The sums come as exponents of two: their weights
@@ -138,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     unsigned weights[kProducts][4];
 #pragma unroll
     for (int k = 0; k < kProducts; ++k) {
-        const Four four = reinterpret_cast<const Four*>(weight)[(part * kProducts + k) * 32 + lane];
+        const Four<float> four = reinterpret_cast<const Four<float>*>(weight)[(part * kProducts + k) * 32 + lane];
 #pragma unroll
         for (int i = 0; i < 4; ++i) weights[k][i] = rounded(four.of[i] * scales[i % 2]);
     }
@@ -172,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         look(states + (4 + q % 2) * kPlane, inside && before && 4 + q % 2 < HIDDEN, q / 2, above, below, left, right,
              others);
 #endif
-        all_loaded();
+        warp_together();  // keeps the compiler from putting off loads until after the products
 
         float sums[2][2][4];  // rows, even and odd pixels
 #pragma unroll
@@ -187,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             for (int i = 0; i < 2; ++i)
 #pragma unroll
                 for (int e = 0; e < 2; ++e)
-                    multiply(sums[i][e], weights[k], hidden[i + k / 3][e + k % 3], input[i + k / 3][e + k % 3]);
+                    multiply(sums[i][e], weights[k], {hidden[i + k / 3][e + k % 3], input[i + k / 3][e + k % 3]});
 #if HIDDEN > 4
 #pragma unroll
         for (int k = 0; k < 3; ++k)
@@ -195,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             for (int i = 0; i < 2; ++i)
 #pragma unroll
                 for (int e = 0; e < 2; ++e)
-                    multiply(sums[i][e], weights[9 + k], others[i][e + k], others[i + 2][e + k]);
+                    multiply(sums[i][e], weights[9 + k], {others[i][e + k], others[i + 2][e + k]});
 #endif
 
         float h[2][2];

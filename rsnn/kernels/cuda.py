@@ -20,6 +20,9 @@ THREADS_TO_FILL = 1 << 16
 VALUES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # INPUT in neuron.cuh
 SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # SURROGATE in neuron.cuh
 
+# The sources that need tensor_core.cuh.
+ON_TENSOR_CORES = ("convlstm_step.cu", "convlstm_back.cu", "convlstm_gradients.cu", "narrow_conv.cu", "spiking_conv.cu")
+
 
 def state_type(dtype: torch.dtype) -> torch.dtype:
     """Return the type of the potential for inputs of `dtype`."""
@@ -68,9 +71,10 @@ def launch(
 
 @functools.cache
 def source(file: str) -> str:
-    """Return a CUDA source (`lif.cu`, `norm_lif.cu`, `spiking_conv.cu`, `convlstm_step.cu`), whole."""
+    """Return a CUDA source (`lif.cu`, `norm_lif.cu` or one of ON_TENSOR_CORES), whole."""
     folder = Path(__file__).parent
-    return "\n".join((folder / part).read_text(encoding="utf-8") for part in ("neuron.cuh", file))
+    parts = ("neuron.cuh", *(("tensor_core.cuh",) if file in ON_TENSOR_CORES else ()), file)
+    return "\n".join((folder / part).read_text(encoding="utf-8") for part in parts)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 // A convolution 3 x 3 of few channels (up to 8) to 128 and its gradients, on tensor cores in TF32, which holds half and
-// bfloat16 exactly; sums are in float. Beside the macros of neuron.cuh, of which INPUT is 0, 2 or 3 and a Pack 16 bytes:
+// bfloat16 exactly; sums are in float. Beside the macros of neuron.cuh, of which INPUT is 0, 2 or 3 and a Pack 16
+// bytes:
 //   COLUMNS  pixels of a row that a block takes at once: 16 or 32
 //   BLOCKS   that should fit into a multiprocessor
 //
@@ -10,39 +11,6 @@ constexpr int kOutputs = 128, kChannels = 8, kWarps = 4, kShare = kOutputs / kWa
 constexpr int kWide = COLUMNS + 2;  // with a pixel on either side
 constexpr int kRow = kWide * kOutputs;
 constexpr int kPiece = 16 / sizeof(Value);
-
-#ifdef __CUDACC__
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-
-// c (16 x 8) += a (16 x 8) b (8 x 8); a lane has four numbers of c.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Starts to copy 16 bytes to shared memory, or zeros; after arrived() all are there.
-__device__ __forceinline__ void start_copy(void* to, const void* from, bool zeros) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
-                 "l"(from), "r"(zeros ? 0 : 16)
-                 : "memory");
-}
-__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#else
-union Bits {
-    float number;
-    unsigned bits;
-};
-inline unsigned rounded(float x) { Bits y; y.number = x; return y.bits; }
-inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply_on_host<0>(c, a, b); }
-inline void start_copy(void* to, const void* from, bool zeros) { copy_on_host(to, from, zeros); }
-inline void arrived() {}
-#endif
 
 // Where a pixel's output channel is in a row: each warp's after the other's. Groups of 8 channels change places from
 // pixel to pixel, so that a warp's loads, of channels of one pixel or of pixels of one channel, meet all banks.
@@ -74,7 +42,8 @@ __device__ __forceinline__ void fetch(Value* to, const Value* grad, const Part& 
     for (int i = 0; i < (kWide + kPixels - 1) / kPixels; ++i) {
         const int pixel = i * kPixels + first, x = part.left - 1 + pixel;
         const bool outside = y < 0 || y >= H || x < 0 || x >= W;
-        if (pixel < kWide) start_copy(to + i * kPixels * kShare, outside ? grad : row + x * kOutputs, outside);
+        if (pixel < kWide)
+            start_copy_past_l1<16>(to + i * kPixels * kShare, outside ? grad : row + x * kOutputs, !outside);
     }
 }
 
@@ -215,11 +184,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         // Numbers q and q + 4 of the products' inner dimension are channels 2 q and 2 q + 1.
                         const Value* upper = tile + place(warp, 16 * m + g + 2 - j, 8 * k + 2 * q);
                         const Value* lower = tile + place(warp, 16 * m + 8 + g + 2 - j, 8 * k + 2 * q);
-                        struct alignas(2 * sizeof(Value)) Two {
-                            Value first, second;
-                        };
-                        const Two one = *reinterpret_cast<const Two*>(upper);
-                        const Two other = *reinterpret_cast<const Two*>(lower);
+                        const auto one = *reinterpret_cast<const Two<Value>*>(upper);
+                        const auto other = *reinterpret_cast<const Two<Value>*>(lower);
                         const unsigned a[4] = {rounded(load(one.first)), rounded(load(other.first)),
                                                rounded(load(one.second)), rounded(load(other.second))};
 #pragma unroll

@@ -12,10 +12,7 @@
 
 constexpr int kChannels = 8, kColumns = 18, kStages = 4, kTile = 4 * kColumns * kChannels;
 
-// A pixel's channels 2 q and 2 q + 1, as they are, and as a lane hands them to a tensor core.
-struct alignas(2 * sizeof(Value)) Two {
-    Value first, second;
-};
+// A pixel's channels 2 q and 2 q + 1 as a lane hands them to a tensor core.
 #if INPUT == 0
 struct Pair {
     unsigned first, second;
@@ -24,52 +21,6 @@ constexpr int kProducts = 9;  // of a convolution: each has a tap's 8 channels
 #else
 typedef unsigned Pair;
 constexpr int kProducts = 5;  // two taps' channels, the last one's second are zeros
-#endif
-
-#ifdef __CUDACC__
-__device__ __forceinline__ unsigned rounded(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-
-// c (16 x 8) += a (16 x 8, or 16 x 16 of bfloat16) b; a lane has four numbers of c.
-__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-#if INPUT == 0
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#endif
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Starts to copy 16 bytes to shared memory, or zeros; those that were started before the last `kOpen` ends have arrived
-// after await<kOpen>.
-__device__ __forceinline__ void start_copy(void* to, const void* from, bool zeros) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
-                 "l"(from), "r"(zeros ? 0 : 16)
-                 : "memory");
-}
-__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kOpen>
-__device__ __forceinline__ void await() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
-}
-#else
-union Bits {
-    float number;
-    unsigned bits;
-};
-inline unsigned rounded(float x) { Bits y; y.number = x; return y.bits; }
-inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    multiply_on_host<INPUT>(c, a, b);
-}
-inline void start_copy(void* to, const void* from, bool zeros) { copy_on_host(to, from, zeros); }
-inline void end_of_copies() {}
-template <int kOpen>
-inline void await() {}
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
@@ -108,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int i = 0; i < kMine; ++i)
             if (i * THREADS + threadIdx.x < kAll)
-                start_copy(tiles + t % kStages * kTile + to[i], from[i] + t * step, outside[i]);
+                start_copy<16>(tiles + t % kStages * kTile + to[i], from[i] + t * step, !outside[i]);
     };
 #pragma unroll
     for (int t = 0; t < kStages - 1; ++t) {
@@ -173,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 const int place = i * kColumns + k / 2 + k % 2 * (kColumns / 2);
-                const Two two = *reinterpret_cast<const Two*>(tile + place * kChannels);
+                const auto two = *reinterpret_cast<const Two<Value>*>(tile + place * kChannels);
 #if INPUT == 0
                 pixels[i][k] = {rounded(two.first), rounded(two.second)};
 #else
@@ -200,7 +151,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                                            second[other % 3], second[other % 3 + 1]};
 #endif
 #pragma unroll
-                for (int j = 0; j < 4; ++j) multiply(current[j], input, weights[k][j]);
+                for (int j = 0; j < 4; ++j)
+#if INPUT == 0
+                    multiply(current[j], input, weights[k][j]);
+#else
+                    multiply_bfloat16(current[j], input, weights[k][j]);
+#endif
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j)

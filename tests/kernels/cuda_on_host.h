@@ -26,15 +26,19 @@ static Dim blockIdx;
 static pthread_barrier_t block, warps[32];
 static void __syncthreads() { pthread_barrier_wait(&block); }
 
-static void copy_on_host(void* to, const void* from, bool zeros) {
-    if (zeros) std::memset(to, 0, 16);
-    else std::memcpy(to, from, 16);
-}
-
 static float number_in(unsigned bits) {
     float number;
     std::memcpy(&number, &bits, sizeof(number));
     return number;
+}
+
+// To TF32; with EXACT not at all, for tests that compare with products of float.
+static unsigned rounded_on_host(unsigned bits) {
+#ifdef EXACT
+    return bits;
+#else
+    return (bits + 0x1000) & ~0x1fffu;
+#endif
 }
 
 // A warp's c += a b as on a tensor core: m16n8k8 of TF32 (INPUT 0) or m16n8k16 of bfloat16, with the layouts of the PTX

@@ -22,13 +22,14 @@ def compiled(file, name, options):
     A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once.
     """
     once = file in ("convlstm_step.cu", "convlstm_back.cu")
-    together = once or file in ("convlstm_gradients.cu", "narrow_conv.cu", "spiking_conv.cu")
+    together = file in cuda.ON_TENSOR_CORES
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
         source.write_text(f'#include "cuda_on_host.h"\n{cuda.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
         command += ["-DTOGETHER", "-pthread"] if together else []
+        command += ["-DEXACT"] if file in ("narrow_conv.cu", "spiking_conv.cu") else []
         command += [
             "-Wno-unused-parameter",
             "-Wno-unused-function",

@@ -357,10 +357,15 @@ def main() -> None:
     parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
     parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
     options = parser.parse_args()
+    film = options.film or options.device
+    try:
+        SimulatedGestures(1, device=film)[0]
+    except rsnn.errors.RSNNError as error:
+        parser.error(f"no clip can be filmed: {error}")
     (options.output / "clips").mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     folder = options.output / "clips"
-    common = (options.simulators, options.validation, options.seed, options.film or options.device)
+    common = (options.simulators, options.validation, options.seed, film)
     shares = [(folder, worker, *common) for worker in range(options.simulators)]
     cameras = [spawn.Process(target=simulate, args=share, daemon=True) for share in shares]
     trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import rsnn
 
@@ -42,3 +43,12 @@ def test_gestures_are_trained_while_they_are_simulated(tmp_path):
         assert trained.preprocessing == published.preprocessing
         pairs = zip(trained.parameters(), published.parameters(), strict=True)
         assert any(not one.equal(other) for one, other in pairs)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_cannot_film_is_told_before_the_training_waits_for_clips(tmp_path):
+    command = [sys.executable, EXAMPLE, tmp_path / "out", "--film", "cuda"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert "no clip can be filmed: device='cuda'" in ran.stderr
+    assert not (tmp_path / "out").exists()

@@ -60,7 +60,7 @@ def to_frames(
     kind = _check_dtype(dtype)
     H, W = check_size(size, events.sensor_size)
     edges = _edges(events.t, T, split_by, span_us)
-    pixel = _pixel_index(events, H, W)
+    pixel = pixel_index(events, H, W)
 
     frames = np.empty((T, POLARITIES * H * W), dtype=kind)
     largest = _largest_count(kind)
@@ -138,7 +138,7 @@ def _check_span(span_us: tuple[int, int] | None, first: int, last: int) -> tuple
     return start, end
 
 
-def _pixel_index(events: Events, H: int, W: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+def pixel_index(events: Events, H: int, W: int) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Return (p * H + y) * W + x of every event, on the rescaled grid."""
     width, height = events.sensor_size
     # Sensors up to 181 x 181 need 16 bits only, which is four times as fast as 64.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data import EVENT_DTYPE, Events
-from rsnn.data.frames import _pixel_index
+from rsnn.data.frames import pixel_index
 from rsnn.errors import InputError
 from rsnn.streaming.clock import Clock
 from rsnn.streaming.timing import Timing
@@ -188,7 +188,7 @@ class Slicer:
     def _count(self, events: Events) -> None:
         inside = self._preprocessing.cropped(events)
         if len(inside):
-            np.add.at(self._counts.reshape(-1), _pixel_index(inside, *self._preprocessing.frame_size), np.float32(1))
+            np.add.at(self._counts.reshape(-1), pixel_index(inside, *self._preprocessing.frame_size), np.float32(1))
             self.events += len(inside)
 
     def snapshot(self) -> dict[str, Any]:

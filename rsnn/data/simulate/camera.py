@@ -98,16 +98,17 @@ def _simulate(
         last_us = time_us
         parts += pixels.advance(frame, time_us)
         if last_us - start_us >= piece_us:
-            yield _deliver(readout, parts, start_us, last_us)
+            yield deliver(readout, parts, start_us, last_us)
             start_us, parts = last_us, []
     if readout is None:
         raise InputError("there are no frames; expected pairs of an image and its time in microseconds")
     # What is still on its way when the last frame ends is not in the recording.
     if last_us > start_us or math.isinf(piece_us):
-        yield _deliver(readout, parts, start_us, last_us)
+        yield deliver(readout, parts, start_us, last_us)
 
 
-def _deliver(readout: Readout, parts: list[PixelEvents], start_us: int, end_us: int) -> Events:
+def deliver(readout: Readout, parts: list[PixelEvents], start_us: int, end_us: int) -> Events:
+    """Return what the readout sends until `end_us` of what the pixels did."""
     H, W = readout.shape
     sent = readout.deliver(join(parts), end_us)
     t = np.clip(np.rint(sent.t), start_us, end_us).astype(np.int64)

@@ -45,6 +45,14 @@ class DVSPixels:
         parameters: of the pixel model; the readout's are not used here.
         rng: of the mismatch between pixels and of the noise.
 
+    Attributes:
+        positive, negative: thresholds of every pixel, in log intensity.
+        leak_per_us: how fast its reference sinks.
+        excess: level minus the level at the last event.
+        noise_until: noise events a microsecond of all pixels up to this one.
+        noise_lost: share of the noise that is not there in full light.
+        noise_on: probability that a noise event is ON.
+
     """
 
     def __init__(self, shape: tuple[int, int], parameters: DVSParameters, rng: np.random.Generator) -> None:
@@ -52,28 +60,26 @@ class DVSPixels:
         self.shape = shape
         self._rng = rng
         size = shape[0] * shape[1]
-        self._positive = _thresholds(parameters.pos_thres, parameters.sigma_thres, size, rng)
-        self._negative = _thresholds(parameters.neg_thres, parameters.sigma_thres, size, rng)
-        self._minus_negative = -self._negative
+        self.positive = _thresholds(parameters.pos_thres, parameters.sigma_thres, size, rng)
+        self.negative = _thresholds(parameters.neg_thres, parameters.sigma_thres, size, rng)
+        self._minus_negative = -self.negative
         spread = _spread(parameters.noise_rate_cov_decades, size, rng)
         # Leak moves the reference down by leak_rate_hz thresholds a second (v2e's subtract_leak_current).
-        self._leak_per_us = (parameters.leak_rate_hz * 1e-6 * spread * self._positive).astype(np.float32)
+        self.leak_per_us = (parameters.leak_rate_hz * 1e-6 * spread * self.positive).astype(np.float32)
         shot = parameters.shot_noise_rate_hz * 1e-6 * _spread(parameters.noise_rate_cov_decades, size, rng)
         hot = np.where(rng.random(size) < parameters.hot_pixel_fraction, parameters.hot_pixel_rate_hz * 1e-6, 0.0)
-        self._noise_until = np.cumsum(shot + hot)  # events a microsecond of all pixels up to this one
-        self._noisy = bool(self._noise_until[-1] > 0)
+        self.noise_until = np.cumsum(shot + hot)
+        self._noisy = bool(self.noise_until[-1] > 0)
         hot_share = np.divide(hot, shot + hot, out=np.zeros(size), where=hot > 0)
-        self._noise_lost = (1 - BRIGHT_SHOT_NOISE) * (
-            1 - hot_share
-        )  # share of the noise that is not there in full light
-        self._noise_on = (1 + hot_share) / 2  # probability that a noise event is ON
+        self.noise_lost = (1 - BRIGHT_SHOT_NOISE) * (1 - hot_share)
+        self.noise_on = (1 + hot_share) / 2
         self._codes = np.log(np.arange(256, dtype=np.float32) / np.float32(255) + np.float32(parameters.log_eps))
         self._level: FloatArray | None = None  # filtered log intensity at the last frame
         self._time_us = 0
-        self._excess = np.zeros(size, dtype=np.float32)  # level minus the level at the last event
+        self.excess = np.zeros(size, dtype=np.float32)
         if parameters.leak_rate_hz:
             # As if the sensor had been on for long (as in v2e): else none would leak an event before 1 / leak_rate_hz.
-            self._excess += self._positive * rng.spawn(1)[0].random(size, dtype=np.float32)
+            self.excess += self.positive * rng.spawn(1)[0].random(size, dtype=np.float32)
         self._held = np.zeros(0, dtype=np.int64)  # pixels in their refractory period,
         self._release_us = np.zeros(0)  # and when it ends
         self._change = np.empty(size, dtype=np.float32)
@@ -98,17 +104,17 @@ class DVSPixels:
         self._time_us = time_us
         change = self._step_towards(target, flat, span_us)
         if self.parameters.leak_rate_hz:
-            np.multiply(self._leak_per_us, np.float32(span_us), out=self._scratch)
+            np.multiply(self.leak_per_us, np.float32(span_us), out=self._scratch)
             change += self._scratch
-        self._excess += change
+        self.excess += change
         if self._held.size:
             self._release(start_us, span_us)
-        np.greater_equal(self._excess, self._positive, out=self._on)
-        np.less_equal(self._excess, self._minus_negative, out=self._busy)
+        np.greater_equal(self.excess, self.positive, out=self._on)
+        np.less_equal(self.excess, self._minus_negative, out=self._busy)
         np.logical_or(self._on, self._busy, out=self._busy)
         crossing = self._busy.nonzero()[0]
         parts = [self._fire(crossing, start_us, span_us)] if crossing.size else []
-        number = self._rng.poisson(self._noise_until[-1] * span_us) if self._noisy else 0
+        number = self._rng.poisson(self.noise_until[-1] * span_us) if self._noisy else 0
         if number:
             parts.append(self._make_noise(number, flat, start_us, span_us))
         return parts
@@ -146,7 +152,7 @@ class DVSPixels:
     def _release(self, start_us: int, span_us: float) -> None:
         """Let pixels whose refractory period ended take the brightness at that moment as their reference."""
         after = (self._release_us - start_us) / span_us
-        self._excess[self._held] = np.where(after < 1, self._change[self._held] * (1 - after), 0)
+        self.excess[self._held] = np.where(after < 1, self._change[self._held] * (1 - after), 0)
         still = after >= 1
         self._held, self._release_us = self._held[still], self._release_us[still]
 
@@ -158,11 +164,11 @@ class DVSPixels:
         """
         up = self._on.take(pixel)
         down = ~up
-        excess = np.abs(self._excess.take(pixel)).astype(np.float64)
+        excess = np.abs(self.excess.take(pixel)).astype(np.float64)
         rate = self._change.take(pixel).astype(np.float64)
         np.negative(rate, out=rate, where=down)
         np.maximum(rate, 1e-9, out=rate)
-        threshold = np.where(up, self._positive.take(pixel), self._negative.take(pixel)).astype(np.float64)
+        threshold = np.where(up, self.positive.take(pixel), self.negative.take(pixel)).astype(np.float64)
         left = excess - threshold
         left /= rate  # of the interval, after the first crossing
         np.maximum(left, 0, out=left)
@@ -189,7 +195,7 @@ class DVSPixels:
             count = np.maximum(excess / threshold + 1e-6, 1).astype(np.int64)
             rest = np.minimum(excess - count * threshold, highest)
         np.negative(rest, out=rest, where=down)
-        self._excess[pixel] = rest
+        self.excess[pixel] = rest
         p = up.view(np.uint8)
         again = (count > 1).nonzero()[0]
         if again.size:
@@ -207,12 +213,12 @@ class DVSPixels:
     def _make_noise(self, number: int, frame: npt.NDArray[Any], start_us: int, span_us: float) -> PixelEvents:
         """Return noise events of pixels that are neither firing nor held, and reset these pixels."""
         place = self._rng.random(number)
-        place *= self._noise_until[-1]
+        place *= self.noise_until[-1]
         place.sort()
-        pixel = self._noise_until.searchsorted(place, side="right")
-        np.minimum(pixel, self._noise_until.size - 1, out=pixel)
+        pixel = self.noise_until.searchsorted(place, side="right")
+        np.minimum(pixel, self.noise_until.size - 1, out=pixel)
         chance, side, when = self._rng.random((3, number))
-        lost = frame.take(pixel) * self._noise_lost.take(pixel)
+        lost = frame.take(pixel) * self.noise_lost.take(pixel)
         if frame.dtype == np.uint8:
             lost /= 255
         keep = chance >= lost
@@ -224,9 +230,9 @@ class DVSPixels:
             if again.size:
                 when = when[np.lexsort((when, pixel))]
                 keep[again] &= when[again] - when[again - 1] >= pause
-        p = (side < self._noise_on.take(pixel))[keep].view(np.uint8)
+        p = (side < self.noise_on.take(pixel))[keep].view(np.uint8)
         pixel, t = pixel[keep], start_us + when[keep] * span_us
-        self._excess[pixel] = 0
+        self.excess[pixel] = 0
         if pause:
             self._held = np.concatenate((self._held, pixel))
             self._release_us = np.concatenate((self._release_us, t + pause * span_us))

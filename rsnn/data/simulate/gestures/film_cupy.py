@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
-from rsnn.data.simulate.camera import _deliver
+from rsnn.data.simulate.camera import deliver
 from rsnn.data.simulate.gestures.arms import LEFT, RIGHT
 from rsnn.data.simulate.gestures.draw import HAND_REACH, HAND_SPRITE
 from rsnn.data.simulate.gestures.film import STEP_US, Film
@@ -111,7 +111,7 @@ def record(takes: Sequence[Take], device: str) -> list[Events]:
         readout = Readout((SIDE, SIDE), takes[i].parameters, np.random.default_rng(seeds[i][1]))
         times = takes[i].film.ticks * STEP_US
         events = _unpack(words[ends[place] : ends[place + 1]])
-        clips[i] = _deliver(readout, [events], int(times[0]), int(times[-1]))
+        clips[i] = deliver(readout, [events], int(times[0]), int(times[-1]))
     return [clips[i] for i in range(len(takes))]
 
 
@@ -155,15 +155,15 @@ def pack(takes: Sequence[Take], rngs: Sequence[np.random.Generator]) -> Packed:
 
 def _images(film: Film, pixels: DVSPixels) -> list[npt.NDArray[np.float32]]:
     """Return the images of a clip in the order of film.cu, each flat."""
-    rate = np.diff(pixels._noise_until, prepend=0.0)  # events a microsecond
+    rate = np.diff(pixels.noise_until, prepend=0.0)  # events a microsecond
     with np.errstate(divide="ignore", over="ignore"):
         interval = np.where(rate > 0, 1 / rate, np.inf).astype(np.float32)
     images: list[FloatArray] = [film.scene.light, film.scene.background]
     images += [image for layer in (film.torso, film.head) for image in layer]
     images += [texture for arm in film.limbs for texture in arm]
     images += [image for sprite in film.hands for image in sprite]
-    images += [pixels._positive, pixels._negative, pixels._leak_per_us, pixels._excess]
-    images += [interval, pixels._noise_lost, pixels._noise_on]
+    images += [pixels.positive, pixels.negative, pixels.leak_per_us, pixels.excess]
+    images += [interval, pixels.noise_lost, pixels.noise_on]
     return [image.astype(np.float32, copy=False).reshape(-1) for image in images]
 
 

@@ -9,7 +9,8 @@ become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla
 has no encoder.
 
 What a network sees is a random window of a clip, or its begin, mirrored, turned, scaled, shifted, thinned or thickened,
-through a sensor with more noise, dead light or exchanged polarities. The learning rate rises, and falls to nothing at
+through a sensor with more noise, dead light or exchanged polarities. Windows of more than two seconds get more time
+steps, as `Preprocessing.max_step_ms` gives them to whole recordings. The learning rate rises, and falls to nothing at
 the end of the minutes; what is kept is the moving average of the weights. Nothing is selected: the validation clips, of
 performers of their own as the test clips are, only tell how it went.
 
@@ -47,11 +48,13 @@ MODELS = {
 }
 SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
 STEPS, CLASSES, OTHER = 20, 11, 10
+MAX_STEP_MS = 100  # what lasts longer than STEPS of these is cut into 2, 3, ... times as many steps
 TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity
 SLICE = 100  # ticks; windows begin and end with slices of so many
 SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
 OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
 BEGINNINGS, LEAST_STEPS = 0.25, 4  # share of the batches that end early, lest the first steps be too sure
+LONG, MULTIPLES = 0.1, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
 MIRRORED = torch.tensor([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
@@ -121,39 +124,44 @@ class Clips:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How clips are seen: side of the frames, and shortest and longest window in seconds."""
+    """How clips are seen: side of the frames, shortest and longest window in seconds, and its time steps."""
 
     side: int
     window_s: tuple[float, float]
+    steps: int = STEPS
+
+    def longer(self, multiple: int) -> View:
+        """Return the view of windows that need `multiple` times the steps."""
+        shortest = (multiple - 1) * STEPS * MAX_STEP_MS / 1000
+        return View(self.side, (shortest, shortest + STEPS * MAX_STEP_MS / 1000), multiple * STEPS)
 
 
-def frames_of(clips: Clips, chosen: Sequence[int], side: int) -> Tensor:
-    """Return whole clips as counts (T, N, 2, side, side)."""
-    return torch.cat([_count(*_unpacked(clips.events[i], 1), 1, side) for i in chosen], dim=1)
+def frames_of(clip: Tensor, side: int) -> Tensor:
+    """Return the words of a whole clip as counts (T, 1, 2, side, side)."""
+    ticks = (clip >> 15) - (clip[0] >> 15)
+    T = STEPS * max(1, math.ceil(float(ticks[-1]) * TICK_US / (STEPS * MAX_STEP_MS * 1000)))
+    step = (ticks * T).div(ticks[-1] + 1, rounding_mode="floor")
+    return _count(torch.zeros_like(step), step, clip >> 1 & 127, clip >> 8 & 127, clip & 1, (T, 1), side)
 
 
-def _unpacked(words: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return sample 0, step, x, y and polarity of a clip's events."""
-    ticks = (words >> 15) - (words[0] >> 15)
-    step = (ticks * STEPS).div(ticks[-1] + 1, rounding_mode="floor")
-    return torch.zeros_like(step), step, (words >> 1 & 127) * scale, (words >> 8 & 127) * scale, words & 1
-
-
-def _count(sample: Tensor, step: Tensor, x: Tensor, y: Tensor, p: Tensor, N: int, side: int) -> Tensor:
+def _count(
+    sample: Tensor, step: Tensor, x: Tensor, y: Tensor, p: Tensor, steps_samples: tuple[int, int], side: int
+) -> Tensor:
     """Return counts (T, N, 2, side, side) of events at (x, y) on 128 x 128 pixels; others than these are left out."""
+    T, N = steps_samples
     pixel = 128 // side
     column, row = x.floor().long(), y.floor().long()
     cell = (((step.long() * N + sample) * 2 + p) * side + row // pixel) * side + column // pixel
     inside = (column >= 0) & (column < 128) & (row >= 0) & (row < 128)
-    counts = torch.zeros(STEPS * N * 2 * side * side, device=x.device)
+    counts = torch.zeros(T * N * 2 * side * side, device=x.device)
     counts.index_add_(0, cell.clamp(0, counts.numel() - 1), inside.float())
-    return counts.reshape(STEPS, N, 2, side, side)
+    return counts.reshape(T, N, 2, side, side)
 
 
 def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return frames (T, N, 2, side, side) of random windows through random sensors, and labels (N)."""
     labels = rng.permutation(np.resize(rng.permutation(CLASSES), size))
-    chosen = [int(rng.choice(clips.of_class[label])) for label in labels]
+    chosen = [_choose(clips, label, view.window_s[0], rng) for label in labels]
     parts, begins, spans = [], [], []
     for index in chosen:
         first_of = clips.first[index]
@@ -195,15 +203,24 @@ def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tupl
     x, y = ((words >> shift & 127) - 64 + torch.rand(words.numel(), device=device) for shift in (1, 8))
     x, y = (side + 0.7 * repeated * torch.randn_like(side) for side in (x, y))
     x, y = xx * x + xy * y + x0, yx * x + yy * y + y0
-    step = (((words >> 15) - begin_) * STEPS / span).long().clamp(0, STEPS - 1)
+    step = (((words >> 15) - begin_) * view.steps / span).long().clamp(0, view.steps - 1)
     p = p ^ swap.int()
-    events = [(sample, step, x, y, p), _noise(np.asarray(spans) * TICK_US * 1e-6, rng, device)]
-    frames = _count(*map(torch.cat, zip(*events, strict=True)), size, view.side)
+    events = [(sample, step, x, y, p), _noise(np.asarray(spans) * TICK_US * 1e-6, view.steps, rng, device)]
+    frames = _count(*map(torch.cat, zip(*events, strict=True)), (view.steps, size), view.side)
     target = torch.from_numpy(labels)
     return frames, torch.where(torch.from_numpy(mirrored), MIRRORED[target], target).to(device)
 
 
-def _noise(seconds: np.ndarray, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, ...]:
+def _choose(clips: Clips, label: int, seconds: float, rng: np.random.Generator) -> int:
+    """Return a clip of a class that lasts so long; any of the class when none is found."""
+    for _ in range(20):
+        index = int(rng.choice(clips.of_class[label]))
+        if len(clips.first[index]) > seconds * 1e6 / TICK_US / SLICE:
+            break
+    return index
+
+
+def _noise(seconds: np.ndarray, steps: int, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, ...]:
     """Return events of noisier sensors: three in ten have more of it everywhere, as many a few hot pixels."""
     N = len(seconds)
     everywhere = np.minimum(rng.exponential(0.3, N) * 128 * 128 * seconds, 60_000) * (rng.random(N) < 0.3)
@@ -216,7 +233,7 @@ def _noise(seconds: np.ndarray, rng: np.random.Generator, device: torch.device) 
     places = torch.rand(2, len(pixel_of), device=device) * 128
     here = torch.from_numpy(np.repeat(np.arange(len(pixel_of)), of_pixel)).to(device)
     x[total - len(here) :], y[total - len(here) :] = places[:, here]
-    step, p = (torch.randint(high, (total,), device=device) for high in (STEPS, 2))
+    step, p = (torch.randint(high, (total,), device=device) for high in (steps, 2))
     return torch.from_numpy(sample).to(device), step, x, y, p.int()
 
 
@@ -248,14 +265,9 @@ class Networks(nn.Module):
 def accuracies(networks: nn.Module, clips: Clips, side: int) -> list[float]:
     """Return the share of the clips that each classifier has right."""
     networks.eval()
-    right = 0
-    for first in range(0, len(clips), 44):
-        chosen = range(first, min(first + 44, len(clips)))
-        labels = torch.tensor([clips.labels[i] for i in chosen], device=clips.device)
-        logits = torch.stack(networks(frames_of(clips, chosen, side)))
-        right = right + (logits.argmax(2) == labels).sum(1)
+    answers = [torch.cat(networks(frames_of(clip, side))).argmax(1).cpu() for clip in clips.events]
     networks.train()
-    return (right / len(clips)).tolist()
+    return (torch.stack(answers, 1) == torch.tensor(clips.labels)).float().mean(1).tolist()
 
 
 def train(kind: str, output: Path, options: argparse.Namespace) -> None:
@@ -288,15 +300,16 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     told = saved = time.monotonic()
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    # On a GPU, whole windows are replays of a graph; beginnings are of too many lengths to keep one of each.
+    # On a GPU, whole windows are replays of a graph a length; beginnings are of too many to keep one of each.
     whole = rsnn.kernels.graphed(networks) if options.graphs else networks
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, options.lr / 100)
-        frames, labels = batch(clips, options.batch, view, rng)
-        begins = rng.random() < BEGINNINGS
+        kind_of_window = rng.random()
+        begins, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
+        frames, labels = batch(clips, options.batch, view.longer(rng.choice(MULTIPLES)) if long else view, rng)
         logits = networks(frames[: rng.integers(LEAST_STEPS, STEPS)]) if begins else whole(frames)
         loss = sum(F.cross_entropy(scores, labels, label_smoothing=0.05) for scores in logits)
         optimizer.zero_grad()
@@ -329,7 +342,9 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     found["validation_average"] = accuracies(average.module, validation, view.side)
     for place, (name, member) in enumerate(zip(MODELS[kind], average.module.members, strict=True)):
         plain = rsnn.create_model(name)
-        member.cpu().preprocessing = dataclasses.replace(member.preprocessing, window_ms=plain.preprocessing.window_ms)
+        member.cpu().preprocessing = dataclasses.replace(
+            member.preprocessing, window_ms=plain.preprocessing.window_ms, max_step_ms=MAX_STEP_MS
+        )
         member.save_pretrained(output / name / "best")
         metrics = {part: right[place] for part, right in found.items()}
         metrics |= {"passes": passes, "clips": len(clips), "validation_clips": len(validation), "seed": options.seed}
@@ -345,7 +360,7 @@ def main() -> None:
     parser.add_argument(
         "--start", metavar="FOLDER", help="go on from FOLDER/<name>, or from the zoo where it is not there"
     )
-    parser.add_argument("--window", nargs=2, type=float, default=(0.5, 6.0), metavar=("SHORTEST", "LONGEST"))
+    parser.add_argument("--window", nargs=2, type=float, default=(0.5, 3.0), metavar=("SHORTEST", "LONGEST"))
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import torch
 
 from rsnn.data import Events, read_events
-from rsnn.errors import InputError
+from rsnn.data.grouping import of_equal_shape
+from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
-from rsnn.models.prediction import Recording, frames_of
+from rsnn.models.prediction import Recording, classify, frames_of
 
 # Two-sided 95 % of the normal distribution.
 _Z_95 = 1.959964
@@ -83,6 +85,7 @@ def evaluate(
     batch_size: int = 16,
     windows: int = 1,
     window_ms: int | None = None,
+    ids: Sequence[str] | None = None,
     accelerator: Any = None,
     on_progress: Callable[[int], object] = lambda _done: None,
 ) -> Evaluation:
@@ -92,10 +95,11 @@ def evaluate(
         model: any model of the library.
         samples: pairs of a recording (as `model.predict` takes it) and its class index. Of several processes each takes
             its own: `[rank::processes]` of all.
-        batch_size: recordings that run through the network together.
+        batch_size: recordings that run through the network together, where they have equally many steps.
         windows: windows of each recording, evenly spaced, whose probabilities are averaged.
         window_ms: duration of a window; by default that of the recordings the model was trained on. A recording that is
             no longer than that is one window.
+        ids: names of the recordings, for errors.
         accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
         on_progress: called with the number of recordings done after each batch.
 
@@ -104,14 +108,18 @@ def evaluate(
 
     """
     confusion = _nothing(model)
-    for batch in _batches(samples, batch_size):
-        if windows > 1:
-            answers = [_voted(model, recording, windows, window_ms, batch_size) for recording, _ in batch]
-        else:
-            predictions = model.predict([recording for recording, _ in batch], batch_size=batch_size)
-            answers = [prediction.index for prediction in predictions]
-        for answer, (_, label) in zip(answers, batch, strict=True):
-            _count(confusion, label, answer)
+    if windows > 1:
+        for batch in _batches(samples, batch_size):
+            for recording, label in batch:
+                with _naming(ids, int(confusion.sum())):
+                    answer = _voted(model, recording, windows, window_ms, batch_size)
+                _count(confusion, label, answer)
+            on_progress(int(confusion.sum()))
+        return _evaluation(model, confusion, accelerator)
+    labels: list[int] = []
+    for answers in classify(model, _frames(model, samples, labels, ids), batch_size):
+        for place, prediction in answers:
+            _count(confusion, labels[place], prediction.index)
         on_progress(int(confusion.sum()))
     return _evaluation(model, confusion, accelerator)
 
@@ -134,9 +142,13 @@ def evaluate_steps(
     steps: Sequence[int],
     *,
     batch_size: int = 16,
+    ids: Sequence[str] | None = None,
     accelerator: Any = None,
 ) -> dict[int, Evaluation]:
     """Return the evaluation after only the first k time steps of each recording, for each k of `steps`, in one pass.
+
+    A time step is here one of the `num_frames` shares of a recording, however many steps it was cut into: of a
+    recording that `max_step_ms` cuts into m times `num_frames`, the first k are m k of its own.
 
     Raises:
         InputError: there are no samples, a label is none of the model's classes, or a k is not among the steps.
@@ -148,15 +160,17 @@ def evaluate_steps(
         raise InputError(f"steps {list(steps)}: expected numbers of time steps from 1 to {frames_in_all}")
     confusions = {k: _nothing(model) for k in wanted}
     device = next(model.parameters()).device
-    for batch in _batches(samples, batch_size):
-        frames = torch.stack([frames_of(recording, model) for recording, _ in batch], dim=1)
+    labels: list[int] = []
+    for batch in of_equal_shape(_frames(model, samples, labels, ids), batch_size):
+        frames = torch.stack([sample for _, sample in batch], dim=1)
+        finer = _multiple(model, len(frames))
         state, done = None, 0
         for k in wanted:
             with torch.no_grad():
-                logits, state = model.eval().advance(frames[done:k].to(device), state)
-            done = k
-            for answer, (_, label) in zip(logits.argmax(1).tolist(), batch, strict=True):
-                _count(confusions[k], label, answer)
+                logits, state = model.eval().advance(frames[done : finer * k].to(device), state)
+            done = finer * k
+            for answer, (place, _) in zip(logits.argmax(1).tolist(), batch, strict=True):
+                _count(confusions[k], labels[place], answer)
     return {k: _evaluation(model, confusion, accelerator) for k, confusion in confusions.items()}
 
 
@@ -217,6 +231,7 @@ def robustness(
     *,
     batch_size: int = 16,
     seed: int = 0,
+    ids: Sequence[str] | None = None,
     accelerator: Any = None,
     on_progress: Callable[[int], object] = lambda _done: None,
 ) -> dict[str, dict[float, Evaluation]]:
@@ -227,11 +242,13 @@ def robustness(
         samples: returns the labelled recordings afresh; it is called once for each level.
         batch_size: recordings that run through the network together.
         seed: of what is random; the same disturbance for every model.
+        ids: names of the recordings, for errors.
         accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
         on_progress: called with the number of evaluations done.
 
     Returns:
-        for each kind of disturbance, and for `"steps"` (the first k time steps alone), the evaluation at each level.
+        for each kind of disturbance, and for `"steps"` (the first k time steps alone), the evaluation at each level. A
+        model with `normalize="per-sample"` needs all steps at once, and has no `"steps"`.
 
     Raises:
         InputError: there are no samples, or a label is none of the model's classes.
@@ -246,13 +263,14 @@ def robustness(
                 (disturbance.apply(events, level, rng) if len(events) else events, label) for events, label in samples()
             )
             results.setdefault(name, {})[level] = evaluate(
-                model, disturbed, batch_size=batch_size, accelerator=accelerator
+                model, disturbed, batch_size=batch_size, ids=ids, accelerator=accelerator
             )
             done += 1
             on_progress(done)
-    steps = 20 if model.preprocessing is None else model.preprocessing.num_frames
-    by_steps = evaluate_steps(model, samples(), range(1, steps + 1), batch_size=batch_size, accelerator=accelerator)
-    results["steps"] = {float(k): result for k, result in by_steps.items()}
+    if model.preprocessing is None or model.preprocessing.normalize != "per-sample":
+        steps = range(1, (20 if model.preprocessing is None else model.preprocessing.num_frames) + 1)
+        by_steps = evaluate_steps(model, samples(), steps, batch_size=batch_size, ids=ids, accelerator=accelerator)
+        results["steps"] = {float(k): result for k, result in by_steps.items()}
     on_progress(done + 1)
     return results
 
@@ -271,6 +289,36 @@ def _voted(model: EventClassifier, recording: Recording, number: int, window_ms:
     pieces: list[Recording] = list(windows_of(events, number, 1000 * duration_ms))
     predictions = model.predict(pieces, batch_size=batch_size)
     return int(torch.stack([prediction.probabilities for prediction in predictions]).mean(0).argmax())
+
+
+def _frames(
+    model: EventClassifier, samples: Iterable[tuple[Recording, int]], labels: list[int], ids: Sequence[str] | None
+) -> Iterator[torch.Tensor]:
+    """Yield the frames (T, C, H, W) of each recording, and put its label into `labels`."""
+    for place, (recording, label) in enumerate(samples):
+        labels.append(label)
+        with _naming(ids, place):
+            frames = frames_of(recording, model)
+        yield frames
+
+
+@contextmanager
+def _naming(ids: Sequence[str] | None, place: int) -> Iterator[None]:
+    """Let an error say which recording it is about."""
+    try:
+        yield
+    except RSNNError as error:
+        if ids is None:
+            raise
+        raise type(error)(f"recording {ids[place]}: {error}") from error
+
+
+def _multiple(model: EventClassifier, steps: int) -> int:
+    """Return m of a recording that was cut into m times `num_frames` steps."""
+    preprocessing = model.preprocessing
+    if preprocessing is None or preprocessing.max_step_ms is None:
+        return 1
+    return max(steps // preprocessing.num_frames, 1)
 
 
 def _chosen(events: Events, kept: npt.NDArray[np.bool_]) -> Events:

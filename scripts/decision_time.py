@@ -27,6 +27,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = rsnn.load(options.model)
     part = open_part(options.data, split="test", samples=options.samples)
+    part = part.labelled_for(model.class_names, model.num_classes)
     curve = decision_curve(model, part.pairs())
     print(f"`{options.model}`, {part.text}: {len(part)} recordings\n")
     print("| decide | accuracy | mean steps | mean time | never sure |")

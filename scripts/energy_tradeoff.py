@@ -141,8 +141,12 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = rsnn.load(options.model)
-    training = open_part(options.data, split="train", samples=options.train)
-    testing = open_part(options.data, split="test", samples=options.test)
+    # The number of steps is what changes here, and the same for all recordings.
+    model.preprocessing = replace(model.preprocessing, max_step_ms=None)
+    training, testing = (
+        open_part(options.data, split=split, samples=samples).labelled_for(model.class_names, model.num_classes)
+        for split, samples in (("train", options.train), ("test", options.test))
+    )
 
     recordings = list(track(testing.pairs(), "recordings to test", total=len(testing)))  # simulated ones only once
     base = measure(model, recordings, "base", 1.0)

@@ -47,6 +47,7 @@ from rsnn.evaluation import evaluate
 from rsnn.models import EventClassifier, cards
 from rsnn.models.config import describe
 from rsnn.models.pretrained import save_model
+from rsnn.training.sources import part_of
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- checkpoints: begin -->\n", "<!-- checkpoints: end -->"
@@ -89,7 +90,7 @@ class Recordings:
 
     """
 
-    def __init__(self, text: str, samples: str, class_names: tuple[str, ...] | None) -> None:
+    def __init__(self, text: str, samples: str, model: EventClassifier) -> None:
         kind, _, rest = text.partition(":")
         data: Any
         if kind == "gestures":
@@ -106,21 +107,16 @@ class Recordings:
         if not len(chosen):
             raise InputError(f"--samples {samples!r} chooses none of the {len(data)} recordings of {text}")
         # In an order in which the first of them, which energy is measured on, are of all classes.
-        self.chosen = np.random.default_rng(0).permutation(chosen).tolist()
-        names = None if data.class_names is None else tuple(data.class_names)
-        if names is not None and class_names is not None and not set(names) <= set(class_names):
-            raise InputError(f"{text} has the classes {names}; the model has {class_names}")
-        by_name = names is not None and class_names is not None
-        self.labels = [class_names.index(names[i]) if by_name else int(i) for i in data.labels]  # type: ignore
-        self.data = data
+        mixed = np.random.default_rng(0).permutation(chosen)
+        self.part = part_of(data, text).subset(mixed, text).labelled_for(model.class_names, model.num_classes)
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.part)
 
     def __iter__(self) -> Iterator[tuple[rsnn.Events, int]]:
-        for index in self.chosen:
-            item = self.data[index]
-            yield (item[0] if isinstance(item, tuple) else item), self.labels[index]
+        for index, label in zip(self.part.order.tolist(), self.part.labels.tolist(), strict=True):
+            item = self.part.source[index]
+            yield (item[0] if isinstance(item, tuple) else item), label
 
 
 def differences(model: EventClassifier, name: str) -> list[str]:
@@ -292,9 +288,9 @@ def publish(options: argparse.Namespace, root: Path = ROOT) -> str:
         model = rsnn.load(folder)
         changed = differences(model, options.name)
         evaluation, energy, kept = measure(
-            model, Recordings(options.data, options.samples, model.class_names), options.energy_samples
+            model, Recordings(options.data, options.samples, model), options.energy_samples
         )
-        stored = replay(model, kept)
+        stored = replay(model, sorted(kept, key=lambda sample: len(sample[0])))  # what has few steps stays small
         parameters = sum(p.numel() for p in model.parameters())
         size = (folder / hub.WEIGHTS_FILE).stat().st_size
         weights = (

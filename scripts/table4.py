@@ -52,7 +52,10 @@ def main() -> None:
     for name in options.models:
         model = rsnn.create_model(name).eval() if options.untrained else rsnn.load(name)
         report = energy_report(model, (events for events, _ in part.pairs()), energy=options.energy)
-        accuracy = None if options.untrained else evaluate(model, part.pairs()).accuracy
+        accuracy = None
+        if not options.untrained:
+            labelled = part.labelled_for(model.class_names, model.num_classes)
+            accuracy = evaluate(model, labelled.pairs()).accuracy
         reports.append(report)
         print(row(name, model, report, accuracy))
     print(f"\nMean of a recording, {part.text}, {len(part)} of them; {reports[0].model.source}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -68,6 +69,17 @@ def test_a_bad_file_shows_one_line_and_no_traceback(tmp_path):
     assert "Traceback" not in ran.stderr
 
 
+def test_each_error_of_several_files_names_its_file(tmp_path):
+    rsnn.data.write_events(tmp_path / "small.npz", rsnn.Events([0], [1], [1], [1], sensor_size=(8, 8)))
+    (tmp_path / "empty.bin").write_bytes(b"")
+    ran = invoke("predict", "rsnn-nmnist-cl", tmp_path / "small.npz", tmp_path / "empty.bin")
+    assert ran.exit_code == 1
+    first, second = (line for line in ran.stderr.splitlines() if line.startswith("error"))
+    assert first.startswith(f"error: {tmp_path / 'small.npz'}: the recording's sensor is 8 x 8")
+    assert second.startswith(f"error: {tmp_path / 'empty.bin'}")
+    assert second.count("empty.bin") == 1
+
+
 def test_a_wrong_model_name_suggests_the_nearest():
     ran = run("predict", "rsnn-nmist-cl", shipped.path())
     assert ran.returncode == 1
@@ -120,6 +132,20 @@ def test_models_as_json():
     assert all(row["pretrained"]["metrics"]["energy_joules"] > 0 for row in rows)
     (untrained,) = json.loads(invoke("models", "scnn-sign", "--json").stdout)
     assert untrained == {"name": "scnn-sign", "pretrained": None, "other_weights": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("zzz",), "no model of the zoo matches 'zzz'; expected a name or a glob"),
+        (("rsnn-gestur-cl", "--json"), "Did you mean 'rsnn-gesture-cl'"),
+        (("scnn-sign", "--pretrained"), "no model with published weights of the zoo matches 'scnn-sign'"),
+    ],
+)
+def test_models_that_there_are_none_of(arguments, message):
+    ran = invoke("models", *arguments)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert message in " ".join(ran.stderr.split())
 
 
 def test_info_shows_the_card_and_the_default_tag():
@@ -191,6 +217,28 @@ def test_evaluate_prints_accuracy_and_interval(tmp_path):
     assert result["per_class"] == {"3": 1.0, "5": 0.0}
     table = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "threes.npz", "--samples", "1:3")
     assert "accuracy 50.0% (2 recordings" in table.stdout
+
+
+def test_evaluate_matches_classes_by_name(tmp_path):
+    for name in ("5", "3"):  # of ten classes the model's numbers 5 and 3, in the folder 1 and 0
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        shutil.copy(shipped.path(), tmp_path / "clips" / name / "0.bin")
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "clips", "--json")
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["per_class"] == {"3": 1.0, "5": 0.0}
+    (tmp_path / "clips" / "5").rename(tmp_path / "clips" / "hand_clap")
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "clips")
+    assert ran.exit_code == 1
+    assert "clips has the classes '3', 'hand_clap'; the model has '0', '1'" in ran.stderr
+
+
+def test_robustness_of_a_model_that_needs_the_whole_recording_says_what_is_left_out(tmp_path):
+    rsnn.create_model("scnn-nmnist", num_frames=2, normalize="per-sample").save_pretrained(tmp_path / "whole")
+    write_archive(tmp_path / "threes.npz", 1)
+    ran = invoke("evaluate", tmp_path / "whole", "--data", tmp_path / "threes.npz", "--robustness")
+    assert ran.exit_code == 0, ran.output
+    assert "share of the events lost" in ran.stdout
+    assert "steps: left out, for the model needs the whole recording at once" in ran.stdout
 
 
 @pytest.mark.parametrize("chosen", ["9:", "2", "a:b", "3:2"])

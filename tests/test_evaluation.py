@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rsnn
+from rsnn.errors import InputError
 from rsnn.evaluation import (
     DISTURBANCES,
     Evaluation,
@@ -163,6 +164,32 @@ def test_after_k_steps_is_what_the_first_k_frames_alone_give():
         evaluate_steps(model, samples, [5])
 
 
+def test_recordings_of_mixed_lengths_against_a_plain_loop():
+    torch.manual_seed(0)
+    settings = {"frame_size": (16, 16), "num_frames": 4, "max_step_ms": 10, "num_classes": 3}
+    model = rsnn.create_model("rsnn-nmnist-cl", **settings)
+    durations = (20, 90, 39, 41, 100, 70, 30, 85)  # ms: 4, 12, 4, 8, 12, 8, 4, 12 steps
+    samples = [
+        (recording(size=(16, 16), seed=seed, duration_us=1000 * ms), seed % 3) for seed, ms in enumerate(durations)
+    ]
+    # The statistics of norms make fresh weights answer differently from recording to recording.
+    model.train()(model.preprocessing.frames(samples[1][0])[:, None])
+    seen = []
+    result = evaluate(model, iter(samples), batch_size=2, on_progress=seen.append)
+    assert model.training  # as it was
+    assert seen[-1] == len(samples)
+    by_steps = evaluate_steps(model, iter(samples), range(1, 5), batch_size=2)
+    for k in range(1, 5):
+        confusion = np.zeros((3, 3), dtype=int)
+        for events, label in samples:
+            frames = model.eval().preprocessing.frames(events)
+            finer = len(frames) // 4
+            with torch.no_grad():
+                confusion[label, int(model(frames[: k * finer, None]).argmax())] += 1
+        assert by_steps[k].confusion.tolist() == confusion.tolist()
+    assert result.confusion.tolist() == confusion.tolist()
+
+
 def rng():
     return np.random.default_rng(0)
 
@@ -204,3 +231,21 @@ def test_robustness_has_every_level_and_is_the_same_each_time():
     again = robustness(model, lambda: samples)
     assert all((again[n][v].confusion == r.confusion).all() for n, levels in results.items() for v, r in levels.items())
     assert (results["steps"][3.0].confusion == evaluate(model, samples).confusion).all()
+
+
+def test_a_model_that_needs_the_whole_recording_is_not_asked_after_each_step():
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16), num_frames=2, num_classes=3, normalize="per-sample")
+    done = []
+    results = robustness(model, lambda: [(recording(size=(16, 16)), 0)], on_progress=done.append)
+    assert set(results) == set(DISTURBANCES)
+    assert done[-1] == 1 + sum(len(disturbance.levels) for disturbance in DISTURBANCES.values())
+
+
+@pytest.mark.parametrize("settings", [{}, {"windows": 2, "window_ms": 10}])
+def test_an_error_names_the_recording_it_is_about(settings):
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16), num_frames=2, num_classes=3)
+    samples = [(recording(size=(16, 16)), 0), (recording(size=(8, 8)), 1)]
+    with pytest.raises(InputError, match=r"^recording b/2\.npz: the recording's sensor is 8 x 8"):
+        evaluate(model, samples, ids=["a/1.npz", "b/2.npz"], **settings)
+    with pytest.raises(InputError, match=r"^the recording's sensor is 8 x 8"):
+        evaluate(model, samples, **settings)

@@ -5,6 +5,8 @@ Shapes: T steps, N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,8 @@ def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, 
     else:
         gestures = SimulatedGestures(batch, duration_s=(1.5, 1.5))
         recordings = [gestures.events(index) for index in range(batch)]
-    frames = torch.stack([model.preprocessing.frames(events) for events in recordings], dim=1)
+    one_length = replace(model.preprocessing, max_step_ms=None)
+    frames = torch.stack([one_length.frames(events) for events in recordings], dim=1)
     if trained:
         return model, frames, "published weights"
     share = 0.1 if density is None else density

@@ -72,4 +72,5 @@ def _print_predictions(results: list[dict[str, Any]]) -> None:
         print_table(table)
     for result in results:
         if "error" in result:
-            print_error(result["error"])
+            file, said = result["file"], result["error"]
+            print_error(said if said.startswith(file) else f"{file}: {said}")

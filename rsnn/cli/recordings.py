@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rsnn.cli.console import out, parse_size, print_json, user_errors
+from rsnn.errors import InputError
 
 
 def convert(
@@ -36,11 +37,17 @@ def convert(
     keep_truncated: Annotated[bool, typer.Option(help="Take what is left of a truncated recording.")] = False,
 ) -> None:
     """Write a recording in another format, as frames, or as pictures to look at."""
+    from rsnn.data.convert import FRAMES_SUFFIX, picture_frames
     from rsnn.data.convert import convert as run
-    from rsnn.data.convert import picture_frames
+    from rsnn.data.writers import FORMAT_OF_SUFFIX
     from rsnn.plots import PICTURES, save_picture
 
     with user_errors():
+        known = (*FORMAT_OF_SUFFIX, FRAMES_SUFFIX, *PICTURES)
+        if target_format is None and target.suffix.lower() not in known:
+            raise InputError(
+                f"{target} has the suffix {target.suffix!r}; expected one of {', '.join(known)}, or --to FORMAT"
+            )
         frame_size = parse_size(size)
         options: dict[str, Any] = {
             "source_format": source_format,

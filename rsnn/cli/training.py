@@ -124,13 +124,16 @@ def evaluate(
         loaded = rsnn.load(model)
         loaded.to(accelerator.device)
         part = open_part(data, split=split, kind=kind, samples=samples)
+        part = part.labelled_for(loaded.class_names, loaded.num_classes)
         share = range(accelerator.process_index, len(part), accelerator.num_processes)
+        ids = [part.ids[index] for index in share]
         with progress("evaluating", len(share), shown=accelerator.is_main_process) as advance:
             result = evaluation.evaluate(
                 loaded,
                 part.pairs(share),
                 windows=windows,
                 window_ms=window_ms,
+                ids=ids,
                 accelerator=accelerator,
                 on_progress=advance,
             )
@@ -139,7 +142,7 @@ def evaluate(
             levels = 1 + sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values())
             with progress("disturbing", levels, shown=accelerator.is_main_process) as advance:
                 worse = evaluation.robustness(
-                    loaded, lambda: part.pairs(share), accelerator=accelerator, on_progress=advance
+                    loaded, lambda: part.pairs(share), ids=ids, accelerator=accelerator, on_progress=advance
                 )
         _part_processes()
         if not accelerator.is_main_process:
@@ -184,3 +187,5 @@ def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any])
         table = Table(text, *(f"{level:g}" for level in levels), title=name, title_justify="left")
         table.add_row("accuracy", *(f"{r.accuracy:.1%}" for r in levels.values()))
         print_table(table)
+    if worse and "steps" not in worse:
+        out.print("steps: left out, for the model needs the whole recording at once (normalize='per-sample')")

@@ -16,6 +16,7 @@ import rsnn
 from rsnn import hub
 from rsnn.cli.console import AsJson, out, print_json, print_table, user_errors
 from rsnn.cli.recordings import print_recording
+from rsnn.errors import UnknownNameError, shown, suggest
 from rsnn.hub import WeightsEntry
 from rsnn.models import EventClassifier
 
@@ -27,6 +28,9 @@ def models(
 ) -> None:
     """List the models of the zoo."""
     entries = {name: hub.entries_of(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
+    with user_errors():
+        if not entries:
+            raise _no_match(pattern, pretrained)
     if as_json:
         print_json([{"name": name, **_weights(found)} for name, found in entries.items()])
         return
@@ -72,6 +76,14 @@ def info(
         _print_model(name, model, card)
         if recipe is not None:
             _print_recipe(recipe)
+
+
+def _no_match(pattern: str, pretrained: bool) -> UnknownNameError:
+    kind = "model with published weights" if pretrained else "model"
+    return UnknownNameError(
+        f"no {kind} of the zoo matches {shown(pattern)}; expected a name or a glob such as 'rsnn-*'; `rsnn models` "
+        f"lists all.{suggest(pattern[:60], rsnn.list_models(pretrained=pretrained))}"
+    )
 
 
 def _weights(entries: list[Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class FrameCache:
         num_frames: T.
         split_by: "time" or "number".
         size: (H, W) of the frames; by default the sensor's.
-        root: the folder for caches; by default `$RSNN_CACHE`, else `~/.cache/rsnn`.
+        root: the folder for caches; by default `$RSNN_CACHE`, else `rsnn` in `$XDG_CACHE_HOME` or `~/.cache`.
         workers: processes that build it. By default this process alone, unless that would take more than ten seconds:
             then one for each processor, up to 16.
 

@@ -28,7 +28,7 @@ def iter_events(
     that a jump in time costs nothing. If neither the format nor the caller says the sensor's size, the file is read
     twice: first for the largest coordinates.
 
-    MATLAB files, and NumPy arrays in Fortran order, are read whole.
+    NumPy arrays in Fortran order are read whole.
 
     Args:
         path: the file.

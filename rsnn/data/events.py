@@ -6,6 +6,7 @@ Letters: n events; a sensor is (width, height) in pixels, x runs right from 0, y
 from __future__ import annotations
 
 import operator
+import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,6 +75,28 @@ def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
         raise InputError(f"sensor_size is ({width}, {height}); expected sides between 1 and {LARGEST_SIDE} pixels")
     return width, height
+
+
+def check_events(events: object, taker: str) -> Events:
+    """Return `events`, if that is what they are.
+
+    Args:
+        events: what came.
+        taker: the function that speaks.
+
+    Raises:
+        InputError: they are something else; the message says how to make events of a path or an array.
+
+    """
+    if isinstance(events, Events):
+        return events
+    if isinstance(events, str | os.PathLike):
+        remedy = "read the file first, with rsnn.read_events(path)"
+    elif set("txyp") <= set(getattr(getattr(events, "dtype", None), "names", None) or ()):
+        remedy = "rsnn.Events.from_structured(array, sensor_size=(width, height)) makes them of a structured array"
+    else:
+        remedy = "make them with rsnn.Events(t=, x=, y=, p=, sensor_size=(width, height))"
+    raise InputError(f"{taker} got a {type(events).__name__}; expected rsnn.Events: {remedy}")
 
 
 def _as_integers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -14,9 +14,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rsnn.data.progress import progress
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shown
 
 PATIENCE_S = 1.0
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path that a user gives, with `~` as the home folder.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path is {shown(path)}; expected the path of a file, as text or a pathlib.Path")
+    return Path(path).expanduser()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.events import Events
+from rsnn.data.events import Events, check_events
 from rsnn.errors import InputError, suggest
 
 SPLITS = ("time", "number")
@@ -56,6 +56,7 @@ def to_frames(
         InputError: an argument is not one of the above, or a pixel's count does not fit in `dtype`.
 
     """
+    check_events(events, "to_frames")
     T = check_num_frames(num_frames)
     kind = _check_dtype(dtype)
     H, W = check_size(size, events.sensor_size)
@@ -86,8 +87,8 @@ def crop_to_shape(events: Events, height: int, width: int) -> Events:
     if sensor_height < height or sensor_width < width:
         raise InputError(
             f"the recording's sensor is {sensor_width} x {sensor_height}, smaller than the model's frames of "
-            f"{width} x {height}; expected at least that size. If the sensor really is larger, pass its "
-            "sensor_size=(width, height) to read_events"
+            f"{width} x {height}; expected at least that size. If the sensor really is larger, say so: "
+            "sensor_size=(width, height) in read_events, --sensor-size in `rsnn convert` and `rsnn watch`"
         )
     scale = min(sensor_height / height, sensor_width / width)
     crop_height, crop_width = round(height * scale), round(width * scale)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsnn.data import Events
+from rsnn.data.grouping import of_equal_shape
 from rsnn.energy.costs import EnergyModel, energy_model
 from rsnn.energy.ledger import Ledger
 from rsnn.energy.recorder import Recorder
@@ -103,17 +104,9 @@ def _unseen(model: nn.Module, ledger: Ledger) -> dict[str, int]:
 
 def _batches(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
     """Yield batches (T, N, C, H, W); recordings that come one by one are put together."""
-    alone: list[Tensor] = []
-    for batch in _parts(frames, preprocessing):
-        if alone and (len(alone) == _AT_ONCE or batch.shape != alone[0].shape):
-            yield torch.cat(alone, dim=1)
-            alone = []
-        if batch.shape[1] == 1:
-            alone.append(batch)
-        else:
-            yield batch
-    if alone:
-        yield torch.cat(alone, dim=1)
+    parts = _parts(frames, preprocessing)
+    for batch in of_equal_shape(parts, _AT_ONCE, whole=lambda part: part.shape[1] > 1):
+        yield batch[0][1] if len(batch) == 1 else torch.cat([part for _, part in batch], dim=1)
 
 
 def _parts(frames: Any, preprocessing: Any) -> Iterator[Tensor]:

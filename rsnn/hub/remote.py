@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rsnn.errors import CheckpointError, shortened
+from rsnn.errors import CheckpointError, InputError, shortened, shown
 from rsnn.hub.files import FILES, RESULTS_FOLDER
 
 _HTTP_CLIENTS = ("httpx", "httpcore")  # modules of the clients that huggingface_hub has used, httpx2 included
@@ -53,9 +53,12 @@ def push(
     """Upload the checkpoint in `folder` to `repo` (`org/name`) on the Hub, made where it is missing; return its URL.
 
     Raises:
+        InputError: `repo` is no text.
         CheckpointError: the Hub refuses it.
 
     """
+    if not isinstance(repo, str):
+        raise InputError(f"repo is {shown(repo)}; expected the name of a repository on the Hub, such as 'me/my-model'")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="rsnn", library_version=version("rsnn"))

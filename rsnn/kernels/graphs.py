@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from rsnn.errors import InputError
 from rsnn.kernels.selection import selected
-from rsnn.kernels.watched import sees_no_steps
+from rsnn.kernels.watched import is_watched, sees_no_steps
 
 Result = TypeVar("Result")
 
@@ -399,7 +399,7 @@ def _can_replay(function: Callable[..., Any], tensors: list[Tensor]) -> bool:
     if not isinstance(function, nn.Module):
         return not training
     modules, parameters = list(function.modules()), list(function.parameters())
-    if _are_hooked(modules):
+    if is_watched(*modules):
         return False
     if not training:
         return not any(module.training for module in modules)
@@ -408,13 +408,6 @@ def _can_replay(function: Callable[..., Any], tensors: list[Tensor]) -> bool:
         and not any(isinstance(module, _DISTRIBUTED) for module in modules)
         and all(type(x) is nn.Parameter for x in parameters)
         and _on_one_gpu([*tensors, *parameters])
-    )
-
-
-def _are_hooked(modules: list[nn.Module]) -> bool:
-    return nn.modules.module._has_any_global_hook() or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
@@ -46,3 +46,11 @@ def shortest_way(operator: Any, function: Callable[..., Any], with_gradients: ty
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return operator
     return with_gradients.apply
+
+
+def is_watched(*modules: nn.Module) -> bool:
+    """Tell whether a hook watches the calls of any of the modules, so that none may be skipped or done another way."""
+    return nn.modules.module._has_any_global_hook() or any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )

@@ -6,6 +6,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from rsnn import hub
 from rsnn.errors import InputError
 from rsnn.models import cards, pretrained
-from rsnn.models.composition import check_fit, with_state
-from rsnn.models.prediction import Prediction, Recording, decide_early, frames_of, of_equal_shape
+from rsnn.models.composition import check_class_names, check_fit, with_state
+from rsnn.models.prediction import Prediction, Recording, classify, decide_early, evaluating, frames_of
 from rsnn.models.preprocessing import Preprocessing
 from rsnn.nn.checks import check_features, check_positive
 from rsnn.streaming import Stream
@@ -64,12 +65,9 @@ class EventClassifier(nn.Module):
         check_fit(encoder, classifier, preprocessing)
         if not logit_scale > 0:
             raise InputError(f"logit_scale={logit_scale!r}: expected a positive number")
-        num_classes = getattr(classifier, "num_classes", None)
-        if class_names is not None and num_classes not in (None, len(class_names)):
-            raise InputError(f"got {len(class_names)} class_names for a classifier of {num_classes} classes")
         self.encoder = encoder
         self.classifier = classifier
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = class_names
         self.preprocessing = preprocessing
         self.logit_scale = float(logit_scale)
         self._frozen: set[Part] = set()
@@ -99,11 +97,8 @@ class EventClassifier(nn.Module):
 
         """
         before = ModelState(None, None) if state is None else state
-        if state is not None and self.preprocessing is not None and self.preprocessing.normalize == "per-sample":
-            raise InputError(
-                "the model's frames are normalised by the counts of the whole recording (normalize='per-sample'); "
-                "expected all of its frames in one call, without a state"
-            )
+        if state is not None:
+            self._check_takes_parts()
         features, encoder_state = with_state(self.encoder, self._input(frames), before.encoder)
         logits, classifier_state = with_state(self.classifier, features, before.classifier)
         return self.logit_scale * logits, ModelState(encoder_state, classifier_state)
@@ -117,6 +112,14 @@ class EventClassifier(nn.Module):
         """
         features: Tensor = with_state(self.encoder, self._input(frames), None)[0]
         return features
+
+    def _check_takes_parts(self) -> None:
+        """Raise InputError if only a whole recording can be classified."""
+        if self.preprocessing is not None and self.preprocessing.normalize == "per-sample":
+            raise InputError(
+                "the model's frames are normalised by the counts of the whole recording (normalize='per-sample'); "
+                "expected all of its frames in one call, without a state or until="
+            )
 
     def _input(self, frames: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Return frames as the encoder takes them: a floating tensor (T, N, C, H, W), normalised."""
@@ -151,7 +154,6 @@ class EventClassifier(nn.Module):
     @overload
     def predict(self, recording: Recording, *, batch_size: int = 16, until: float | None = None) -> Prediction: ...
 
-    @torch.no_grad()
     def predict(
         self, recording: Recording | list[Recording], *, batch_size: int = 16, until: float | None = None
     ) -> Prediction | list[Prediction]:
@@ -159,15 +161,16 @@ class EventClassifier(nn.Module):
 
         Args:
             recording: `Events`, the path of a file, or frames of counts (T, C, H, W) as `to_frames` makes them.
-            batch_size: recordings of a list that run through the network together.
+            batch_size: recordings of a list that run through the network together, where they have equally many steps.
             until: decide as soon as a class has this probability, from the steps until then, or at the last step; the
-                prediction's `steps` says when. Recordings then run one by one.
+                prediction's `steps` says when, of all that the recording was cut into. Recordings then run one by one.
 
         Returns:
-            a prediction, or a list of them for a list.
+            a prediction, or a list of them, in the same order, for a list.
 
         Raises:
             RSNNError: a file cannot be read, or the recording does not fit the model.
+            InputError: `until` is no probability, or the model needs the whole recording (`normalize="per-sample"`).
 
         """
         if not isinstance(recording, list | tuple):
@@ -176,19 +179,13 @@ class EventClassifier(nn.Module):
         if until is not None and (isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1):
             raise InputError(f"until={until!r}: expected a probability above 0 and at most 1, or None")
         weight = next(self.parameters(), torch.empty(0))
-        training = self.training
-        self.eval()
-        try:
-            frames = (frames_of(one, self) for one in recording)
-            if until is not None:
+        frames = (frames_of(one, self) for one in recording)
+        if until is not None:
+            self._check_takes_parts()
+            with evaluating(self):
                 return [decide_early(self, one.to(weight.device), until) for one in frames]
-            return [
-                prediction
-                for batch in of_equal_shape(frames, batch_size)
-                for prediction in self.predictions(self(torch.stack(batch, dim=1).to(weight.device)))
-            ]
-        finally:
-            self.train(training)
+        found = dict(pair for batch in classify(self, frames, batch_size) for pair in batch)
+        return [found[place] for place in range(len(recording))]
 
     def stream(
         self,
@@ -206,7 +203,8 @@ class EventClassifier(nn.Module):
         Args:
             window, window_us: how long evidence is gathered before the model starts afresh, in seconds or microseconds;
                 by default the duration of the recordings it was trained on, else one second.
-            hop, hop_us: time between predictions, in seconds or microseconds; one step of the window by default.
+            hop, hop_us: time between predictions, in seconds or microseconds; one step of the window by default, which
+                has as many as a recording of its duration.
             overlap: windows that run at once, so that a prediction has at least `1 - 1 / overlap` of one behind it.
             decay: weight of earlier predictions in the running probabilities, from 0 to below 1.
             sensor_size: (width, height) of the camera, for events that do not say it.
@@ -240,6 +238,16 @@ class EventClassifier(nn.Module):
         """K, None where a classifier of the user's does not tell."""
         return getattr(self.classifier, "num_classes", None)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the K classes, in order; None where they have none. Other names can be set: K different ones."""
+        names: tuple[str, ...] | None = vars(self)["class_names"]
+        return names
+
+    @class_names.setter
+    def class_names(self, names: Iterable[str] | None) -> None:
+        vars(self)["class_names"] = check_class_names(names, self.num_classes)
+
     def get_classifier(self) -> nn.Module:
         """Return the classifier: everything above the encoder."""
         return self.classifier
@@ -252,12 +260,11 @@ class EventClassifier(nn.Module):
             class_names: names of the new classes.
 
         Raises:
-            InputError: the names are not K, or the classifier is the user's own and cannot be reset.
+            InputError: the names are not K different ones, or the classifier is the user's own and cannot be reset.
 
         """
         check_positive(num_classes=num_classes)
-        if class_names is not None and len(class_names) != num_classes:
-            raise InputError(f"got {len(class_names)} class_names for num_classes={num_classes}")
+        names = check_class_names(class_names, num_classes)
         reset = getattr(self.classifier, "reset_classifier", None)
         if reset is None:
             raise InputError(
@@ -265,7 +272,7 @@ class EventClassifier(nn.Module):
                 "new module instead"
             )
         reset(num_classes)
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = names
 
     def freeze(self, part: Part) -> Self:
         """Take `"encoder"` or `"classifier"` out of training: no gradients, and eval mode in `train()` too."""

@@ -227,9 +227,14 @@ def _preprocessing(model: dict[str, Any]) -> str:
         "per-sample": "counts relative to the recording's mean",
     }[steps["normalize"]]
     usual = f" Those it was trained on last about {steps['window_ms'] / 1000:g} s." if steps.get("window_ms") else ""
+    finer = (
+        f" (one in which they would last more than {steps['max_step_ms']} ms into 2, 3, ... times as many)"
+        if steps.get("max_step_ms")
+        else ""
+    )
     return (
-        f"{classes} A recording is cut into {steps['num_frames']} frames of {cut}, {width} x {height} pixels; the "
-        f"network sees {seen} per pixel and polarity. Larger sensors are cropped to the frames' shape "
+        f"{classes} A recording is cut into {steps['num_frames']} frames of {cut}{finer}, {width} x {height} pixels; "
+        f"the network sees {seen} per pixel and polarity. Larger sensors are cropped to the frames' shape "
         f"and scaled by adding events into the coarser grid.{usual}"
     )
 

@@ -5,13 +5,14 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shown
 from rsnn.models.preprocessing import Preprocessing
 
 
@@ -23,6 +24,11 @@ def with_state(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 def check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preprocessing | None) -> None:
     """Raise InputError unless the classifier takes what the encoder gives."""
+    for role, part in (("encoder", encoder), ("classifier", classifier)):
+        if not isinstance(part, nn.Module):
+            raise InputError(f"{role}={shown(part)}: expected a torch.nn.Module, such as one of rsnn.nn")
+    if not isinstance(preprocessing, Preprocessing | None):
+        raise InputError(f"preprocessing={shown(preprocessing)}: expected an rsnn.Preprocessing, or None")
     encoder_name, classifier_name = type(encoder).__name__, type(classifier).__name__
     given, wanted = getattr(encoder, "out_channels", None), getattr(classifier, "in_channels", None)
     if given is not None and wanted is not None and given != wanted:
@@ -38,6 +44,12 @@ def check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preproce
             f"{classifier_name} has room for {room} frames, but preprocessing makes {preprocessing.num_frames} of a "
             f"recording; expected num_frames={room} at most, or a classifier for {preprocessing.num_frames}"
         )
+    if room is not None and preprocessing.max_step_ms is not None:
+        raise InputError(
+            f"{classifier_name} has room for {room} frames, but with max_step_ms={preprocessing.max_step_ms} a long "
+            f"recording has 2, 3, ... times {preprocessing.num_frames}; expected max_step_ms=None, or a classifier for "
+            "any number of frames"
+        )
     frame_size = preprocessing.frame_size
     output_size, in_size = getattr(encoder, "output_size", None), getattr(classifier, "in_size", None)
     if output_size is not None and in_size is not None:
@@ -48,6 +60,34 @@ def check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preproce
             )
     elif given is None or output_size is None or wanted is None:
         _try(encoder, classifier, frame_size)
+
+
+def check_class_names(names: object, num_classes: int | None) -> tuple[str, ...] | None:
+    """Return the names of the classes as a tuple, None for None.
+
+    Args:
+        names: what came.
+        num_classes: K, None where it is not known.
+
+    Raises:
+        InputError: they are not K texts, or two are the same.
+
+    """
+    if names is None:
+        return None
+    if isinstance(names, str | set | frozenset) or not isinstance(names, Iterable):
+        raise InputError(
+            f"class_names={shown(names)}: expected a list of text, a name for each class, as in ('left', 'right')"
+        )
+    listed = list(names)
+    for index, name in enumerate(listed):
+        if not isinstance(name, str):
+            raise InputError(f"class_names[{index}] is {shown(name)}; expected text")
+        if (first := listed.index(name)) < index:
+            raise InputError(f"class_names {first} and {index} are both {shown(name)}; expected another for each class")
+    if num_classes not in (None, len(listed)):
+        raise InputError(f"got {len(listed)} class_names for a classifier of {num_classes} classes")
+    return tuple(map(str, listed))
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ Shapes: T steps, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rsnn.data import Events, read_events
+from rsnn.data.frames import POLARITIES
+from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ class Prediction:
         label: name of the most probable class (its index as text, where the model has no names).
         index: index of that class.
         probabilities: of every class (K,), float32 on the CPU; they sum to 1.
-        steps: time steps that an early decision took; None where the whole recording was asked for.
+        steps: time steps that an early decision took, of all that the recording was cut into
+            (`preprocessing.num_steps(events)`); None where the whole recording was asked for.
 
     """
 
@@ -43,12 +47,13 @@ class Prediction:
 
 
 def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T C H W"]:
-    """Return a recording, whatever it is given as, as the counts that the model takes.
+    """Return a recording, whatever it is given as, as the counts that the model takes, of its weights' type.
 
     Raises:
         RSNNError: a file cannot be read, or the recording does not fit the model.
 
     """
+    dtype = next(model.parameters(), torch.empty(0)).dtype
     if isinstance(recording, str | os.PathLike):
         recording = read_events(recording)
     if isinstance(recording, Events):
@@ -57,7 +62,14 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
                 f"this {type(model).__name__} has no preprocessing, so it cannot cut a recording into frames; build "
                 "it with preprocessing=rsnn.Preprocessing(...) or pass frames"
             )
-        return model.preprocessing.frames(recording)
+        channels = getattr(model.encoder, "in_channels", None)
+        if channels not in (None, POLARITIES):
+            raise InputError(
+                f"this {type(model).__name__} takes frames of {channels} channels, and a recording becomes frames of "
+                f"{POLARITIES} (darker, brighter); expected frames (T, {channels}, H, W) that you made of it, or a "
+                f"model with in_channels={POLARITIES}"
+            )
+        return model.preprocessing.frames(recording).to(dtype)
     if not isinstance(recording, np.ndarray | Tensor):
         raise InputError(
             f"predict got a {type(recording).__name__}; expected Events, a path, frames (T, C, H, W), or a list"
@@ -67,7 +79,7 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
             f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "
             "list of such"
         )
-    return torch.as_tensor(recording).to(torch.float32)
+    return torch.as_tensor(recording).to(dtype)
 
 
 def decide_early(model: EventClassifier, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:
@@ -81,13 +93,31 @@ def decide_early(model: EventClassifier, frames: Float[Tensor, "T C H W"], until
     return prediction
 
 
-def of_equal_shape(frames: Iterator[Tensor], batch_size: int) -> Iterator[list[Tensor]]:
-    """Cut a stream of samples into lists of at most `batch_size` neighbours that have one shape."""
-    batch: list[Tensor] = []
-    for sample in frames:
-        if batch and (sample.shape != batch[0].shape or len(batch) == batch_size):
-            yield batch
-            batch = []
-        batch.append(sample)
-    if batch:
-        yield batch
+def classify(
+    model: EventClassifier, samples: Iterable[Float[Tensor, "T C H W"]], batch_size: int
+) -> Iterator[list[tuple[int, Prediction]]]:
+    """Classify frames as they come, those of one shape together, in eval mode and without gradients.
+
+    Yields:
+        for each batch, pairs of a sample's place among `samples` and its prediction. Every place comes once, but not
+        in order: one of a rare shape waits for others (see [`of_equal_shape`][rsnn.data.grouping.of_equal_shape]).
+
+    """
+    weight = next(model.parameters(), torch.empty(0))
+    for batch in of_equal_shape(samples, batch_size):
+        frames = torch.stack([sample for _, sample in batch], dim=1)
+        with evaluating(model):
+            predictions = model.predictions(model(frames.to(weight.device)))
+        yield [(place, prediction) for (place, _), prediction in zip(batch, predictions, strict=True)]
+
+
+@contextmanager
+def evaluating(model: EventClassifier) -> Iterator[None]:
+    """Put the model into eval mode, without gradients, for a while."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -36,6 +36,9 @@ class Preprocessing:
         window_ms: the usual duration of the recordings trained on, in milliseconds: what a stream, which has no end,
             takes for one; None where it is not known.
         clip_at: the largest count that the network sees, for `normalize="clip"` and None otherwise.
+        max_step_ms: the longest that a time step may last, in milliseconds, for `split_by="time"`: a recording longer
+            than `num_frames * max_step_ms` is cut into 2, 3, ... times `num_frames` steps, the fewest of which none is
+            longer. None cuts every recording into `num_frames`.
 
     """
 
@@ -45,6 +48,7 @@ class Preprocessing:
     normalize: Normalize = "counts"
     window_ms: int | None = None
     clip_at: int | None = None
+    max_step_ms: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.frame_size, tuple | list) or len(self.frame_size) != 2:
@@ -70,9 +74,16 @@ class Preprocessing:
                 f"normalize={self.normalize!r} with clip_at={self.clip_at!r}: expected clip_at, the largest count, "
                 "with normalize='clip' and without it otherwise"
             )
+        if self.max_step_ms is not None:
+            check_positive(max_step_ms=self.max_step_ms)
+            if self.split_by != "time":
+                raise InputError(
+                    f"max_step_ms={self.max_step_ms!r} with split_by={self.split_by!r}: expected split_by='time', for "
+                    "steps of equal numbers of events have no duration to choose; or max_step_ms=None"
+                )
 
     def frames(self, events: Events) -> Float[Tensor, "T 2 H W"]:
-        """Cut a recording into frames of counts (T, 2, height, width), float32.
+        """Cut a recording into frames of counts (T, 2, height, width), float32; T is `num_steps(events)`.
 
         A recording of the frames' size is taken as it is. A larger one of the same shape is scaled by adding events
         into the coarser grid; of another shape, its largest centred crop of the frames' shape is (346 x 260 for a
@@ -80,7 +91,7 @@ class Preprocessing:
         refused.
 
         Raises:
-            InputError: the sensor is smaller than the frames, or the crop holds no event.
+            InputError: the sensor is smaller than the frames, the crop holds no event, or the recording is too long.
 
         """
         inside = self.cropped(events)
@@ -89,8 +100,40 @@ class Preprocessing:
                 f"the recording has no events in the centred {inside.sensor_size[0]} x {inside.sensor_size[1]} pixels "
                 "of its sensor"
             )
-        counts = to_frames(inside, self.num_frames, self.split_by, size=self.frame_size, dtype="float32")
+        steps = self.steps_in(inside.duration_us)
+        counts = to_frames(inside, steps, self.split_by, size=self.frame_size, dtype="float32")
         return torch.from_numpy(counts)
+
+    def num_steps(self, events: Events) -> int:
+        """Return T, the steps that `frames` cuts a recording into.
+
+        Raises:
+            InputError: the sensor is smaller than the frames, or the recording is too long.
+
+        """
+        return self.steps_in(self.cropped(events).duration_us)
+
+    def steps_in(self, duration_us: int) -> int:
+        """Return the steps that a recording, or a stream's window, of so many microseconds is cut into.
+
+        Raises:
+            InputError: its frames would be too many numbers.
+
+        """
+        if self.max_step_ms is None:
+            return self.num_frames
+        height, width = self.frame_size
+        longest_us = 1000 * self.num_frames * self.max_step_ms  # of num_frames steps
+        steps = self.num_frames * max(-(-duration_us // longest_us), 1)
+        if steps * 2 * height * width > _LARGEST_RECORDING:
+            most = _LARGEST_RECORDING // (2 * height * width * self.num_frames)
+            raise InputError(
+                f"{duration_us / 1e6:.6g} s in steps of at most max_step_ms={self.max_step_ms} are {steps} frames of "
+                f"{width} x {height}, more than {_LARGEST_RECORDING} numbers; expected at most "
+                f"{most * longest_us / 1e6:.6g} s: cut the recording with events.between(start_us, end_us), or follow "
+                "it with model.stream(), whose windows may follow each other without end"
+            )
+        return steps
 
     def cropped(self, events: Events) -> Events:
         """Return the events, none perhaps, within the largest centred crop of the sensor with the frames' shape.
@@ -116,5 +159,6 @@ class Preprocessing:
         if self.normalize == "per-sample":
             of_one = tuple(axis for axis in range(frames.ndim) if frames.ndim < 5 or axis != 1)
             above = (frames > 0).sum(of_one, keepdim=True)
-            return frames * (above / frames.sum(of_one, keepdim=True).clamp(min=1)).to(frames.dtype)
+            wide = torch.promote_types(frames.dtype, torch.float32)  # float16 ends at 65504 events
+            return frames * (above / frames.sum(of_one, keepdim=True, dtype=wide).clamp(min=1)).to(frames.dtype)
         return frames

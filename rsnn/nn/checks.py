@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsnn.errors import InputError
 
@@ -103,11 +103,3 @@ def check_kind(state: object, kind: type, owner: str) -> None:
             f"{owner} got a {type(state).__name__} as its state; expected the {kind.__name__} that an earlier call "
             "returned, or None"
         )
-
-
-def is_watched(*modules: nn.Module) -> bool:
-    """Tell whether a hook watches the calls of any of the modules, so that none may be skipped or done another way."""
-    return nn.modules.module._has_any_global_hook() or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )

@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
+from rsnn.kernels.watched import is_watched
 from rsnn.nn.attention import ConvLSTMAttention, Join
-from rsnn.nn.checks import check_features, check_positive, check_sizes, is_watched
+from rsnn.nn.checks import check_features, check_positive, check_sizes
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
 from rsnn.nn.pooling import average_pool, max_pool
 

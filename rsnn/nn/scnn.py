@@ -25,8 +25,8 @@ from rsnn.kernels import (
     spiking_conv_native,
 )
 from rsnn.kernels.layout import channels_last
-from rsnn.kernels.watched import nothing_looks, sees_no_steps
-from rsnn.nn.checks import check_positive, check_sizes, is_watched
+from rsnn.kernels.watched import is_watched, nothing_looks, sees_no_steps
+from rsnn.nn.checks import check_positive, check_sizes
 from rsnn.nn.lif import LIF
 from rsnn.nn.pooling import average_pool, max_pool
 from rsnn.nn.voting import RateClassifier, Voting, resized_output

@@ -5,6 +5,7 @@ Letters: T steps of a window, K classes, N samples, C channels, H height, W widt
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsnn.data import Events
+from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
 from rsnn.streaming import trees
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
 from rsnn.streaming.step import Step
-from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing
+from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing, whole_number
 from rsnn.streaming.track import Track, Window
 
 if TYPE_CHECKING:
@@ -41,8 +44,8 @@ class StreamBatch:
         model: any model of the library with a preprocessing of `split_by="time"`; it is used as it is, on its device.
         streams: how many.
         window_us: duration of a window, in which the model gathers evidence before it starts afresh; by default that
-            of the recordings it was trained on, if its checkpoint says so, else one second. A step lasts
-            `window_us / num_frames`.
+            of the recordings it was trained on, if its checkpoint says so, else one second. It has as many steps
+            as a recording of its duration: `num_frames`, or with `max_step_ms` and a long window 2, 3, ... times that.
         hop_us: time between predictions: whole steps that divide the window; one step by default.
         overlap: windows that run at once, each `window_us / overlap` after the one before; the oldest one predicts. So
             a prediction has at least `1 - 1 / overlap` of a window behind it (after the first window), at `overlap`
@@ -84,6 +87,12 @@ class StreamBatch:
                 "the model was trained on frames that are normalised by the counts of the whole recording "
                 "(normalize='per-sample'), which a stream has not; expected another normalize"
             )
+        channels = getattr(model.encoder, "in_channels", None)
+        if channels not in (None, POLARITIES):
+            raise InputError(
+                f"the model takes frames of {channels} channels, and a stream is cut into frames of {POLARITIES} "
+                f"(darker, brighter); expected a model with in_channels={POLARITIES}"
+            )
         if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
             raise InputError(f"streams={streams!r}: expected a whole number of at least 1")
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
@@ -92,7 +101,8 @@ class StreamBatch:
             known = preprocessing.window_ms
             window_us = DEFAULT_WINDOW_US if known is None else 1000 * known
         self.model = model
-        self.timing = Timing.of(preprocessing.num_frames, window_us, hop_us, overlap)
+        steps = preprocessing.steps_in(whole_number("window_us", window_us, least=preprocessing.num_frames))
+        self.timing = Timing.of(steps, window_us, hop_us, overlap)
         self._decay = float(decay)
         self._tracks = [
             Track(Slicer(preprocessing, self.timing, sensor_size), self.timing, self._decay) for _ in range(streams)
@@ -127,6 +137,11 @@ class StreamBatch:
             RecordingError: an event of an array lies outside the sensor.
 
         """
+        if isinstance(chunks, Events | np.ndarray):
+            raise InputError(
+                f"push got a {type(chunks).__name__}; expected a list of them, one for each of the {len(self)} streams "
+                "and None for none"
+            )
         listed = list(chunks)
         self._check_number(listed, "chunks")
         # All are checked before any is added: after an error no stream has moved.
@@ -138,11 +153,17 @@ class StreamBatch:
         )
 
     def advance_to(self, t_us: int | Iterable[int | None]) -> list[list[Timed]]:
-        """Let time pass without events, up to `t_us` (one for all, or one for each stream): a sensor may be silent."""
-        times = [t_us] * len(self) if isinstance(t_us, int | np.integer) else list(t_us)
-        self._check_number(times, "times")
+        """Let time pass without events, up to `t_us` (one for all, or one for each stream): a sensor may be silent.
+
+        Raises:
+            InputError: a time is no whole number of microseconds, or there are not as many as streams.
+
+        """
+        given = list(t_us) if isinstance(t_us, Iterable) else [t_us] * len(self)
+        self._check_number(given, "times")
+        times = [None if t is None else _microseconds(t) for t in given]
         return self.run(
-            () if t is None else slicer.close_until(int(t)) for slicer, t in zip(self.slicers, times, strict=True)
+            () if t is None else slicer.close_until(t) for slicer, t in zip(self.slicers, times, strict=True)
         )
 
     def flush(self) -> list[list[Timed]]:
@@ -280,7 +301,7 @@ class StreamBatch:
         for n, frame in enumerate(frames):
             if frame is not None:
                 batch[0, n] = frame
-        return torch.from_numpy(batch).to(weight.device)
+        return torch.from_numpy(batch).to(weight)
 
     def _axes(self) -> list[int | None]:
         if self._batch_axes is None:
@@ -295,6 +316,13 @@ class StreamBatch:
 
     def _timed(self, track: Track, logits: Tensor) -> Timed:
         return track.slicer.end_us(track.step - 1), self.model.predictions(logits)[0]
+
+
+def _microseconds(t_us: object) -> int:
+    try:
+        return operator.index(t_us)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"t_us={t_us!r}: expected a whole number of microseconds") from None
 
 
 def _next_of_each(walks: dict[int, Iterator[Any]]) -> dict[int, Any]:

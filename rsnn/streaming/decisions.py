@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from rsnn.data import Events
+from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 @dataclass(frozen=True)
 class Decision:
     """How a model does when it decides by one rule.
+
+    Steps are counted as `num_frames` of a recording: where `max_step_ms` cuts one into m times as many, each of its own
+    is 1 / m.
 
     Attributes:
         until: the probability at which it decides; None for deciding after `steps` steps whatever it is.
@@ -60,7 +64,8 @@ def decision_curve(
         batch_size: recordings that run through the network together.
 
     Returns:
-        a decision for each threshold, then one for each number of steps from 1 to T whatever the probability.
+        a decision for each threshold, then one for each number of steps from 1 to `num_frames` whatever the
+        probability.
 
     Raises:
         InputError: the model has no preprocessing, or there are no samples.
@@ -73,43 +78,43 @@ def decision_curve(
         )
     model.eval()
     weight = next(model.parameters(), torch.empty(0))
-    confidences, hits, durations = [], [], []
-    for batch in _batches(samples, batch_size):
-        frames = torch.stack([preprocessing.frames(events) for events, _ in batch], dim=1).to(weight.device)
-        labels = torch.tensor([label for _, label in batch])
-        state, confidence, hit = None, [], []
-        for step in range(len(frames)):
-            logits, state = model.advance(frames[step : step + 1], state)
-            best = logits.float().softmax(1).cpu().max(1)
-            confidence.append(best.values)
-            hit.append(best.indices == labels)
-        confidences.append(torch.stack(confidence))
-        hits.append(torch.stack(hit))
-        durations += [events.duration_us / 1e3 for events, _ in batch]
-    if not hits:
+    labels: list[int] = []
+    durations_ms: list[float] = []
+
+    def frames_of_each() -> Iterator[Tensor]:
+        for events, label in samples:
+            labels.append(label)
+            durations_ms.append(events.duration_us / 1e3)
+            yield preprocessing.frames(events)
+
+    untils, numbers = list(thresholds), range(1, preprocessing.num_frames + 1)
+    rows: list[list[Tensor]] = [[] for _ in (*untils, *numbers)]
+    for batch in of_equal_shape(frames_of_each(), batch_size):
+        frames = torch.stack([sample for _, sample in batch], dim=1).to(weight)
+        duration_ms = torch.tensor([durations_ms[place] for place, _ in batch])
+        confidence, hit = _course(model, frames, torch.tensor([labels[place] for place, _ in batch]))
+        T, N = hit.shape
+        finer = T // preprocessing.num_frames
+        sure = [confidence >= until for until in untils]
+        steps = [torch.where(row.any(0), row.float().argmax(0), T - 1) for row in sure]
+        steps += [torch.full((N,), number * finer - 1) for number in numbers]
+        undecided = [~row.any(0) for row in sure] + [torch.zeros(N) for _ in numbers]
+        for row, step, unsure in zip(rows, steps, undecided, strict=True):
+            share = (step + 1) / T
+            right = hit[step, torch.arange(N)]
+            row.append(torch.stack((right.float(), (step + 1) / finer, share * duration_ms, unsure)))
+    if not labels:
         raise InputError("there are no recordings; expected at least one")
-    confidence_, hit_, duration = torch.cat(confidences, 1), torch.cat(hits, 1), torch.tensor(durations)
-    T, N = hit_.shape
-
-    def decide(until: float | None, step: torch.Tensor, undecided: float) -> Decision:
-        """`step` (N,): the index of the step at which each recording is decided."""
-        return Decision(
-            until=until,
-            accuracy=hit_[step, torch.arange(N)].float().mean().item(),
-            steps=(step + 1).float().mean().item(),
-            milliseconds=((step + 1) / T * duration).mean().item(),
-            undecided=undecided,
-        )
-
-    curve = []
-    for until in thresholds:
-        sure = confidence_ >= until
-        first = torch.where(sure.any(0), sure.float().argmax(0), T - 1)
-        curve.append(decide(until, first, 1 - sure.any(0).float().mean().item()))
-    return curve + [decide(None, torch.full((N,), step), 0.0) for step in range(T)]
+    means = [torch.cat(row, 1).mean(1).tolist() for row in rows]
+    return [Decision(until, *mean) for until, mean in zip([*untils, *(None for _ in numbers)], means, strict=True)]
 
 
-def _batches(samples: Iterable[tuple[Events, int]], batch_size: int) -> Iterator[list[tuple[Events, int]]]:
-    iterator = iter(samples)
-    while batch := list(islice(iterator, batch_size)):
-        yield batch
+def _course(model: EventClassifier, frames: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return after every step the highest probability (T, N), and whether its class is the label (T, N)."""
+    state, confidence, hit = None, [], []
+    for step in range(len(frames)):
+        logits, state = model.advance(frames[step : step + 1], state)
+        best = logits.float().softmax(1).cpu().max(1)
+        confidence.append(best.values)
+        hit.append(best.indices == labels)
+    return torch.stack(confidence), torch.stack(hit)

@@ -21,9 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from rsnn.kernels import lif_native, native, selected
 from rsnn.kernels.step_native import ConvLSTMLayer, Network, Runner, Samples, SpikingLayer, States
-from rsnn.kernels.watched import nothing_looks, sees_no_steps
+from rsnn.kernels.watched import is_watched, nothing_looks, sees_no_steps
 from rsnn.nn import LIF, SCNN, ConvLSTM, ConvLSTMEncoder, DecisionHead, FramePool, LSTMHead, Voting
-from rsnn.nn.checks import is_watched
 from rsnn.nn.scnn import SpikingConv, SpikingLinear
 from rsnn.streaming import trees
 

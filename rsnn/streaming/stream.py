@@ -75,7 +75,12 @@ class Stream:
         return self._batch.run([slices])[0]
 
     def advance_to(self, t_us: int) -> list[Timed]:
-        """Let time pass without events, up to `t_us`: a sensor may be silent."""
+        """Let time pass without events, up to `t_us`: a sensor may be silent.
+
+        Raises:
+            InputError: it is no whole number of microseconds.
+
+        """
         return self._batch.advance_to(t_us)[0]
 
     def flush(self) -> list[Timed]:

@@ -14,9 +14,8 @@ DEFAULT_WINDOW_US = 1_000_000
 class Timing:
     """Steps, windows and hops of a stream.
 
-    A window is what a recording was in training: `num_frames` steps of equal duration. Step k of a stream that began at
-    time t_0 holds the events with t_0 + k W / T <= t < t_0 + (k + 1) W / T, exactly (no rounding to whole
-    microseconds).
+    A window is what a recording was in training: T steps of equal duration. Step k of a stream that began at time t_0
+    holds the events with t_0 + k W / T <= t < t_0 + (k + 1) W / T, exactly (no rounding to whole microseconds).
 
     Attributes:
         window_us: W, the duration of a window.
@@ -45,17 +44,18 @@ class Timing:
             InputError: a number is out of its range.
 
         """
-        window_us = _whole("window_us", window_us, least=num_frames)
-        overlap = _whole("overlap", overlap, least=1)
+        window_us = whole_number("window_us", window_us, least=num_frames)
+        overlap = whole_number("overlap", overlap, least=1)
         divisors = [n for n in range(1, num_frames + 1) if num_frames % n == 0]
         if overlap not in divisors:
             raise InputError(
-                f"overlap={overlap}: expected a divisor of the model's num_frames={num_frames}, one of {divisors}"
+                f"overlap={overlap}: expected a divisor of the window's {num_frames} steps, one of {divisors}"
             )
         hop_steps = 1
         if hop_us is not None:
+            hop_us = whole_number("hop_us", hop_us, least=1)
             # A step need not be a whole number of microseconds: a hop within one of `n` steps is `n` steps.
-            near = [n for n in divisors if abs(_whole("hop_us", hop_us, 1) * num_frames - n * window_us) < num_frames]
+            near = [n for n in divisors if abs(hop_us * num_frames - n * window_us) < num_frames]
             if not near:
                 fitting = ", ".join(str(round(n * window_us / num_frames)) for n in divisors)
                 raise InputError(
@@ -89,7 +89,13 @@ def microseconds(name: str, seconds: float | None, exact_us: int | None) -> int 
     return round(seconds * 1e6)
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def whole_number(name: str, value: object, least: int) -> int:
+    """Return a whole number of at least `least`.
+
+    Raises:
+        InputError: it is none.
+
+    """
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -49,8 +49,8 @@ class FramesOf(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, recording = index
         if self.cache is not None:
-            frames, label = self.cache[int(self.part.order[recording])]
-            return frames.float(), label
+            frames, _ = self.cache[int(self.part.order[recording])]
+            return frames.float(), int(self.part.labels[recording])
         events = self.part.read(recording)
         if self.augment is not None:
             changed = self.augment(events, np.random.default_rng((*self.seed, epoch, recording)))

@@ -20,6 +20,9 @@ LossKind = Literal["cross_entropy", "rate_mse", "tet"]
 class Data:
     """Which recordings, and how they become frames.
 
+    All recordings of a training have the same number of frames: the `max_step_ms` of a model to go on from is dropped,
+    and what comes of the training has none.
+
     Attributes:
         kind: the data set's class; `"auto"` goes by what `--data` is.
         samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.

@@ -60,12 +60,8 @@ def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: 
 
 
 def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:
-    import torch
-
-    assert model.preprocessing is not None
     chosen = np.unique(np.linspace(0, len(shown) - 1, ENERGY_RECORDINGS).astype(int))
-    frames = torch.stack([model.preprocessing.frames(shown.read(int(i))) for i in chosen], dim=1)
-    return energy_report(model, frames).to_dict()
+    return energy_report(model, (shown.read(int(i)) for i in chosen)).to_dict()
 
 
 def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:

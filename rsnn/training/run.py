@@ -165,12 +165,14 @@ def classes_of(zoo_name: str, training: Part) -> dict[str, Any]:
                 "expected an archive with an array 'class_names'"
             )
         return {}
-    # The zoo's own spelling of a data set's classes stays, so that a checkpoint says what its family says.
-    return {} if len(names) == len(usual) else {"num_classes": len(names), "class_names": tuple(names)}
+    return {} if tuple(names) == usual else {"num_classes": len(names), "class_names": tuple(names)}
 
 
 def _started(recipe: Recipe, training: Part) -> EventClassifier:
-    """Return the model to go on from, its last layer new where the recordings' classes are not the model's."""
+    """Return the model to go on from, its last layer new where the recordings' classes are not the model's.
+
+    Its preprocessing cuts every recording into `num_frames`, so that batches, and all figures of the run, are of these.
+    """
     model = zoo.load(recipe.start)
     names = training.class_names
     if names is not None and names != model.class_names:
@@ -182,6 +184,7 @@ def _started(recipe: Recipe, training: Part) -> EventClassifier:
         )
     if model.preprocessing is None:
         raise ConfigError(f"{recipe.start} has no preprocessing, so it takes no recordings")
+    model.preprocessing = dataclasses.replace(model.preprocessing, max_step_ms=None)
     return model
 
 
@@ -193,11 +196,23 @@ def _window_ms(preprocessing: Preprocessing, training: Part) -> int | None:
     return max(round(float(np.median([training.read(int(i)).duration_us for i in chosen])) / 1000), 1)
 
 
+def _usual_classes(recipe: Recipe) -> tuple[tuple[str, ...] | None, int | None]:
+    """Return the names and the number of the classes that a run's model has unless the recordings name others."""
+    named = [phase.model for _, phase in recipe.phases if phase.model]
+    model = zoo.create_model(named[-1]) if named else zoo.load(recipe.start)
+    return model.class_names, model.num_classes
+
+
 def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str) -> Parts:
+    """Open the recordings, with the labels of the model that is to come of the run."""
     kind = recipe.data.kind
     if kind == "simulated" and not str(data).startswith("gestures:"):
         data = f"gestures:{recipe.data.samples}"
-    everything = open_part(data, kind=kind, samples=samples)
+    class_names, num_classes = _usual_classes(recipe)
+    # Its own order and spelling of the classes stay, so that a checkpoint says what its family says.
+    everything = open_part(data, kind=kind, samples=samples).in_order_of(class_names)
+    if everything.class_names is not None:
+        class_names, num_classes = everything.class_names, len(everything.class_names)
     cut = recipe.validation
     training, validation = cut_validation(everything.ids, everything.labels, cut.fraction, by=cut.by, seed=cut.seed)
     how = f"{cut.fraction:.0%} of {everything.text} by {cut.by}"
@@ -209,7 +224,7 @@ def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str
     return Parts(
         everything.subset(training, f"{everything.text} without its validation part"),
         everything.subset(validation, f"validation part: {how}"),
-        tested,
+        None if tested is None else tested.labelled_for(class_names, num_classes),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
 from rsnn.data.files import locked
-from rsnn.data.fingerprint import code_digest
+from rsnn.data.fingerprint import cache_root, code_digest
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
-from rsnn.errors import InputError, RecordingError
+from rsnn.errors import InputError, RecordingError, shortened, suggest
 
 OFFICIAL = {"gesture": DVS128Gesture, "cifar10dvs": CIFAR10DVS, "nmnist": NMNIST}
 SIGN_FILES = {"train": "dvs_sign_train.npz", "test": "dvs_sign_test.npz"}
@@ -62,6 +62,56 @@ class Part:
         ids = tuple(self.ids[i] for i in indices)
         return replace(self, order=self.order[indices], labels=self.labels[indices], ids=ids, text=text)
 
+    def labelled_for(self, class_names: Sequence[str] | None, num_classes: int | None) -> Part:
+        """Return the recordings with labels that index the classes of a model.
+
+        Classes are found by name where both sides have names, and those of the recordings may be some of the model's;
+        names that differ only in case, spaces and underscores are one, unless two of one side are then the same. Where
+        a side has no names, the numbers stay.
+
+        Args:
+            class_names: of the model's classes, in its order; None where it has none.
+            num_classes: of the model; None where it does not tell.
+
+        Raises:
+            InputError: a recording is of a class that the model does not have.
+
+        """
+        if self.class_names is None or class_names is None:
+            if num_classes is not None and len(outside := _outside(self.labels, num_classes)):
+                raise InputError(
+                    f"{self.text} has the label {outside[0]}, and the model has {num_classes} classes; expected labels "
+                    f"from 0 to {num_classes - 1}: take recordings of the model's classes, or train a model for these"
+                )
+            return self
+        there = [self.class_names[label] for label in np.unique(self.labels)]
+        places = _places(there, class_names)
+        missing = [name for name, place in zip(there, places, strict=True) if place is None]
+        if missing:
+            raise InputError(
+                f"{self.text} has the classes {_listed(there)}; the model has {_listed(class_names)}, and so not "
+                f"{_listed(missing)}. Expected classes of the model: rename those of the recordings, or train a model "
+                f"for them.{suggest(missing[0], class_names)}"
+            )
+        return self._renamed(dict(zip(there, places, strict=True)), class_names)
+
+    def in_order_of(self, class_names: Sequence[str] | None) -> Part:
+        """Return the recordings with their classes in this order and spelling; as they are if the classes are others.
+
+        Names are compared as in `labelled_for`.
+        """
+        if self.class_names is None or class_names is None:
+            return self
+        places = _places(self.class_names, class_names)
+        if set(places) != set(range(len(class_names))) or len(places) != len(class_names):
+            return self
+        return self._renamed(dict(zip(self.class_names, places, strict=True)), class_names)
+
+    def _renamed(self, places: dict[str, int | None], class_names: Sequence[str]) -> Part:
+        assert self.class_names is not None
+        labels = np.array([places[self.class_names[label]] for label in self.labels], dtype=np.int64)
+        return replace(self, labels=labels, class_names=tuple(class_names))
+
     def fingerprint(self) -> str:
         """Return a hash of the names and labels, to tell other data from these."""
         content = "\n".join(f"{name}\t{label}" for name, label in zip(self.ids, self.labels, strict=True))
@@ -86,6 +136,30 @@ def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str =
         return part
     chosen = sample_range(samples, len(part))
     return part.subset(np.arange(chosen.start, chosen.stop), f"{part.text} [{chosen.start}:{chosen.stop}]")
+
+
+def part_of(dataset: Any, text: str) -> Part:
+    """Return all recordings of a data set, or of an archive that has labels; `text` says what they are.
+
+    Raises:
+        InputError: a label is none of the classes that the data set names.
+
+    """
+    names, ids = dataset.class_names, dataset.ids
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    if names is not None and len(outside := _outside(labels, len(names))):
+        raise InputError(
+            f"{text} has the label {outside[0]} and names {len(names)} classes; expected labels from 0 to "
+            f"{len(names) - 1}: write the archive's array 'label' or 'class_names' anew"
+        )
+    return Part(
+        dataset,
+        np.arange(len(dataset)),
+        labels,
+        tuple(map(str, range(len(dataset)) if ids is None else ids)),
+        None if names is None else tuple(names),
+        text,
+    )
 
 
 def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
@@ -124,6 +198,27 @@ def sample_range(text: str, length: int) -> range:
     return chosen
 
 
+def _outside(labels: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
+    return labels[(labels < 0) | (labels >= number)]
+
+
+def _places(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
+    """Return the place of each name among others, None where it is not there."""
+    spelt: Callable[[str], str] = str
+    if not set(names) <= set(among) and all(len({*map(_plain, some)}) == len({*some}) for some in (names, among)):
+        spelt = _plain
+    places = {spelt(name): place for place, name in enumerate(among)}
+    return [places.get(spelt(name)) for name in names]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return shortened(", ".join(map(repr, names)), 200)
+
+
 def _open(text: str, split: str, kind: str) -> Part:
     if kind == "simulated" or _SIMULATED.fullmatch(text):
         return _simulated(text, split)
@@ -159,24 +254,12 @@ def _archive(path: Path) -> Part:
     archive = EventArchive(path)
     if archive.labels is None:
         raise InputError(f"{path} has no labels; expected an archive with an array 'label'")
-    return _part(archive, path.name)
+    return part_of(archive, path.name)
 
 
 def _of_dataset(dataset: Any) -> Part:
     named = f"{dataset.name}, {dataset.split} ({dataset.split_name})"
-    return _part(dataset, dataset.name if dataset.split == "all" else named)
-
-
-def _part(dataset: Any, text: str) -> Part:
-    names, ids = dataset.class_names, dataset.ids
-    return Part(
-        dataset,
-        np.arange(len(dataset)),
-        np.asarray(dataset.labels, dtype=np.int64),
-        tuple(map(str, range(len(dataset)) if ids is None else ids)),
-        None if names is None else tuple(names),
-        text,
-    )
+    return part_of(dataset, dataset.name if dataset.split == "all" else named)
 
 
 def _simulated(text: str, split: str) -> Part:
@@ -185,7 +268,7 @@ def _simulated(text: str, split: str) -> Part:
         raise InputError(f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500")
     number = int(match[1])
     clips = SimulatedGestures(number, split=split)
-    path = _cache_folder() / f"gestures-{split}-{number}-seed{clips.seed}-{code_digest()[:12]}.npz"
+    path = cache_root() / "simulated" / f"gestures-{split}-{number}-seed{clips.seed}-{code_digest()[:12]}.npz"
     with locked(path):
         if not path.is_file():
             _simulate_into(clips, path)
@@ -194,10 +277,6 @@ def _simulated(text: str, split: str) -> Part:
     return replace(
         part, ids=subjects, class_names=tuple(clips.class_names), text=f"{number} simulated gestures ({split})"
     )
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("RSNN_CACHE") or Path.home() / ".cache" / "rsnn") / "simulated"
 
 
 def _simulate_into(clips: SimulatedGestures, path: Path) -> None:

@@ -44,8 +44,9 @@ def cut_validation(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the indices of the training and of the validation recordings.
 
-    By id, `fraction` of each class is cut; by subject, `fraction` of the people, with all their recordings. Which ones
-    depends on their names and `seed` alone: not on their order, and adding a recording moves no other.
+    By id, `fraction` of each class is cut, of two recordings or more at least one and not all; by subject, `fraction`
+    of the people, with all their recordings. Which ones depends on their names and `seed` alone: not on their order,
+    and adding a recording moves no other.
 
     Args:
         ids: name of each recording.
@@ -64,15 +65,32 @@ def cut_validation(
     validating: set[str] = set()
     for members in _strata(groups, labels, by):
         ordered = sorted(members, key=lambda group: (rank[group], group))
-        validating.update(ordered[: round(fraction * len(ordered))])
+        cut = round(fraction * len(ordered))
+        if by == "id":
+            cut = min(max(cut, 1), len(ordered) - 1)
+        validating.update(ordered[:cut])
     chosen = np.array([group in validating for group in groups], dtype=bool)
     if chosen.all() or not chosen.any():
-        what = f"{len(rank)} subjects" if by == "subject" else f"{len(names)} recordings"
-        raise ConfigError(
-            f"validation.fraction = {fraction} of {what} leaves {'nothing to train on' if chosen.all() else 'none'}; "
-            "expected a share that leaves both parts some: --set validation.fraction=0.2"
-        )
+        raise ConfigError(_one_part(fraction, len(names), len(rank), by))
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _one_part(fraction: float, recordings: int, groups: int, by: GroupBy) -> str:
+    """Say that no cut leaves both parts some, and what to do."""
+    if by == "id":
+        return (
+            f"no class has two of the {recordings} recordings, so none can validate; expected two or more of each "
+            "class, with ids of their own: add recordings"
+        )
+    if groups < 2:
+        return (
+            f"all of the {recordings} recordings are of one subject, so none can validate; expected two or more: add "
+            "recordings of others, or --set validation.by=id to cut by recording"
+        )
+    return (
+        f"validation.fraction = {fraction} of {groups} subjects leaves one part empty; expected a share of one or more "
+        f"and not of all: --set validation.fraction={1 / groups:.2g}"
+    )
 
 
 def _strata(groups: Sequence[str], labels: npt.NDArray[np.int64], by: GroupBy) -> list[set[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rsnn import hub
-from rsnn.errors import InputError, UnknownNameError, suggest
+from rsnn.errors import InputError, UnknownNameError, shown, suggest
 from rsnn.models import EventClassifier
 from rsnn.models.pretrained import load_model
 from rsnn.zoo.names import BUILDERS, Settings
@@ -16,6 +17,13 @@ from rsnn.zoo.weights import WEIGHTS
 __all__ = ["create_model", "list_models", "load"]
 
 hub.register(WEIGHTS, BUILDERS)
+
+HUB_OPTIONS = tuple(inspect.signature(hub.resolve).parameters)[1:]
+# What others are called elsewhere, and how it is done here.
+_ELSEWHERE = {
+    "num_classes": " For other classes: create_model(source, pretrained=True, num_classes=...), or from_pretrained.",
+    "device": " Models are loaded on the CPU: load(source).to(device).",
+}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -41,7 +49,7 @@ def create_model(
         pretrained: load the published weights; the model is then in eval mode.
         num_classes: another number of classes; of a pretrained model it replaces the last layer only.
         **settings: for an untrained model `frame_size=(height, width)`, `num_frames=`, `in_channels=`,
-            `class_names=`, `split_by=`, `normalize=`, `clip_at=`, as in
+            `class_names=`, `split_by=`, `normalize=`, `clip_at=`, `max_step_ms=`, as in
             [`Preprocessing`][rsnn.models.Preprocessing].
 
     Raises:
@@ -49,6 +57,11 @@ def create_model(
         InputError: a setting is unknown, or cannot be changed in a pretrained model.
 
     """
+    if not isinstance(pretrained, bool):
+        raise InputError(
+            f"pretrained={shown(pretrained)}: expected True or False; the tag of certain weights is part of the name, "
+            "as in create_model('rsnn-gesture-cl.sim', pretrained=True)"
+        )
     if pretrained:
         if settings:
             raise InputError(
@@ -59,6 +72,8 @@ def create_model(
         if num_classes not in (None, model.num_classes):
             model.reset_classifier(num_classes)
         return model
+    if not isinstance(name, str):
+        raise InputError(f"name is {shown(name)}; expected one of list_models(), such as 'rsnn-gesture-cl'")
     if name not in BUILDERS:
         tagged = f" To load its weights pass pretrained=True: create_model({name!r}, pretrained=True)."
         hint = tagged if hub.find_entry(name) else suggest(name, BUILDERS)
@@ -85,6 +100,12 @@ def load(source: str | os.PathLike[str], **hub_options: Any) -> EventClassifier:
         RSNNError: there is no such checkpoint, or it is damaged.
 
     """
+    for option in hub_options:
+        if option not in HUB_OPTIONS:
+            hint = _ELSEWHERE.get(option) or suggest(option, HUB_OPTIONS)
+            raise InputError(
+                f"load has no argument {option!r}; expected some of {', '.join(HUB_OPTIONS)}, and the source.{hint}"
+            )
     model = load_model(source, **hub_options)
     assert isinstance(model, EventClassifier)
     return model

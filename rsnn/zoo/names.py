@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from math import prod
 from typing import Any
 
 from torch import nn as torch_nn
 
 from rsnn import nn
+from rsnn.errors import InputError
 from rsnn.models import RSNN, SCNN, SLAYER, STBP, ConvLSTMClassifier, EventClassifier, Preprocessing
+from rsnn.models.composition import check_class_names
 from rsnn.nn.spiking_network import iterative_lif
 
 # Rates of spiking outputs lie between 0 and 1: added over the ten voters instead of averaged they make usable logits.
@@ -115,6 +119,7 @@ class Settings:
     split_by: str = "time"
     normalize: str = "counts"
     clip_at: int | None = None
+    max_step_ms: int | None = None
 
     def preprocessing(self, data: Data) -> Preprocessing:
         """Return the preprocessing for a model of `data`."""
@@ -125,13 +130,33 @@ class Settings:
             normalize=self.normalize,  # type: ignore[arg-type]
             window_ms=data.window_ms,
             clip_at=self.clip_at,
+            max_step_ms=self.max_step_ms,
         )
 
     def labels(self, data: Data) -> tuple[int, tuple[str, ...] | None]:
         """Return the number of classes and their names, None where another number was asked for without names."""
-        names = data.class_names if self.class_names is None else self.class_names
+        given = check_class_names(self.class_names, None)
+        names = data.class_names if given is None else given
         num_classes = len(names) if self.num_classes is None else self.num_classes
-        return num_classes, names if self.class_names is not None or num_classes == len(names) else None
+        return num_classes, names if given is not None or num_classes == len(names) else None
+
+
+def features_size(
+    bottom: nn.ConvLSTMEncoder | nn.FramePool, frame_size: tuple[int, int], pooled: int
+) -> tuple[int, int]:
+    """Return the (height, width) of an encoder's features, under layers that pool them by `pooled`.
+
+    Raises:
+        InputError: that leaves no pixel of such small frames.
+
+    """
+    size = bottom.output_size(frame_size)
+    if min(size) < pooled:
+        least = next(side for side in count(1) if min(bottom.output_size((side, side))) >= pooled)
+        raise InputError(
+            f"frame_size={frame_size}: pooling leaves no pixel of such frames; expected at least {least} on a side"
+        )
+    return size
 
 
 def rsnn(data: Data, encoder: str, settings: Settings) -> RSNN:
@@ -144,7 +169,7 @@ def rsnn(data: Data, encoder: str, settings: Settings) -> RSNN:
     top = nn.SCNN(
         bottom.out_channels,
         num_classes,
-        bottom.output_size(preprocessing.frame_size),
+        features_size(bottom, preprocessing.frame_size, in_pool * prod(data.pools)),
         data.pools,
         in_pool=in_pool,
     )
@@ -156,7 +181,7 @@ def convlstm(data: Data, encoder: str, head: str, settings: Settings) -> ConvLST
     preprocessing = settings.preprocessing(data)
     num_classes, class_names = settings.labels(data)
     bottom = nn.ConvLSTMEncoder(settings.in_channels, **ENCODERS[encoder])
-    size = bottom.output_size(preprocessing.frame_size)
+    size = features_size(bottom, preprocessing.frame_size, 1 if head == "lstm" else prod(data.head_pools))
     top: torch_nn.Module
     if head == "lstm":
         top = nn.LSTMHead(bottom.out_channels, num_classes, size)
@@ -173,7 +198,8 @@ def scnn(data: Data, settings: Settings) -> SCNN:
     preprocessing = settings.preprocessing(data)
     num_classes, class_names = settings.labels(data)
     bottom = nn.FramePool(settings.in_channels, pool=4 if data.frame_size == (128, 128) else 2)
-    top = nn.SCNN(settings.in_channels, num_classes, bottom.output_size(preprocessing.frame_size), data.pools)
+    size = features_size(bottom, preprocessing.frame_size, prod(data.pools))
+    top = nn.SCNN(settings.in_channels, num_classes, size, data.pools)
     return SCNN(bottom, top, class_names=class_names, preprocessing=preprocessing, logit_scale=RATE_SCALE)
 
 

@@ -3,12 +3,16 @@
     python tests/data/fuzzing.py --seconds 600
 
 runs atheris, which looks for inputs that reach new code, from whole files of every format; it ends with an error at the
-first input that breaks a rule, and leaves that input in the folder `--found`.
+first input that breaks a rule, and leaves that input in the folder `--found`. `--runs` in place of `--seconds` gives
+inputs that depend on nothing but the code and `--seed`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import faulthandler
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,14 +21,14 @@ import numpy as np
 
 FORMATS = (
     "aedat-3.1", "aedat-2.0", "evt2", "evt21", "evt3", "dat", "es", "atis", "nmnist", "npz", "npz-compressed", "npy",
-    "csv", "e2vid", "hdf5", "hdf5-table", "mat",
+    "csv", "e2vid", "hdf5", "hdf5-table", "mat", "mat-compressed",
 )  # fmt: skip
 EVENTS_A_BYTE = 6  # a vector of EVT 3.0 is twelve events in two bytes: nothing is denser
-COMPRESSED = ("npz-compressed", "hdf5", "hdf5-table", "mat")
+COMPRESSED = ("npz-compressed", "hdf5", "hdf5-table", "mat-compressed")
 
 
 def whole_file(name: str, folder: Path, n: int = 30) -> bytes:
-    """Return a small valid file of a format."""
+    """Return a small valid file of a format, the same bytes each time."""
     import writers
     from made import random_events
 
@@ -42,13 +46,15 @@ def whole_file(name: str, folder: Path, n: int = 30) -> bytes:
         elif name == "e2vid":
             rows = "".join(f"{t / 1e6:.6f} {x} {y} {p}\n" for t, x, y, p in table.tolist())
             file.write(b"34 34\n" + rows.encode())
-        elif name == "mat":
+        elif name in ("mat", "mat-compressed"):
             from scipy.io import savemat
 
-            matrix = np.zeros((101, n))
+            matrix = np.zeros((101, n), dtype=np.float32)
             matrix[events.y % 10 * 10 + events.x % 10, range(n)] = events.p * 2.0 - 1
             matrix[100] = events.t / 1e6
-            savemat(file, {"spiketrain": matrix}, do_compression=True)
+            savemat(file, {"spiketrain": matrix}, do_compression=name == "mat-compressed")
+            file.seek(0)
+            file.write(b"MATLAB 5.0 MAT-file".ljust(116))  # in place of text with the date
         elif name == "hdf5-table":
             import h5py
 
@@ -109,30 +115,44 @@ def fuzz(limit: list[str], found: Path, corpus: Path) -> None:
     with atheris.instrument_imports(include=["rsnn.data"]):
         import rsnn.data  # noqa: F401
 
-    path = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)) / "input"
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     for name in FORMATS:
-        data = whole_file(name, path.parent)
-        (corpus / name).write_bytes(data)
+        (corpus / name).write_bytes(whole_file(name, folder))
+    os.chdir(folder)
+    path = Path("input")  # without the random name of its folder, which libFuzzer would take for a hint
 
     def one(data: bytes) -> None:
+        if not faulthandler.is_enabled():  # before libFuzzer's own handlers are set it would keep them out
+            faulthandler.enable()
         check(path, data, compressed=True)
 
     options = [*limit, f"-artifact_prefix={found}/", "-timeout=10", "-rss_limit_mb=3000"]
+    options.append("-reload=0")  # it would read the corpus again each second: the clock would choose inputs
     atheris.Setup([sys.argv[0], *options, "-max_len=16384", "-print_final_stats=1", str(corpus)], one)
     atheris.Fuzz()
+
+
+def without_chance() -> None:
+    """Start this program anew without what differs from run to run: hashes of strings and, on Linux, addresses."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        ctypes.CDLL(None).personality(0x0040000)  # ADDR_NO_RANDOMIZE; where it is not allowed, addresses still differ
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0"})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--runs", type=int, help="number of inputs, the same ones each time, in place of --seconds")
+    parser.add_argument("--seed", type=int, default=1, help="which inputs --runs tries")
     parser.add_argument("--found", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
+    if options.runs:
+        without_chance()
     with tempfile.TemporaryDirectory() as corpus:
         limit = [f"-max_total_time={options.seconds}"]
         if options.runs:
-            limit = [f"-runs={options.runs}", "-seed=1"]
-        fuzz(limit, options.found, Path(corpus))
+            limit = [f"-runs={options.runs}", f"-seed={options.seed}"]
+        fuzz(limit, options.found.absolute(), Path(corpus))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import writers
 from made import random_events
 
-from rsnn.data import FORMATS, Events, read_events
+from rsnn.data import FORMATS, Events, iter_events, read_events
 from rsnn.errors import InputError, RecordingError
 
 WRITERS = {
@@ -133,6 +133,10 @@ def test_wrong_arguments(tmp_path):
         read_events(path, truncated="yes")
     with pytest.raises(InputError, match="sensor_size"):
         read_events(path, sensor_size=128)
+    with pytest.raises(InputError, match="path is 3; expected the path of a file"):
+        read_events(3)
+    with pytest.raises(InputError, match="path is None"):
+        iter_events(None, duration_us=1)
     assert "text" in FORMATS
 
 

@@ -249,45 +249,13 @@ def test_aedat4_truncated(samples, tmp_path):
 
 @pytest.mark.parametrize(
     ("package", "head"),
-    [("aedat", b"#!AER-DAT4.0\r\n"), ("h5py", b"\x89HDF\r\n\x1a\n"), ("scipy.io", b"MATLAB 5.0 MAT-file")],
+    [("aedat", b"#!AER-DAT4.0\r\n"), ("h5py", b"\x89HDF\r\n\x1a\n")],
 )
 def test_missing_packages_are_named(tmp_path, monkeypatch, package, head):
     monkeypatch.setitem(sys.modules, package, None)
     path = tmp_path / "clip"
     path.write_bytes(head + bytes(100))
     with pytest.raises(MissingDependencyError, match=r"pip install 'rsnn\[formats\]'"):
-        read_events(path)
-
-
-# ---------------------------------------------------------------------------------------------------- ST-MNIST
-
-
-def test_stmnist_real_against_a_slow_loop(samples):
-    loadmat = pytest.importorskip("scipy.io").loadmat
-    path = samples / "formats" / "sample_stmnist.mat"
-    matrix = loadmat(path)["spiketrain"]
-    rows = []
-    for column in range(matrix.shape[1]):
-        for cell in range(100):
-            if matrix[cell, column]:
-                t = round(matrix[100, column] * 1e6)
-                rows.append((t, cell % 10, cell // 10, int(matrix[cell, column] == 1)))
-    events = read_events(path)
-    assert events.sensor_size == (10, 10)
-    assert same_rows(events, rows)
-
-
-def test_stmnist_files_of_other_content(samples, tmp_path):
-    savemat = pytest.importorskip("scipy.io").savemat
-    path = tmp_path / "clip.mat"
-    savemat(path, {"other": np.zeros(3)})
-    with pytest.raises(RecordingError, match="holds nothing under the name 'spiketrain'"):
-        read_events(path)
-    savemat(path, {"spiketrain": np.zeros((5, 5))})
-    with pytest.raises(RecordingError, match=r"array of shape \(5, 5\)"):
-        read_events(path)
-    path.write_bytes((samples / "formats" / "sample_stmnist.mat").read_bytes()[:5000])
-    with pytest.raises(RecordingError, match="truncated or damaged"):
         read_events(path)
 
 

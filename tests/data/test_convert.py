@@ -50,6 +50,13 @@ def test_named_formats_and_truncated_files(clip, tmp_path):
     assert len(read_events(tmp_path / "out.npz")) == 3999
 
 
+def test_a_suffix_that_says_nothing(clip, tmp_path):
+    said = run("convert", clip, tmp_path / "out.xyz", code=1)
+    assert "has the suffix '.xyz'; expected one of .aedat, " in said
+    assert all(f" {suffix}," in said for suffix in (".npz", ".npy", ".gif", ".png", ".mp4"))
+    assert "--to FORMAT" in said
+
+
 def test_frames(clip, tmp_path):
     run("convert", clip, tmp_path / "out.npy")
     assert np.array_equal(np.load(tmp_path / "out.npy"), to_frames(read_events(clip), 20))

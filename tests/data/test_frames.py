@@ -115,3 +115,17 @@ def test_counts_that_do_not_fit():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         to_frames(at([0, 1]), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ("clip.aedat", r"a str; expected rsnn.Events: read the file first, with rsnn.read_events\(path\)"),
+        (at([0, 1]).to_structured(), r"a ndarray; .* rsnn.Events.from_structured\(array, sensor_size="),
+        (np.zeros((5, 4)), r"a ndarray; .* rsnn.Events\(t=, x=, y=, p=, sensor_size="),
+        (None, "a NoneType"),
+    ],
+)
+def test_what_is_no_events(events, message):
+    with pytest.raises(InputError, match=f"to_frames got {message}"):
+        to_frames(events)

@@ -36,6 +36,14 @@ def test_each_recording_by_its_own_counts():
     assert torch.allclose(tenfold, normalized)
 
 
+def test_more_events_than_float16_can_count():
+    """Each of 131072 pixels has 2 events, so each is at the mean; float16 ends at 65504."""
+    frames = torch.full((4, 1, 2, 128, 128), 2.0, dtype=torch.float16)
+    normalized = rsnn.Preprocessing(normalize="per-sample").normalized(frames)
+    assert normalized.dtype == torch.float16
+    assert normalized.unique().tolist() == [1.0]
+
+
 @pytest.mark.parametrize("options", [{"normalize": "clip", "clip_at": 3}, {"normalize": "per-sample"}])
 def test_it_travels_with_the_checkpoint(tmp_path, options):
     preprocessing = rsnn.Preprocessing((34, 34), num_frames=3, **options)

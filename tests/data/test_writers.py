@@ -143,12 +143,21 @@ def test_pieces_that_do_not_fit_together(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("events", ["a", 3, np.zeros((2, 4)), [[1, 2, 3, 1]], {"t": [1]}])
+def test_what_is_no_events(tmp_path, events):
+    with pytest.raises(InputError, match=r"write_events got a \w+; expected rsnn.Events"):
+        write_events(tmp_path / "a.npz", events)
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_names(tmp_path):
     events = Events(t=[5], x=[0], y=[0], p=[1], sensor_size=(34, 34))
     with pytest.raises(InputError, match=r"has the suffix '\.mp3'; expected one of \.aedat, "):
         write_events(tmp_path / "a.mp3", events)
     with pytest.raises(InputError, match=r"format is 'npz'; expected one of aedat-3.1"):
         write_events(tmp_path / "a.npz", events, format="npz")
+    with pytest.raises(InputError, match=r"path is Events\(1 events.*expected the path of a file"):
+        write_events(events, tmp_path / "a.npz")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_events(tmp_path / "file" / "a.npz", events)

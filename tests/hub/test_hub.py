@@ -306,3 +306,8 @@ def test_push_to_a_missing_branch_or_a_dead_server(server, client, checkpoint, f
     server.stop()
     with pytest.raises(CheckpointError, match="someone/gestures: the upload failed"):
         user(clients.push, str(checkpoint), REPO)
+
+
+def test_push_to_what_is_no_name(model):
+    with pytest.raises(InputError, match="repo is None; expected the name of a repository on the Hub"):
+        model.push_to_hub(None)

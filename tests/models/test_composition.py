@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from torch import nn as torch_nn
@@ -179,6 +183,49 @@ def test_a_mismatch_is_refused_at_construction(parts, message, kind):
 def test_channels_are_checked_without_preprocessing_too():
     with pytest.raises(InputError, match="gives features of 6 channels, but SCNN takes 2"):
         rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(2, K, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("abcd", "class_names='abcd': expected a list of text, a name for each class"),
+        (set("abcd"), "expected a list of text"),
+        (4, "class_names=4: expected a list of text"),
+        (("a", "b", "c", 4), r"class_names\[3\] is 4; expected text"),
+        (("a", "b", "c", "b"), "class_names 1 and 3 are both 'b'; expected another for each class"),
+        (("a", "b"), "got 2 class_names for a classifier of 4 classes"),
+    ],
+)
+def test_class_names_are_different_texts_one_for_each_class(names, message):
+    parts = nn.ConvLSTMEncoder(), nn.LSTMHead(6, 4, (4, 4))
+    with pytest.raises(InputError, match=message):
+        EventClassifier(*parts, class_names=names)
+    model = EventClassifier(*parts, class_names=list("wxyz"))
+    with pytest.raises(InputError, match=message):
+        model.class_names = names
+    with pytest.raises(InputError, match=message):
+        model.reset_classifier(4, names)
+    assert (model.class_names, model.num_classes) == (tuple("wxyz"), 4)
+
+
+def test_class_names_set_later_are_kept(tmp_path):
+    model = rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(6, 2, (32, 32)))
+    assert model.class_names is None
+    model.class_names = np.array(["left", "right"])
+    model.save_pretrained(tmp_path)
+    for copied in (rsnn.load(tmp_path), deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert copied.class_names == ("left", "right")
+    model.class_names = None
+    assert model.class_names is None
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(InputError, match=r"encoder=3: expected a torch\.nn\.Module"):
+        rsnn.RSNN(3, 4)
+    with pytest.raises(InputError, match=r"classifier=<class .*: expected a torch"):
+        rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN)
+    with pytest.raises(InputError, match=r"preprocessing=\(16, 16\): expected an rsnn.Preprocessing"):
+        rsnn.RSNN(nn.ConvLSTMEncoder(), nn.LSTMHead(6, 4), preprocessing=(16, 16))
 
 
 def test_class_names_and_logit_scale_are_checked():

@@ -48,7 +48,7 @@ def test_reset_classifier_replaces_the_last_layer_only(classifier):
 
 
 def test_reset_classifier_checks_the_names():
-    with pytest.raises(InputError, match="got 2 class_names for num_classes=3"):
+    with pytest.raises(InputError, match="got 2 class_names for a classifier of 3 classes"):
         small().reset_classifier(3, ("a", "b"))
     with pytest.raises(InputError, match="num_classes=0"):
         small().reset_classifier(0)

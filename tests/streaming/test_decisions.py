@@ -14,6 +14,7 @@ from stream_models import T, random_events, small_model
 
 import rsnn
 from rsnn.errors import InputError
+from rsnn.evaluation import evaluate, evaluate_steps
 from rsnn.streaming.decisions import decision_curve
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -44,6 +45,27 @@ def test_a_threshold_is_predict_until_it(top):
     assert len(set(steps_of)) > 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.float64, 1e-6), (torch.float16, 5e-3), (torch.bfloat16, 5e-2)], ids=str
+)
+def test_weights_of_other_types_classify_recordings_in_every_way(dtype, near):
+    """Counts become what the weights are; frames that a user hands to `forward` are not touched."""
+    exact, model = small_model("mean"), small_model("mean").to(dtype)
+    events, frames = labelled(1)[0][0], rsnn.to_frames(labelled(1)[0][0], T)
+    wanted = exact.predict(events)
+    stream, label = model.stream(window_us=60_000), wanted.index
+    streamed = (stream.push(events) + stream.flush())[-1][1]
+    for got in (model.predict(events), model.predict(frames), model.predict(events, until=1.0)):
+        assert got.index == label
+        torch.testing.assert_close(got.probabilities, wanted.probabilities, rtol=0, atol=near)
+    assert streamed.probabilities.sum() == pytest.approx(1, abs=1e-6)
+    assert evaluate(model, [(events, label)]).accuracy == decision_curve(model, [(events, label)])[-1].accuracy == 1
+    assert evaluate_steps(model, [(frames, label)], [T])[T].accuracy == 1
+    assert rsnn.energy_report(model, events).samples == 1
+    with pytest.raises(InputError, match=f"got torch.float32; its weights are {dtype}"):
+        model(torch.from_numpy(frames[:, None]).float())
+
+
 def test_after_so_many_steps():
     model = small_model()
     samples = labelled()
@@ -55,6 +77,30 @@ def test_after_so_many_steps():
                 int(model(model.preprocessing.frames(events)[:k, None]).argmax()) == label for events, label in samples
             ]
         assert row.accuracy == pytest.approx(np.mean(hits))
+
+
+def test_recordings_of_mixed_lengths_against_a_plain_loop():
+    # 6 steps of at most 8 ms: 6 of up to 48 ms, 12 of up to 96 ms.
+    model = small_model(max_step_ms=8)
+    samples = labelled()
+    finer = [model.preprocessing.num_steps(events) // T for events, _ in samples]
+    assert set(finer) == {1, 2}
+    until, *after = decision_curve(model, iter(samples), thresholds=(0.3,), batch_size=5)
+
+    def check(row, steps, predictions):
+        shares = [s / (T * m) for s, m in zip(steps, finer, strict=True)]
+        times = [share * events.duration_us / 1e3 for share, (events, _) in zip(shares, samples, strict=True)]
+        assert row.milliseconds == pytest.approx(np.mean(times), rel=1e-5)
+        assert row.steps == pytest.approx(T * np.mean(shares))
+        assert row.accuracy == pytest.approx(np.mean([p == y for p, (_, y) in zip(predictions, samples, strict=True)]))
+
+    early = [model.predict(events, until=0.3) for events, _ in samples]
+    check(until, [p.steps for p in early], [p.index for p in early])
+    assert len(after) == T
+    for k, row in enumerate(after, 1):
+        assert (row.until, row.steps) == (None, k)
+        cut = [model.preprocessing.frames(events)[: k * m] for (events, _), m in zip(samples, finer, strict=True)]
+        check(row, [len(frames) for frames in cut], [model.predict(frames).index for frames in cut])
 
 
 def test_nothing_to_measure():

@@ -22,7 +22,8 @@ MODEL = small_model()
 def batch_logits(model, events, start_us, steps, window_us=WINDOW_US):
     """Logits of one call on the first `steps` steps of the window at `start_us`, cut by `to_frames`."""
     inside = events.between(start_us, start_us + window_us)
-    frames = rsnn.to_frames(inside, T, span_us=(start_us, start_us + window_us), dtype="float32")
+    in_all = model.preprocessing.steps_in(window_us)
+    frames = rsnn.to_frames(inside, in_all, span_us=(start_us, start_us + window_us), dtype="float32")
     with torch.no_grad():
         return model(torch.from_numpy(frames)[:steps, None])
 
@@ -48,6 +49,29 @@ def test_every_prediction_is_that_of_the_batch_call(top):
         assert t_us == start_us + steps * WINDOW_US // T
         wanted = batch_logits(model, events, start_us, steps).softmax(1)[0]
         torch.testing.assert_close(row, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("max_step_ms", "finer"), [(10, 1), (5, 2), (4, 3)])
+@pytest.mark.parametrize("top", ["spiking", "mean"])
+def test_a_long_window_has_the_steps_of_a_recording_of_its_duration(top, max_step_ms, finer):
+    # 6 steps of at most 10, 5 and 4 ms in a window of 60 ms: 6, 12 of 5 ms, 18 of 3.3 ms.
+    model = small_model(top, max_step_ms=max_step_ms)
+    tolerance = 0 if top == "spiking" or EXACT else 1e-6
+    events = random_events(900, 2 * WINDOW_US)
+    stream = model.stream(window_us=WINDOW_US)
+    assert stream.timing.num_frames == model.preprocessing.steps_in(WINDOW_US) == finer * T
+    outputs = stream.push(events)
+    got = outputs + stream.flush()
+    assert len(got) == 2 * finer * T
+    for number, (t_us, prediction) in enumerate(got):
+        start_us, steps = 1_000 + number // (finer * T) * WINDOW_US, number % (finer * T) + 1
+        assert t_us == start_us + -(-steps * WINDOW_US // (finer * T))
+        wanted = batch_logits(model, events, start_us, steps).softmax(1)[0]
+        torch.testing.assert_close(prediction.probabilities, wanted, rtol=0, atol=tolerance)
+    halves = model.stream(window_us=WINDOW_US, hop_us=WINDOW_US // 2).push(events)
+    assert [t_us for t_us, _ in halves] == [1_000 + k * WINDOW_US // 2 for k in range(1, len(halves) + 1)]
+    taken = dict(got)
+    assert all(torch.equal(prediction.probabilities, taken[t_us].probabilities) for t_us, prediction in halves)
 
 
 def test_the_models_tell_recordings_apart():
@@ -272,7 +296,7 @@ def test_larger_sensors_are_cropped_as_for_predict():
         ({"window_us": 60_000.0}, "window_us=60000.0"),
         ({"window_us": 60_000, "hop_us": 15_000}, "one of 10000, 20000, 30000, 60000"),
         ({"window_us": 60_000, "hop_us": 120_000}, "expected whole steps"),
-        ({"overlap": 4}, "num_frames=6"),
+        ({"overlap": 4}, "the window.s 6 steps"),
         ({"overlap": 0}, "overlap=0"),
         ({"decay": 1.0}, "below 1"),
         ({"decay": "much"}, "decay='much'"),

@@ -89,5 +89,14 @@ def test_bad_numbers():
     batch = StreamBatch(MODEL, 2)
     with pytest.raises(InputError, match="got 1 chunks for 2 streams"):
         batch.push([rsnn.Events.empty((10, 12))])
+    for events in (rsnn.Events.empty((10, 12)), rsnn.Events.empty((10, 12)).to_structured()):
+        with pytest.raises(InputError, match="expected a list of them, one for each of the 2 streams"):
+            batch.push(events)
     with pytest.raises(InputError, match="got 3 times for 2 streams"):
         batch.advance_to([1, 2, 3])
+    with pytest.raises(InputError, match=r"t_us=1\.5: expected a whole number of microseconds"):
+        batch.advance_to(1.5)
+    with pytest.raises(InputError, match=r"t_us=1\.5"):
+        batch.advance_to([None, 1.5])
+    with pytest.raises(InputError, match=r"t_us='1'"):
+        MODEL.stream().advance_to(["1"])

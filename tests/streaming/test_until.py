@@ -56,6 +56,12 @@ def test_bad_values(until):
         MODEL.predict(random_events(20, 60_000), until=until)
 
 
+def test_a_model_of_whole_recordings_does_not_decide_early():
+    """Its first step alone would be normalised by itself."""
+    with pytest.raises(InputError, match=r"normalize='per-sample'.*without a state or until="):
+        small_model("mean", normalize="per-sample").predict(random_events(20, 60_000), until=1e-6)
+
+
 def test_no_frames():
     with pytest.raises(InputError, match="at least one step"):
         MODEL.predict(torch.zeros(0, 2, 12, 10), until=0.9)

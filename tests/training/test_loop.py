@@ -215,7 +215,7 @@ def test_the_encoder_goes_on_under_the_spiking_network_frozen_or_not(recipe, arc
 
 def test_fine_tuning_replaces_the_last_layer_and_keeps_what_is_under_it(recipe, archive, tmp_path):
     torch.manual_seed(0)
-    start = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4, num_classes=5)
+    start = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=4, num_classes=5, max_step_ms=5)
     start.save_pretrained(tmp_path / "start")
     from rsnn.training import load_recipe
 
@@ -226,6 +226,7 @@ def test_fine_tuning_replaces_the_last_layer_and_keeps_what_is_under_it(recipe, 
     train(chosen, archive, tmp_path / "run")
     tuned = rsnn.load(tmp_path / "run" / "model")
     assert tuned.class_names == ("left", "right", "top")
+    assert tuned.preprocessing.max_step_ms is None  # all batches, and the figures of the run, are of num_frames steps
     torch.testing.assert_close(tuned.encoder.state_dict(), start.encoder.state_dict(), rtol=0, atol=1e-6)
 
 

@@ -52,8 +52,36 @@ def test_ids_without_a_subject_say_what_to_do():
         subjects_of(["user01_led:1", "train/3"])
 
 
-@pytest.mark.parametrize(("fraction", "by"), [(0.01, "id"), (0.9, "subject")])
-def test_an_empty_part_is_refused(fraction, by):
-    ids = ids_of(3, 4)
-    with pytest.raises(ConfigError, match=r"validation\.fraction"):
-        cut_validation(ids, np.zeros(12, int), fraction if by == "id" else 0.99, by=by)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.floats(0.01, 0.99))
+def test_every_class_of_two_is_in_both_parts_and_one_alone_trains(labels, fraction):
+    labels = np.array(labels)
+    counts = np.bincount(labels)
+    if counts.max() < 2:
+        return
+    training, validation = cut_validation([f"clip{i}" for i in range(len(labels))], labels, fraction)
+    trained, validated = (np.bincount(labels[part], minlength=len(counts)) for part in (training, validation))
+    assert (trained + validated == counts).all()
+    assert (trained[counts > 0] > 0).all()
+    assert (validated[counts > 1] > 0).all()
+    assert not validated[counts == 1].any()
+
+
+def test_one_recording_of_each_class_cannot_be_cut():
+    with pytest.raises(ConfigError, match=r"no class has two of the 3 recordings.*add recordings"):
+        cut_validation(["a", "b", "c"], np.arange(3), 0.2)
+
+
+@pytest.mark.parametrize("subjects", [2, 3, 6, 7, 15, 29])
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_a_share_of_subjects_that_leaves_one_part_empty_is_answered_with_one_that_does_not(subjects, fraction):
+    ids = ids_of(subjects, 2)
+    labels = np.zeros(len(ids), int)
+    with pytest.raises(ConfigError, match=f"= {fraction} of {subjects} subjects") as raised:
+        cut_validation(ids, labels, fraction, by="subject")
+    advice = float(str(raised.value).rpartition("=")[2])
+    assert all(map(len, cut_validation(ids, labels, advice, by="subject")))
+
+
+def test_one_subject_cannot_be_cut_by_subject():
+    with pytest.raises(ConfigError, match=r"of one subject.*validation\.by=id"):
+        cut_validation(ids_of(1, 4), np.zeros(4, int), 0.2, by="subject")

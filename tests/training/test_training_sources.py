@@ -7,8 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+import rsnn
+from rsnn import zoo
+from rsnn.data.datasets import cifar10dvs, gesture, nmnist
 from rsnn.errors import InputError, RecordingError
-from rsnn.training.sources import has_test_part, open_part, own_test_part
+from rsnn.training.sources import Part, has_test_part, open_part, own_test_part, part_of
 
 
 @pytest.mark.parametrize("kind", ["auto", "nmnist", "gesture", "cifar10dvs", "sign", "archive"])
@@ -55,7 +58,80 @@ def test_a_number_of_simulated_gestures_is_that_many(tmp_path, monkeypatch):
     assert len(open_part("gestures:12", split="test")) == 12
 
 
+def test_simulated_gestures_lie_where_other_caches_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("RSNN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    open_part("gestures:1", split="test")
+
+    assert list((tmp_path / "rsnn" / "simulated").glob("gestures-test-1-*.npz"))
+
+
 def test_training_on_simulated_gestures_is_tested_on_a_tenth_as_many():
     assert own_test_part("gestures:5500") == "gestures:550"
     assert own_test_part("gestures:22") == "gestures:11"
     assert own_test_part("recordings/") == "recordings/"
+
+
+def part(labels, class_names):
+    ids = tuple(map(str, range(len(labels))))
+    return Part(None, np.arange(len(labels)), np.array(labels), ids, class_names, "mine")
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "expected"),
+    [
+        (("a", "b", "c"), ("a", "b", "c"), [0, 1, 2, 1]),
+        (("a", "b", "c"), ("c", "a", "b"), [1, 2, 0, 2]),
+        (("a", "b", "c"), ("z", "c", "y", "b", "a"), [4, 3, 1, 3]),
+        (("arm roll", " Air_Drums", "B"), ("air_drums", "arm_roll", "b"), [1, 0, 2, 0]),
+        (("a", "A", "b"), ("b", "A", "a"), [2, 1, 0, 1]),  # as they are spelt, where case alone tells two apart
+        (("a", "b", "c", "not here"), ("c", "b", "a"), [2, 1, 0, 1]),
+        (None, ("a", "b", "c"), [0, 1, 2, 1]),
+        (("a", "b", "c"), None, [0, 1, 2, 1]),
+    ],
+)
+def test_labels_are_matched_to_a_model_by_name(names, model, expected):
+    labelled = part([0, 1, 2, 1], names).labelled_for(model, 5 if model is None else len(model))
+    assert labelled.labels.tolist() == expected
+    if names and model:
+        assert labelled.class_names == model
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "said"),
+    [
+        (
+            ("a", "b", "hand_clapping"),
+            ("a", "b", "hand_clap"),
+            r"so not 'hand_clapping'\..* Did you mean 'hand_clap'\?",
+        ),
+        (("left", "top", "right"), tuple("0123456789"), r"mine has the classes 'left', 'top', 'right'; .* '0', '1'"),
+        (("a", "A", "c"), ("a", "b", "c"), "so not 'A'"),  # one class would swallow the other
+        (("sign_1_1", "b", "c"), ("sign_11", "b", "c"), "so not 'sign_1_1'"),
+        (None, ("a", "b"), "mine has the label 2, and the model has 2 classes; expected labels from 0 to 1"),
+    ],
+)
+def test_classes_that_a_model_does_not_have_are_refused(names, model, said):
+    with pytest.raises(InputError, match=said):
+        part([0, 1, 2, 1], names).labelled_for(model, len(model))
+
+
+def test_the_same_classes_are_put_into_another_order_and_others_stay():
+    mine = part([0, 1, 2, 1], ("a", "b", "c c"))
+    ordered = mine.in_order_of(("C_c", "a", "b"))
+    assert (ordered.labels.tolist(), ordered.class_names) == ([1, 2, 0, 2], ("C_c", "a", "b"))
+    for others in (("a", "b"), ("a", "b", "c", "d"), ("a", "b", "d"), None):
+        assert mine.in_order_of(others) is mine
+
+
+def test_labels_beyond_the_named_classes_are_refused(archive, tmp_path):
+    arrays = dict(np.load(archive))
+    np.savez(tmp_path / "odd.npz", **{**arrays, "label": arrays["label"] + 1})
+    with pytest.raises(InputError, match=r"odd\.npz has the label 3 and names 3 classes"):
+        part_of(rsnn.data.EventArchive(tmp_path / "odd.npz"), "odd.npz")
+
+
+@pytest.mark.parametrize(("kind", "dataset"), [("gesture", gesture), ("cifar10dvs", cifar10dvs), ("nmnist", nmnist)])
+def test_the_official_data_sets_name_their_classes_as_the_zoo_does(kind, dataset):
+    assert zoo.create_model(f"scnn-{kind}").class_names == dataset.CLASS_NAMES

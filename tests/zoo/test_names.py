@@ -223,6 +223,7 @@ def test_settings_reach_the_model():
     assert model.encoder.in_channels == 4
     assert model.classifier.in_size == (10, 12)
     assert built("scnn-nmnist", normalize="clip", clip_at=3).preprocessing.clip_at == 3
+    assert built("scnn-nmnist", max_step_ms=50).preprocessing.max_step_ms == 50
     assert built("convlstm-gesture-cl-concat", num_frames=7).classifier.reduction.num_frames == 7
 
 
@@ -245,12 +246,22 @@ def test_sensors_that_are_no_multiple_of_the_pooling(name, size):
     ("name", "settings", "message"),
     [
         ("rsnn-gesture-cl", {"framesize": (8, 8)}, "no setting 'framesize'.*Did you mean 'frame_size'"),
-        ("rsnn-gesture-cl", {"frame_size": (8, 8)}, r"leave no pixel of in_size=\(2, 2\)"),
+        ("rsnn-gesture-cl", {"frame_size": (31, 40)}, r"frame_size=\(31, 40\): .* expected at least 32 on a side"),
+        ("rsnn-gesture-cl-nopool", {"frame_size": (3, 3)}, r"frame_size=\(3, 3\): .* at least 32 on a side"),
+        ("convlstm-nmnist-cla-lstm", {"frame_size": (3, 3)}, r"frame_size=\(3, 3\): .* at least 4 on a side"),
+        ("convlstm-nmnist-cl-sum", {"frame_size": (3, 3)}, r"frame_size=\(3, 3\): .* at least 16 on a side"),
+        ("scnn-nmnist", {"frame_size": (7, 7)}, r"frame_size=\(7, 7\): .* at least 8 on a side"),
+        ("rsnn-gesture-cl", {"class_names": "ab"}, "class_names='ab': expected a list of text"),
+        ("rsnn-gesture-cl", {"class_names": 3}, "class_names=3: expected a list of text"),
+        ("rsnn-gesture-cl", {"class_names": ()}, "num_classes=0"),
+        ("rsnn-gesture-cl", {"pretrained": "sim"}, r"pretrained='sim': .*create_model\('rsnn-gesture-cl.sim', "),
+        (None, {}, "name is None; expected one of list_models"),
         ("rsnn-gesture-cl", {"frame_size": 64}, r"frame_size=64: expected \(height, width\)"),
         ("rsnn-gesture-cl", {"num_classes": -1}, "num_classes=-1"),
         ("rsnn-gesture-cl", {"num_classes": 0}, "num_classes=0"),
         ("rsnn-gesture-cl", {"num_classes": 0, "class_names": ("a", "b")}, "num_classes=0"),
         ("rsnn-gesture-cl", {"num_frames": 0}, "num_frames=0"),
+        ("rsnn-gesture-cl", {"max_step_ms": 0}, "max_step_ms=0"),
         ("rsnn-gesture-cl", {"normalize": "max"}, "normalize='max': expected one of"),
         ("rsnn-gesture-cl", {"split_by": "events"}, "split_by='events': expected one of"),
     ],
@@ -271,6 +282,30 @@ def test_bad_settings(name, settings, message):
 def test_a_wrong_name_suggests_the_nearest(name, near):
     with pytest.raises(UnknownNameError, match=rf"no model '{name}'.*Did you mean .*'{near}'"):
         rsnn.create_model(name)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (34, 61)])
+def test_the_smallest_frames_that_are_said_to_do_will(size):
+    assert built("rsnn-gesture-cl-nopool", frame_size=size).preprocessing.frame_size == size
+
+
+def test_load_takes_what_finds_a_checkpoint_and_nothing_else():
+    with pytest.raises(InputError, match=r"load has no argument 'num_classes'; expected some of revision, .*from_pre"):
+        rsnn.load("./mine", num_classes=3)
+    with pytest.raises(InputError, match=r"no argument 'device'.* load\(source\)\.to\(device\)"):
+        rsnn.load("rsnn-nmnist-cl", device="cuda")
+    with pytest.raises(InputError, match=r"no argument 'local_file_only'.* Did you mean 'local_files_only'"):
+        rsnn.load("rsnn-nmnist-cl", local_file_only=True)
+
+
+def test_a_model_of_other_channels_says_that_recordings_are_not_for_it():
+    model = rsnn.create_model("rsnn-nmnist-cl", in_channels=1)
+    events = rsnn.Events(t=[0, 9], x=[1, 2], y=[3, 4], p=[0, 1], sensor_size=(34, 34))
+    with pytest.raises(InputError, match="takes frames of 1 channels, and a recording becomes frames of 2"):
+        model.predict(events)
+    with pytest.raises(InputError, match="takes frames of 1 channels, and a stream"):
+        model.stream()
+    assert model.predict(torch.zeros(20, 1, 34, 34)).steps is None
 
 
 def test_pretrained_takes_the_checkpoints_own_settings():

@@ -47,7 +47,7 @@ def find_archives(root: Path, archives: Sequence[Archive], *, download: bool) ->
         )
         if path is None:
             path = root / archive.name
-            failure = _download(archive, path) if download else "was not asked to download it"
+            failure = _download(archive, path) if download or not archive.direct else "not asked to download it"
             if failure is not None:
                 missing.append((archive, failure))
         paths.append(path)
@@ -56,9 +56,10 @@ def find_archives(root: Path, archives: Sequence[Archive], *, download: bool) ->
             f"  {root / archive.name}  (md5 {archive.md5}) from {archive.url}: {failure}"
             for archive, failure in missing
         )
+        advice = "pass download=True, or " if not download and any(archive.direct for archive, _ in missing) else ""
         raise RecordingError(
-            f"{root} lacks {len(missing)} of {len(archives)} files; expected them there: download them with a browser "
-            f"and put them at\n{wanted}"
+            f"{root} lacks {len(missing)} of {len(archives)} files; expected them there: {advice}download them with a "
+            f"browser and put them at\n{wanted}"
         )
     return paths
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from rsnn.data.events import EVENT_DTYPE, LARGEST_SIDE, Events, check_sensor_size, find_fault
+from rsnn.data.files import as_path
 from rsnn.data.readers import (
     aedat4,
     aedat20,
@@ -111,14 +112,14 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
 
     Raises:
         RecordingError: there is no such file, or it is in none of the known formats.
-        InputError: `format` or `truncated` is not a value that it can have.
+        InputError: an argument is not a value that it can have.
 
     """
     if truncated not in TRUNCATED:
         raise InputError(f"truncated is {truncated!r}; expected 'error' or 'keep'")
     if format is not None and format not in READERS:
         raise InputError(f"format is {format!r}; expected one of {', '.join(READERS)}.{suggest(format, READERS)}")
-    file = Path(path).expanduser()
+    file = as_path(path)
     head = _head(file)
     name = format or next((name for name, reader in READERS.items() if reader.recognises(head, file)), None)
     if name is None:

@@ -89,7 +89,8 @@ def _as_microseconds(
         return t.astype(np.int64, copy=False)
     if unit is None:
         unit = 1e6 if t.size and bool((t % 1 != 0).any()) else 1.0
-    micros = np.rint(t.astype(np.float64) * unit)
+    with np.errstate(over="ignore"):  # infinite ones are refused with the others that are too large
+        micros = np.rint(t.astype(np.float64) * unit)
     if micros.size and float(np.abs(micros).max()) >= 2.0**63:
         index = int(np.argmax(np.abs(micros)))
         raise source.fault(f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits")

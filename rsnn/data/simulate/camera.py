@@ -66,8 +66,13 @@ def iter_events(
 ) -> Iterator[Events]:
     """Yield the events of a long or endless sequence of frames in pieces, as they come.
 
-    Arguments and errors are those of `to_events`. Pieces end at the first frame `piece_us` or more after the last
-    one's end; they may hold no events. The pixels see the same as in one piece; the readout's chances fall differently.
+    Arguments are those of `to_events`. Pieces end at the first frame `piece_us` or more after the last one's end; they
+    may hold no events. The pixels see the same as in one piece; the readout's chances fall differently.
+
+    Raises:
+        InputError: `piece_us` is not positive; and when it is reached, a frame or a time that `to_events` refuses.
+        UnknownNameError: there is no such preset; raised with the first piece.
+
     """
     if not piece_us > 0:
         raise InputError(f"piece_us is {piece_us!r}; expected a positive number of microseconds")

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from rsnn.data.events import Events
-from rsnn.data.files import replacing
+import numpy as np
+
+from rsnn.data.events import Events, check_events
+from rsnn.data.files import as_path, replacing
 from rsnn.data.writers import (
     aedat20,
     aedat31,
@@ -84,13 +86,15 @@ def write_events(
     Raises:
         RecordingError: there are no events, the pieces do not fit together, or an event does not fit in the format (its
             time or its place is too large).
-        InputError: the format is none of these, or the file cannot be written.
+        InputError: the format is none of these, these are no events, or the file cannot be written.
         MissingDependencyError: the format needs an optional package that is not installed.
 
     """
-    target = Path(path).expanduser()
+    target = as_path(path)
     writer = WRITERS[_format_name(target, format)]
-    given = iter([events] if isinstance(events, Events) else events)
+    in_pieces = isinstance(events, Iterable) and not isinstance(events, str | np.ndarray | dict)
+    pieces: Iterable[object] = events if in_pieces else [events]  # type: ignore[assignment]
+    given = (check_events(piece, "write_events") for piece in pieces)
     first = next((piece for piece in given if len(piece)), None)
     if first is None:
         raise RecordingError(f"there are no events to write to {target}; expected at least one")

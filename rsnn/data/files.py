@@ -60,6 +60,12 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed within `replacing` left in a folder and those in it."""
+    for left_over in folder.rglob(".*.partial*"):
+        left_over.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock beside `target` while it is made; says so when another process has it."""

@@ -3,7 +3,7 @@
 rsnn-<data>-<encoder>            encoder (cl, cla, cl-nopool) under the spiking CNN
 convlstm-<data>-<encoder>-<head> encoder (cl, cla) under a decision head
 scnn-<data>                      the spiking CNN alone
-slayer-gesture, stbp-gesture, cnnsnn-gesture, stbp-cifar10dvs    the published networks it is compared with
+slayer-<data>, stbp-<data>, cnnsnn-<data>    the published networks it is compared with; of CIFAR10-DVS stbp alone
 """
 
 from __future__ import annotations
@@ -221,43 +221,38 @@ class Baseline:
 
 STBP_NEURON = iterative_lif(decay=0.3, v_threshold=0.3, width=0.5)
 
+
+def _slayer(data: str, *layers: str) -> Baseline:
+    gains = {"conv_gain": 10.0, "linear_gain": 10.0}
+    return Baseline(SLAYER, data, network={"layers": layers, "neuron": nn.SRM(), "bias": False, **gains})
+
+
+def _stbp(data: str, *layers: str, **network: Any) -> Baseline:
+    return Baseline(STBP, data, network={"layers": layers, "neuron": STBP_NEURON, **network})
+
+
+_HE_CONVOLUTIONS = ("64C3", "128C3", "AP2", "128C3", "AP2", "256FC")
+
 BASELINES = {
-    "slayer-gesture": Baseline(
-        SLAYER,
-        "gesture",
-        network={
-            "layers": ("SP4", "16C5", "SP2", "32C3", "SP2", "512FC"),
-            "neuron": nn.SRM(),
-            "bias": False,
-            "conv_gain": 10.0,
-            "linear_gain": 10.0,
-        },
-    ),
-    "stbp-gesture": Baseline(
-        STBP,
-        "gesture",
-        network={"layers": ("MP4", "512FC"), "neuron": STBP_NEURON},
-    ),
-    "cnnsnn-gesture": Baseline(
-        STBP,
-        "gesture",
-        network={
-            "layers": ("MP4", "64C3", "128C3", "AP2", "128C3", "AP2", "256FC"),
-            "neuron": STBP_NEURON,
-            "dropout": 0.5,
-        },
-    ),
-    "stbp-cifar10dvs": Baseline(
-        STBP,
+    **{
+        name: published
+        for data in ("gesture", "sign")
+        for name, published in {
+            f"slayer-{data}": _slayer(data, "SP4", "16C5", "SP2", "32C3", "SP2", "512FC"),
+            f"stbp-{data}": _stbp(data, "MP4", "512FC"),
+            f"cnnsnn-{data}": _stbp(data, "MP4", *_HE_CONVOLUTIONS, dropout=0.5),
+        }.items()
+    },
+    "slayer-nmnist": _slayer("nmnist", "16C5", "SP2", "32C3", "SP2", "64C3"),
+    "stbp-nmnist": _stbp("nmnist", "512FC"),
+    "cnnsnn-nmnist": _stbp("nmnist", "MP2", *_HE_CONVOLUTIONS, dropout=0.5),
+    "stbp-cifar10dvs": _stbp(
         "cifar10dvs",
-        network={
-            "layers": ("MP3", "128C3", "128C3", "AP2", "128C3", "AP2", "256C3", "AP2", "1024FC"),
-            "neuron": STBP_NEURON,
-            "votes": 10,
-            "neunorm": 0.9,
-            "conv_gain": 2.0,
-            "linear_gain": 2.0,
-        },
+        *("MP3", "128C3", "128C3", "AP2", "128C3", "AP2", "256C3", "AP2", "1024FC"),
+        votes=10,
+        neunorm=0.9,
+        conv_gain=2.0,
+        linear_gain=2.0,
     ),
 }
 

@@ -47,7 +47,7 @@ class SimulatedCIFAR10DVS(EventDataset):
             )
         samples = []
         for label, name in enumerate(CLASS_NAMES):
-            paths = sorted((root / name).glob(f"*{SUFFIX}"))
+            paths = sorted((root / name).glob(f"[!.]*{SUFFIX}"))
             if len(paths) != SAMPLES_A_CLASS:
                 raise RecordingError(
                     f"{root / name} holds {len(paths)} recordings; expected {SAMPLES_A_CLASS}: run `rsnn simulate` "

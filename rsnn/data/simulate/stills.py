@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rsnn.data.events import Events
-from rsnn.data.files import locked, replacing
+from rsnn.data.files import locked, remove_partial, replacing
 from rsnn.data.simulate.camera import to_events
 from rsnn.data.simulate.footage import is_image
 from rsnn.data.simulate.moving import moving_image
@@ -132,6 +132,7 @@ def record(
     if len(set(targets.values())) < len(targets):
         raise InputError(f"{recorder.images} holds two pictures that differ in their suffix alone; rename one of them")
     with locked(folder):
+        remove_partial(folder)  # of a run that was killed: the lock is ours
         _keep_settings(folder, json.loads(json.dumps(recorder.settings() | {"suffix": suffix})))
         missing = [member for member in members if not (folder / targets[member]).is_file()]
         done = len(members) - len(missing)

@@ -176,7 +176,12 @@ def test_the_stand_in_has_the_form_of_cifar10_dvs(two_of_each, tmp_path):
     (tmp_path / "out" / "cat" / "0000.raw").unlink()
     with pytest.raises(RecordingError, match=r"holds 1 recordings; expected 2: run `rsnn simulate` again"):
         SimulatedCIFAR10DVS(tmp_path / "out", "train")
+    left_over = tmp_path / "out" / "cat" / ".0000.abc.partial.raw"  # of a run that was killed
+    left_over.touch()
     build_cifar10dvs(two_of_each, tmp_path / "out", jobs=1)
+    assert not left_over.exists()
+    assert len(SimulatedCIFAR10DVS(tmp_path / "out", "all")) == 4
+    left_over.touch()  # of one that runs on, say
     assert len(SimulatedCIFAR10DVS(tmp_path / "out", "all")) == 4
 
 

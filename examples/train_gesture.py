@@ -299,18 +299,19 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     validation = Clips(output / "clips", "validation", device)
     view = View(SIDE[kind], tuple(options.window))
     state_file = output / f"{kind}.pt"
-    begin, passes = time.monotonic(), 0
+    spent, passes = 0.0, 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         networks.load_state_dict(state["networks"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        begin, passes = begin - state["spent"], state["passes"]
+        spent, passes = state["spent"], state["passes"]
     while len(clips) < options.least:
         time.sleep(1)
         clips.refresh()
     limit = 60 * options.minutes
     told = saved = time.monotonic()
+    begin = told - spent
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
     # On a GPU, whole windows are replays of a graph a length; beginnings are of too many to keep one of each.

@@ -30,12 +30,13 @@ def main() -> None:
     part = part.labelled_for(model.class_names, model.num_classes)
     curve = decision_curve(model, part.pairs())
     print(f"`{options.model}`, {part.text}: {len(part)} recordings\n")
-    print("| decide | accuracy | mean steps | mean time | never sure |")
-    print("|---|---|---|---|---|")
+    print("| decide | accuracy | of those decided | mean steps | mean time | never sure |")
+    print("|---|---|---|---|---|---|")
     for row in curve:
         rule = f"at p >= {row.until:g}" if row.until is not None else f"after {row.steps:.0f} steps"
         unsure = "" if row.until is None else f"{row.undecided:.1%}"
-        print(f"| {rule} | {row.accuracy:.1%} | {row.steps:.1f} | {row.milliseconds:.0f} ms | {unsure} |")
+        decided = "" if row.until is None or row.decided_accuracy is None else f"{row.decided_accuracy:.1%}"
+        print(f"| {rule} | {row.accuracy:.1%} | {decided} | {row.steps:.1f} | {row.milliseconds:.0f} ms | {unsure} |")
 
 
 if __name__ == "__main__":

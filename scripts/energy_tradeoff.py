@@ -10,12 +10,14 @@ plot, a table and the trained networks, `width-16` and so on, which `scripts/tab
 from __future__ import annotations
 
 import argparse
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.progress import track
+from rich import progress
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +28,8 @@ from rsnn.nn import LIF, SCNN
 from rsnn.training.sources import Part, open_part
 
 BATCH_SIZE = 20
+
+track = functools.partial(progress.track, console=Console(stderr=True))  # standard output is the table alone
 
 
 @dataclass(frozen=True)

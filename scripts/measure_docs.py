@@ -4,8 +4,7 @@
 
 A figure of the name NAME stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the page says its command.
 FOLDER has `nmnist_1000.npz` and `dvsgesture_clips.npz`. Without names all are measured, one after another;
-what cannot be (a checkpoint is missing) is left as it was, and said so. The plot of the trade-off becomes
-docs/tradeoff.png.
+what cannot be (a checkpoint is missing) is left as it was, and said so. The plot of a trade-off becomes docs/NAME.png.
 """
 
 from __future__ import annotations
@@ -27,6 +26,13 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
     "tradeoff": (
         "energy.md",
         [f"energy_tradeoff.py rsnn-nmnist-cl {NMNIST} --train :800 --test 800:1000 --output {{output}}/tradeoff"],
+    ),
+    "tradeoff-gestures": (
+        "energy.md",
+        [
+            "energy_tradeoff.py rsnn-gesture-cl gestures:1100 --test :220 --widths 8 16 32 --epochs 15 "
+            "--output {output}/tradeoff-gestures"
+        ],
     ),
     "table4": (
         "energy.md",

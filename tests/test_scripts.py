@@ -5,6 +5,8 @@ Python itself is a stand-in here, which writes down what it is asked to do.
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -138,3 +140,14 @@ def test_no_python_or_too_old_a_one(checkout):
     ran, asked = checkout.run("demo", PYTHON="special")
     assert ran.returncode == 0, ran.stderr
     assert asked[0] == "special -m venv --clear .venv"
+
+
+def test_every_figure_of_the_docs_has_its_marks_and_its_commands():
+    figures = runpy.run_path(str(SCRIPTS / "measure_docs.py"))["FIGURES"]
+    for page in {page for page, _ in figures.values()}:
+        text = (SCRIPTS.parent / "docs" / page).read_text("utf-8")
+        begun, ended = (re.findall(rf"<!-- ([\w-]+): {word} -->", text) for word in ("begin", "end"))
+        assert begun == ended
+        assert sorted(begun) == sorted(name for name, (where, _) in figures.items() if where == page)
+    for _, commands in figures.values():
+        assert all((SCRIPTS / words.split()[0]).is_file() for words in commands if not words.startswith("rsnn "))

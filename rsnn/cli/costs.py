@@ -16,7 +16,7 @@ from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_jso
 from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
-from rsnn.errors import RSNNError
+from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
 
 
@@ -57,6 +57,11 @@ def _recordings(model: EventClassifier, data: str | None, samples: str) -> tuple
     from rsnn.training.sources import open_part, sample_range
 
     if data is None:
+        if samples != ":":
+            raise InputError(
+                f"--samples {samples} without --data: the one recording that is counted then leaves nothing to choose; "
+                "expected --data with the recordings to choose among"
+            )
         events = rsnn.read_events(shipped.path())
         size = model.preprocessing.frame_size if model.preprocessing else (1, 1)
         if max(size) <= min(events.sensor_size):

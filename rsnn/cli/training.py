@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,9 @@ from rsnn.errors import InputError
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list), or a .toml file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe by name (--list), a .toml, or a run's recipe.json.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Recordings to train on: archive (.npz), folder, or gestures:N for simulated ones."),
@@ -68,7 +71,7 @@ def train(
         try:
             training.train(
                 chosen,
-                data or "simulated",
+                f"gestures:{chosen.data.samples}" if data is None else data,
                 folder,
                 test=test,
                 samples=samples,
@@ -120,6 +123,8 @@ def evaluate(
     from rsnn.training.sources import open_part
 
     with user_errors():
+        if confusion is not None:
+            _check_picture(confusion)
         accelerator = Accelerator(cpu=cpu)
         loaded = rsnn.load(model)
         loaded.to(accelerator.device)
@@ -145,16 +150,31 @@ def evaluate(
                     loaded, lambda: part.pairs(share), ids=ids, accelerator=accelerator, on_progress=advance
                 )
         _part_processes()
-        if not accelerator.is_main_process:
-            return
-        if confusion is not None:
-            draw_confusion(result.to_dict(), confusion, f"{model} on {part.text}")
+    if not accelerator.is_main_process:
+        return
     if as_json:
         disturbed = {name: {f"{level:g}": r.accuracy for level, r in levels.items()} for name, levels in worse.items()}
         row = {"model": model, "data": data, "part": part.text, **result.to_dict()}
         print_json({**row, "robustness": disturbed} if worse else row)
-        return
-    _print_evaluation(model, part.text, result, worse)
+    else:
+        _print_evaluation(model, part.text, result, worse)
+    if confusion is not None:
+        with user_errors():
+            try:
+                draw_confusion(result.to_dict(), confusion, f"{model} on {part.text}")
+            except OSError as error:
+                raise InputError(f"--confusion {confusion} cannot be written ({error.strerror or error})") from error
+
+
+def _check_picture(path: Path) -> None:
+    """Raise InputError where a picture could not be written: before the work, not after it."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    suffixes = [f".{suffix}" for suffix in sorted(FigureCanvasBase.get_supported_filetypes())]
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"--confusion {path}: the suffix is {path.suffix!r}; expected one of {', '.join(suffixes)}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--confusion {path}: {path.parent} is no folder to write to; expected one that is there")
 
 
 def _part_processes() -> None:

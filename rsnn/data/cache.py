@@ -33,6 +33,9 @@ FRAMES_FILE, META_FILE = "frames.bin", "meta.json"
 PATIENCE_S = 2.0  # how long this process builds alone before it asks how long the rest will take
 WORTH_WORKERS_S = 10.0  # what the rest must take for worker processes to be started
 MOST_WORKERS = 16
+_ELSEWHERE = (
+    "a folder with room for it: RSNN_CACHE or root= names another one (rsnn train: --set data.cache=false goes without)"
+)
 
 
 class FrameCache:
@@ -69,7 +72,7 @@ class FrameCache:
     Raises:
         RecordingError: a recording cannot be read, has no events in the crop, or has more than 65,535 events at one
             pixel of one frame.
-        InputError: an argument is not one of the above, or the disk is full.
+        InputError: an argument is not one of the above, or the cache cannot be written.
 
     """
 
@@ -108,7 +111,12 @@ class FrameCache:
                     f"files of {self.name} changed while they were framed; expected none to: try again"
                 )
 
-        make_folder(self.folder, fill, is_whole=lambda folder: _kind(folder, shape) is not None)
+        try:
+            make_folder(self.folder, fill, is_whole=lambda folder: _kind(folder, shape) is not None)
+        except OSError as error:
+            raise InputError(
+                f"the cache {self.folder} cannot be written ({error.strerror or error}); expected {_ELSEWHERE}"
+            ) from error
         self._shape = shape
         self._mapped: npt.NDArray[Any] | None = None
 
@@ -197,15 +205,18 @@ class _Frames:
     def __getitem__(self, index: int) -> tuple[int, int, str]:
         try:
             frames = self._frames(index)
-            largest = int(frames.max())
+        except (RSNNError, OSError) as error:
+            return index, 0, str(error)
+        largest = int(frames.max())
+        try:
             if largest > LARGEST_BYTE:
                 np.save(_wide(self.folder, index), frames)
             else:
                 with (self.folder / FRAMES_FILE).open("r+b", buffering=0) as file:
                     file.seek(index * frames.size)
                     file.write(frames.astype(np.uint8).data)
-        except (RSNNError, OSError) as error:
-            return index, 0, str(error)
+        except OSError as error:
+            return index, 0, f"its frames cannot be written ({error.strerror or error}); expected {_ELSEWHERE}"
         return index, largest, ""
 
     def _frames(self, index: int) -> npt.NDArray[Any]:
@@ -220,7 +231,7 @@ def _build(folder: Path, dataset: Recordings, framing: _Framing, shape: tuple[in
     size = int(np.prod(shape))
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise InputError(f"the cache {folder} takes {size:,} bytes and {free:,} are free; expected room: pass root=")
+        raise InputError(f"the cache {folder} takes {size:,} bytes and {free:,} are free; expected {_ELSEWHERE}")
     with (folder / FRAMES_FILE).open("wb") as file:
         file.truncate(size)
     wide = []

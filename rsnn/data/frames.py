@@ -76,6 +76,22 @@ def to_frames(
     return frames.reshape(T, POLARITIES, H, W)
 
 
+def check_polarities(model: object) -> None:
+    """Check that a model whose encoder says how many channels it takes can have the frames of recordings.
+
+    Raises:
+        InputError: it takes another number than there are polarities.
+
+    """
+    channels = getattr(getattr(model, "encoder", None), "in_channels", None)
+    if channels not in (None, POLARITIES):
+        raise InputError(
+            f"this {type(model).__name__} takes frames of {channels} channels, and a recording becomes frames of "
+            f"{POLARITIES} (darker, brighter); expected frames (T, {channels}, H, W) that you made of it, or a "
+            f"model with in_channels={POLARITIES}"
+        )
+
+
 def crop_to_shape(events: Events, height: int, width: int) -> Events:
     """Return the events within the largest centred crop of the sensor that has the shape height : width.
 

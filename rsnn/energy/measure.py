@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsnn.data import Events
+from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.energy.costs import EnergyModel, energy_model
 from rsnn.energy.ledger import Ledger
@@ -28,20 +30,22 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     """Count the operations that `model` performs on recordings, per layer and per sample; see docs/energy.md.
 
     Args:
-        model: any module from frames (T, N, C, H, W) to logits; it runs in eval mode and is left as it was.
+        model: any module from frames (T, N, C, H, W) to logits; it runs in eval mode and is left as it was. A compiled
+            one runs as if it were not.
         frames: frames (T, N, C, H, W), or (T, C, H, W) of one sample, as a tensor or array; or `Events`, for a model
             with a preprocessing; or an iterable (a `DataLoader`, a data set) of these, alone or with labels as
             `(frames, labels)`.
         energy: an energy model or its name, as in `rsnn.energy.energy_models()`.
 
     Raises:
-        InputError: `frames` is of another kind or shape, or empty.
+        InputError: `frames` is of another kind or shape, or empty, or does not fit the model.
         UnknownNameError: there is no energy model of that name.
 
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"got a {type(model).__name__} as the model; expected a torch.nn.Module")
     costs = energy_model(energy)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile(model)
     weight = next(model.parameters(), torch.empty(0))
     modes = {module: module.training for module in model.modules()}
     fused_attention = torch.backends.mha.get_fastpath_enabled()
@@ -50,9 +54,9 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
         model.eval()
-        for batch in _batches(frames, getattr(model, "preprocessing", None)):
+        for batch in _batches(frames, model):
             batch = batch.to(weight)
-            with torch.no_grad(), recorder.watching():
+            with torch.no_grad(), _uncompiled(model), recorder.watching():
                 model(batch)
             samples, steps = samples + batch.shape[1], steps + batch.shape[0] * batch.shape[1]
     finally:
@@ -70,11 +74,18 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
             setattr(layer, field, getattr(layer, field) / samples)
         # Rows of a linear layer may be pixels too, and operations by element do not say how often they ran.
         layer.steps = min(layer.steps or steps, steps) / samples
+        layer.name = layer.name.replace("._orig_mod", "")  # of compiled parts
         head = layer.name.partition(".")[0]
         layer.part = head if head in ("encoder", "classifier") else "other"
         layer.name = layer.name or type(model).__name__
         layer.joules = layer.cost(costs)
     return EnergyReport(tuple(layers), dict(ledger.not_counted) | _unseen(model, ledger), samples, costs)
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Have what is compiled run operation by operation for a while."""
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:
@@ -102,29 +113,31 @@ def _unseen(model: nn.Module, ledger: Ledger) -> dict[str, int]:
     }
 
 
-def _batches(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
+def _batches(frames: Any, model: nn.Module) -> Iterator[Tensor]:
     """Yield batches (T, N, C, H, W); recordings that come one by one are put together."""
-    parts = _parts(frames, preprocessing)
+    parts = _parts(frames, model)
     for batch in of_equal_shape(parts, _AT_ONCE, whole=lambda part: part.shape[1] > 1):
         yield batch[0][1] if len(batch) == 1 else torch.cat([part for _, part in batch], dim=1)
 
 
-def _parts(frames: Any, preprocessing: Any) -> Iterator[Tensor]:
+def _parts(frames: Any, model: nn.Module) -> Iterator[Tensor]:
     if isinstance(frames, Tensor | np.ndarray | Events):
-        yield _batch(frames, preprocessing)
+        yield _batch(frames, model)
         return
     if not isinstance(frames, Iterable) or isinstance(frames, str | bytes | dict):
         raise InputError(
             f"got {type(frames).__name__} as the frames; expected frames (T, N, C, H, W), Events, or many of either"
         )
     for item in frames:
-        yield _batch(item[0] if isinstance(item, tuple | list) and item else item, preprocessing)
+        yield _batch(item[0] if isinstance(item, tuple | list) and item else item, model)
 
 
-def _batch(frames: Any, preprocessing: Any) -> Tensor:
+def _batch(frames: Any, model: nn.Module) -> Tensor:
     if isinstance(frames, Events):
+        preprocessing: Any = getattr(model, "preprocessing", None)
         if preprocessing is None:
             raise InputError("got Events for a model without preprocessing; expected frames (T, N, C, H, W)")
+        check_polarities(model)
         frames = preprocessing.frames(frames)
     if isinstance(frames, np.ndarray):
         frames = torch.from_numpy(frames)

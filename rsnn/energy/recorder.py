@@ -172,30 +172,33 @@ class Recorder(TorchDispatchMode):
             if tensor.ndim > 1:
                 self.ledger.use(tensor)
         if name in rules.PLAIN:
-            binary = self._constant_binary(name, args, kwargs)
+            binary = constant = self._constant_binary(name, args, kwargs)
+            if name in rules.FILLS_IN_PLACE and not _is_whole(args[0]):  # the rest stays what it is
+                binary = binary and self._is_binary(args[0])
+                constant = binary and _storage(args[0]) in self._constants
             out = func(*args, **kwargs)
             if not func.is_view and name != "detach":
                 for tensor in _tensors(out):
                     self._mark(tensor, binary=binary)
-                    if binary:
+                    if constant:
                         self._constants.add(_storage(tensor))
             return out
         binaries = [self._is_binary(tensor) for tensor in inputs]
-        accumulated = bool(inputs) and _storage(inputs[0]) in self._accumulated
+        binary = name in rules.BINARY or (name in rules.KEEPS_BINARY and self._stays_binary(name, args))
+        biased = name in ("add", "add_") and self._is_biased(*args[:2])
+        accumulated = biased or (bool(inputs) and _storage(inputs[0]) in self._accumulated)
         # In place it changes what it is given: looked at before it runs.
         both = _both(args[0], args[1]) if name in rules.ADDITIONS else 0
         out = func(*args, **kwargs)
         if func.is_view:
             return out
-        binary = name in rules.BINARY or (
-            name in rules.KEEPS_BINARY and bool(binaries) and all(binaries) and _by_binary(name, args)
-        )
         if name in rules.COMPARISONS and self._path:
             self._comparing.add(self._path[-1])
-        self._count(name, args, out, inputs, binaries, accumulated, both)
+        if not biased:
+            self._count(name, args, out, inputs, binaries, accumulated, both)
         for position, tensor in enumerate(_tensors(out)):
             self._mark(tensor, binary=binary and not position if name in rules.WITH_INDICES else binary)
-        if name in rules.ACCUMULATED or (accumulated and name in ("_unsafe_view", "clone")):
+        if name in rules.ACCUMULATED or biased or (accumulated and name in ("_unsafe_view", "clone")):
             self._accumulated.update(_storage(tensor) for tensor in _tensors(out))
         return out
 
@@ -318,11 +321,30 @@ class Recorder(TorchDispatchMode):
     def _constant_binary(self, name: str, args: Any, kwargs: Any) -> bool:
         if name in rules.FILLS:
             value = kwargs.get("fill_value", args[0] if name == "scalar_tensor" else args[1] if len(args) > 1 else None)
-            return isinstance(value, int | float) and value in (0, 1)
+            return value in (0, 1) if isinstance(value, int | float) else _is_zero_or_one(value)
         return name in rules.ZEROS_AND_ONES
 
     def _is_binary(self, tensor: Tensor) -> bool:
         return tensor.dtype == torch.bool or _storage(tensor) in self._binary
+
+    def _stays_binary(self, name: str, args: Any) -> bool:
+        """Tell whether all that an operation of `rules.KEEPS_BINARY` makes its output of are zeros and ones."""
+        values = [args[place] for place in rules.VALUES[name]] if name in rules.VALUES else list(args)
+        if name in rules.WITH_CONSTANT and _is_zero_or_one(values[-1]):
+            del values[-1]
+        elif not _tensors(values):
+            return False
+        return all(map(self._is_binary, _tensors(values))) and _by_binary(name, args)
+
+    def _is_biased(self, left: Any, right: Any) -> bool:
+        """Tell whether a sum is that of a product and its bias, which torch adds on its own to some inputs."""
+        for product, bias in ((left, right), (right, left)):
+            if not isinstance(product, Tensor) or not isinstance(bias, Tensor):
+                return False
+            along_one_axis = bias.ndim > 0 and bias.numel() == max(bias.shape)
+            if _storage(product) in self._accumulated and along_one_axis and self.ledger.is_parameter(bias):
+                return True
+        return False
 
     def _mark(self, tensor: Tensor, *, binary: bool) -> None:
         storage = _storage(tensor)
@@ -348,6 +370,15 @@ def _by_binary(name: str, args: Any) -> bool:
     if name == "constant_pad_nd":
         return len(args) < 3 or args[2] in (0, 1)
     return name not in rules.WITH_NUMBERS or all(n in (0, 1) for n in args if isinstance(n, int | float))
+
+
+def _is_zero_or_one(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and float(value) in (0, 1)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Tell whether a tensor is all that is in its storage."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
 def _storage(tensor: Tensor) -> int:

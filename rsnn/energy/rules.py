@@ -11,8 +11,8 @@ _MOVES = """
     split_with_sizes unbind chunk detach alias clone contiguous _to_copy copy copy_ cat stack index index_select
     gather flip roll repeat unfold constant_pad_nd max_pool2d_with_indices max_pool3d_with_indices
     unsafe_split unsafe_chunk narrow movedim masked_select upsample_nearest2d lift_fresh slice_scatter select_scatter
-    embedding diagonal resize_ set_ max_pool2d adaptive_max_pool2d view_as_real _conj im2col pixel_shuffle index_put
-    index_put_
+    embedding diagonal resize_ set_ max_pool2d adaptive_max_pool2d view_as_real _conj im2col pixel_shuffle
+    pixel_unshuffle channel_shuffle native_channel_shuffle index_put index_put_ masked_fill masked_fill_
 """
 _LOGIC = (
     "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not any all bernoulli bernoulli_"
@@ -33,16 +33,25 @@ FREE = frozenset(f"{_MOVES} {_LOGIC} {_COMPARISONS} {_CONSTANTS} {_SELECTS}".spl
 
 # What keeps zeros and ones zeros and ones; multiplication of two such tensors is a logical and.
 KEEPS_BINARY = frozenset(
-    f"{_MOVES} {_LOGIC} relu relu_ clamp where abs max maximum min minimum amax amin mul mul_".split()
+    f"{_MOVES} {_LOGIC} relu relu_ clamp where abs max maximum min minimum amax amin mul mul_ heaviside".split()
 )
-BINARY = frozenset("bernoulli bernoulli_ heaviside".split())
+BINARY = frozenset("bernoulli bernoulli_".split())
+# Places of the arguments whose zeros and ones become the output's, where others (indices, masks) do not.
+VALUES = {
+    **dict.fromkeys("index index_select gather masked_select".split(), (0,)),
+    **dict.fromkeys("index_put index_put_ masked_fill masked_fill_".split(), (0, 2)),
+    "heaviside": (1,),  # what it makes of zeros
+}
+# The last of these may be a constant: one number in a tensor.
+WITH_CONSTANT = frozenset("index_put index_put_ masked_fill masked_fill_ heaviside".split())
 # Their numbers take part in the values.
-WITH_NUMBERS = frozenset("mul mul_ clamp where".split())
+WITH_NUMBERS = frozenset("mul mul_ clamp where masked_fill masked_fill_".split())
 # Their second output is indices.
 WITH_INDICES = frozenset("max min max_pool2d_with_indices max_pool3d_with_indices".split())
 # These make a constant, which is binary where its value is 0 or 1.
 ZEROS_AND_ONES = frozenset("zeros ones zeros_like ones_like new_zeros new_ones zero_ eye".split())
 FILLS = frozenset("full full_like new_full fill fill_ scalar_tensor".split())
+FILLS_IN_PLACE = frozenset("fill_ zero_".split())
 
 # Per element of the output.
 MULTIPLICATIONS = {

@@ -25,6 +25,9 @@ class SLAYER(EventClassifier):
       connected layers, where their longer response gathers ten times as much; with once, no output fires here.
     - Class scores are rates, to which a softmax is applied (theirs: wanted numbers of spikes, 180 and 30).
 
+    `slayer-nmnist` is the network of the authors' example for N-MNIST, 16C5 - 2a - 32C3 - 2a - 64C3 - 10, its first
+    convolution padded to keep the size (theirs: 32 x 32 of 34 x 34); `slayer-sign` is the gesture network.
+
     See [`SRM`][rsnn.nn.SRM] for the neurons' equations and their readings.
 
     Args:
@@ -45,7 +48,7 @@ class SLAYER(EventClassifier):
 class STBP(EventClassifier):
     """Spiking networks trained by spatio-temporal backpropagation: iterative LIF neurons, rectangular surrogate.
 
-    Three networks of the zoo are of this class.
+    Seven networks of the zoo are of this class; three of them first.
 
     `cnnsnn-gesture`, the CNN-based SNN of He et al. 2020 ("Comparing SNNs and RNNs on neuromorphic vision datasets"):
     MP4 - 64C3 - 128C3 - AP2 - 128C3 - AP2 - 256FC - K, as they print it; 2,322,891 parameters, which is their code's
@@ -63,7 +66,10 @@ class STBP(EventClassifier):
     constants, biases and pooling neurons as He et al.'s, who share authors with it; MP3 for the way from 128 x 128 to
     42 x 42; ten votes a class, as everywhere in this library; NeuNorm's decay 0.9; initial weights twice PyTorch's.
 
-    In all three the inputs are counts, max-pooled (theirs: whether any event came), a potential that just meets the
+    `stbp-nmnist` is He et al.'s for N-MNIST, without convolutions or pooling: 512FC - K. They have no CNN for it:
+    `cnnsnn-nmnist` is the gesture one with MP2 in place of MP4. `stbp-sign` and `cnnsnn-sign` are the gesture networks.
+
+    In all of them the inputs are counts, max-pooled (theirs: whether any event came), a potential that just meets the
     threshold fires (theirs: one above it), and a softmax is applied to rates (theirs: squared error between rates and
     one-hot labels).
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rsnn.data import Events, read_events
-from rsnn.data.frames import POLARITIES
+from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
 
@@ -62,13 +62,7 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
                 f"this {type(model).__name__} has no preprocessing, so it cannot cut a recording into frames; build "
                 "it with preprocessing=rsnn.Preprocessing(...) or pass frames"
             )
-        channels = getattr(model.encoder, "in_channels", None)
-        if channels not in (None, POLARITIES):
-            raise InputError(
-                f"this {type(model).__name__} takes frames of {channels} channels, and a recording becomes frames of "
-                f"{POLARITIES} (darker, brighter); expected frames (T, {channels}, H, W) that you made of it, or a "
-                f"model with in_channels={POLARITIES}"
-            )
+        check_polarities(model)
         return model.preprocessing.frames(recording).to(dtype)
     if not isinstance(recording, np.ndarray | Tensor):
         raise InputError(

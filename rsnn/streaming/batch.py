@@ -17,7 +17,7 @@ from torch import Tensor
 from rsnn.data import Events
 from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
-from rsnn.streaming import trees
+from rsnn.streaming import snapshots, trees
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
 from rsnn.streaming.step import Step
 from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing, whole_number
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Timed = tuple[int, "Prediction"]
 
-_SNAPSHOT_FORMAT = 1
 _END: Any = object()
 
 
@@ -108,7 +107,15 @@ class StreamBatch:
             Track(Slicer(preprocessing, self.timing, sensor_size), self.timing, self._decay) for _ in range(streams)
         ]
         self._batch_axes: list[int | None] | None = None
-        self._step = Step(model, lambda: self._state_of(1))
+        self._step = Step(model, self._state_of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The native step holds addresses; a copy takes its own at its first step.
+        return {name: value for name, value in vars(self).items() if name != "_step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._step = Step(self.model, self._state_of)
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -221,7 +228,7 @@ class StreamBatch:
         The model's weights are not in it.
         """
         return {
-            "format": _SNAPSHOT_FORMAT,
+            "format": snapshots.FORMAT,
             "settings": self._settings(),
             "streams": [track.snapshot() for track in self._tracks],
         }
@@ -230,26 +237,15 @@ class StreamBatch:
         """Go back to a snapshot, of this object or of one with the same model and settings.
 
         Raises:
-            InputError: the snapshot is of other settings, or of another model.
+            InputError: the snapshot is damaged, of other settings, or of another model; no stream has changed then.
 
         """
-        if not isinstance(snapshot, dict) or snapshot.get("format") != _SNAPSHOT_FORMAT:
-            raise InputError(
-                f"got a {type(snapshot).__name__} that is no snapshot; expected what stream.snapshot() returned"
-            )
-        if snapshot["settings"] != self._settings():
-            raise InputError(
-                f"the snapshot is of a stream with {snapshot['settings']}, this one has {self._settings()}; expected "
-                "the same"
-            )
-        template = self._state_of(1)
+        snapshots.check_snapshot(snapshot, self._settings())
+        first, second = (self._after(steps) for steps in (1, min(2, self.timing.num_frames)))
+        snapshots.check_states(snapshot, first, second)
         like = next(self.model.parameters(), torch.empty(0))
-        # All windows are read before any stream changes: after an error none has.
-        windows = [
-            [Window.restored(window, template, like) for window in kept["windows"]] for kept in snapshot["streams"]
-        ]
-        for track, kept, running in zip(self._tracks, snapshot["streams"], windows, strict=True):
-            track.restore(kept, running, like)
+        for track, kept in zip(self._tracks, snapshot["streams"], strict=True):
+            track.restore(kept, [Window.restored(window, first[1], like) for window in kept["windows"]], like)
 
     def _settings(self) -> dict[str, Any]:
         preprocessing = self.model.preprocessing
@@ -308,11 +304,18 @@ class StreamBatch:
             self._batch_axes = trees.batch_axes(self._state_of(1), self._state_of(2))
         return self._batch_axes
 
-    @torch.no_grad()
-    def _state_of(self, samples: int) -> Any:
+    def _state_of(self, samples: int = 1) -> Any:
         """Return a state of the model for so many samples, to learn how it is made."""
+        return self._after(1, samples)[1]
+
+    @torch.no_grad()
+    def _after(self, steps: int, samples: int = 1) -> tuple[Tensor, Any]:
+        """Return the logits (samples, K) and the state of the model after so many silent steps."""
+        logits, state = torch.empty(0), None
         with _evaluating(self.model):
-            return self.model.advance(self._batch([None] * samples))[1]
+            for _ in range(steps):
+                logits, state = self.model.advance(self._batch([None] * samples), state)
+        return logits, state
 
     def _timed(self, track: Track, logits: Tensor) -> Timed:
         return track.slicer.end_us(track.step - 1), self.model.predictions(logits)[0]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rsnn.data import Events
+from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
 
@@ -35,6 +36,7 @@ class Decision:
         steps: mean number of steps that a decision took.
         milliseconds: mean time from a recording's first event to the end of the last step that was needed.
         undecided: share of recordings that ended before the model was sure.
+        decided_accuracy: share of the others that were decided right; None where it was sure of none.
 
     """
 
@@ -43,6 +45,7 @@ class Decision:
     steps: float
     milliseconds: float
     undecided: float
+    decided_accuracy: float | None
 
 
 @torch.no_grad()
@@ -68,7 +71,7 @@ def decision_curve(
         probability.
 
     Raises:
-        InputError: the model has no preprocessing, or there are no samples.
+        InputError: the model has no preprocessing or takes frames of other than two channels, or there are no samples.
 
     """
     preprocessing = model.preprocessing
@@ -76,6 +79,7 @@ def decision_curve(
         raise InputError(
             f"this {type(model).__name__} has no preprocessing; expected one, to cut recordings into steps"
         )
+    check_polarities(model)
     model.eval()
     weight = next(model.parameters(), torch.empty(0))
     labels: list[int] = []
@@ -98,15 +102,19 @@ def decision_curve(
         sure = [confidence >= until for until in untils]
         steps = [torch.where(row.any(0), row.float().argmax(0), T - 1) for row in sure]
         steps += [torch.full((N,), number * finer - 1) for number in numbers]
-        undecided = [~row.any(0) for row in sure] + [torch.zeros(N) for _ in numbers]
-        for row, step, unsure in zip(rows, steps, undecided, strict=True):
+        decided = [row.any(0) for row in sure] + [torch.ones(N, dtype=torch.bool) for _ in numbers]
+        for row, step, one in zip(rows, steps, decided, strict=True):
             share = (step + 1) / T
             right = hit[step, torch.arange(N)]
-            row.append(torch.stack((right.float(), (step + 1) / finer, share * duration_ms, unsure)))
+            row.append(torch.stack((right.float(), (step + 1) / finer, share * duration_ms, ~one, right & one)))
     if not labels:
         raise InputError("there are no recordings; expected at least one")
-    means = [torch.cat(row, 1).mean(1).tolist() for row in rows]
-    return [Decision(until, *mean) for until, mean in zip([*untils, *(None for _ in numbers)], means, strict=True)]
+    curve = []
+    for until, row in zip([*untils, *(None for _ in numbers)], rows, strict=True):
+        accuracy, taken, milliseconds, undecided, right = torch.cat(row, 1).double().mean(1).tolist()
+        among = right / (1 - undecided) if undecided < 1 else None
+        curve.append(Decision(until, accuracy, taken, milliseconds, undecided, among))
+    return curve
 
 
 def _course(model: EventClassifier, frames: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

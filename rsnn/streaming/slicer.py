@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data import EVENT_DTYPE, Events
+from rsnn.data.events import find_fault
 from rsnn.data.frames import pixel_index
-from rsnn.errors import InputError
+from rsnn.errors import InputError, RecordingError
 from rsnn.streaming.clock import Clock
 from rsnn.streaming.timing import Timing
 
@@ -92,6 +93,7 @@ class Slicer:
         self.origin_us: int | None = None
         self.step = 0
         self.late = 0
+        self._given = 0  # events that were added, late ones too
 
     def end_us(self, step: int) -> int:
         """Return the time at which a step ends, on the time line that does not run over."""
@@ -103,7 +105,7 @@ class Slicer:
         Raises:
             InputError: it is neither Events nor a structured array with fields t, x, y and p, or of another sensor,
                 or one smaller than the frames.
-            RecordingError: an event lies outside the sensor.
+            RecordingError: an event lies outside the sensor; the message says which of the stream it is.
 
         """
         if isinstance(chunk, Events):
@@ -123,14 +125,26 @@ class Slicer:
                 "fields t, x, y and p"
             )
         height, width = self._preprocessing.frame_size
+        size = self._sensor_size or (width, height)
         still = {"t": np.zeros(len(chunk), np.int64), **{name: chunk[name] for name in "xyp"}}
-        self._preprocessing.cropped(Events(**still, sensor_size=self._sensor_size or (width, height)))
+        try:
+            events = Events(**still, sensor_size=size)
+        except RecordingError:
+            fault = find_fault(**still, sensor_size=size)
+            assert fault is not None
+            named = "sensor_size=(width, height)"
+            remedy = fault.remedy.replace(named, f"{named}, or --sensor-size WIDTHxHEIGHT to the command,")
+            raise RecordingError(
+                f"event {self._given + fault.event} of the stream (the first is event 0): {fault.found}; {remedy}"
+            ) from None
+        self._preprocessing.cropped(events)
         return chunk
 
     def add(self, chunk: Events | npt.NDArray[Any]) -> Iterator[Slice]:
         """Add a chunk that `checked` returned, and yield the steps that it completes; the last of a silence for all."""
         if not len(chunk):
             return
+        self._given += len(chunk)
         t, events = self._in_order(chunk)
         if self.origin_us is None:
             self.origin_us = int(t[0])
@@ -201,6 +215,7 @@ class Slicer:
             "origin_us": self.origin_us,
             "step": self.step,
             "late": self.late,
+            "given": self._given,
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -210,6 +225,7 @@ class Slicer:
         self._counts = np.array(snapshot["counts"], dtype=np.float32)
         self.events = snapshot["events"]
         self.origin_us, self.step, self.late = snapshot["origin_us"], snapshot["step"], snapshot["late"]
+        self._given = snapshot["given"]
 
 
 def as_array(t: npt.ArrayLike, x: npt.ArrayLike, y: npt.ArrayLike, p: npt.ArrayLike) -> npt.NDArray[np.void]:

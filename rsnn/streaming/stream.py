@@ -103,7 +103,7 @@ class Stream:
         """Go back to a snapshot, of this stream or of one with the same model and settings.
 
         Raises:
-            InputError: the snapshot is of other settings, or of another model.
+            InputError: the snapshot is damaged, of other settings, or of another model; the stream is as it was then.
 
         """
         self._batch.restore(snapshot)

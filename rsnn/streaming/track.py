@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rsnn.errors import InputError
 from rsnn.streaming import trees
 from rsnn.streaming.slicer import Slice, Slicer
+from rsnn.streaming.snapshots import to_array
 from rsnn.streaming.timing import Timing
 
 
@@ -34,8 +34,8 @@ class Window:
         return {
             "start": self.start,
             "events": self.events,
-            "logits": _to_array(self.logits),
-            "state": [_to_array(leaf) for leaf in trees.leaves(self.state)],
+            "logits": to_array(self.logits),
+            "state": [to_array(leaf) for leaf in trees.leaves(self.state)],
         }
 
     @classmethod
@@ -43,18 +43,13 @@ class Window:
         """Return the window of a snapshot.
 
         Args:
-            snapshot: what `snapshot` returned.
+            snapshot: what `snapshot` returned, of a model whose states are made as the template is.
             template: any state of the model.
             like: any tensor with the model's device and type.
-
-        Raises:
-            InputError: the snapshot's state is not made as the template is.
 
         """
         state = logits = None
         if snapshot["logits"] is not None:
-            if len(snapshot["state"]) != sum(1 for _ in trees.leaves(template)):
-                raise InputError("the snapshot is of another model; expected one of this model")
             state = _restored(template, snapshot["state"])
             logits = torch.from_numpy(snapshot["logits"]).to(like)
         return cls(snapshot["start"], state, snapshot["events"], logits)
@@ -173,7 +168,7 @@ class Track:
             "slicer": self.slicer.snapshot(),
             "step": self.step,
             "silent": self.silent,
-            "evidence": _to_array(self.evidence),
+            "evidence": to_array(self.evidence),
             "weight": self.weight,
             "windows": [window.snapshot() for window in self.windows],
         }
@@ -184,14 +179,6 @@ class Track:
         self.step, self.silent, self.weight = snapshot["step"], snapshot["silent"], snapshot["weight"]
         self.evidence = None if snapshot["evidence"] is None else torch.from_numpy(snapshot["evidence"]).to(like)
         self.windows = windows
-
-
-def _to_array(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    # NumPy knows no bfloat16; float32 holds every value of it.
-    exact = value.float() if value.dtype == torch.bfloat16 else value
-    return exact.detach().cpu().numpy().copy()
 
 
 def _restored(template: Any, values: list[Any]) -> Any:

@@ -246,7 +246,7 @@ def watch(
 def _undisturbed(threads: int) -> Iterator[None]:
     """Set the process up for answers in time, for a while.
 
-    A full garbage collection looks at everything that was ever imported, which takes 50 ms: what is there already is
+    A full garbage collection looks at everything that was ever imported, which takes time: what is there already is
     left out. The reader gives the interpreter back to the model after half a millisecond, not five.
     """
     former, interval = torch.get_num_threads(), sys.getswitchinterval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rsnn.errors import MissingDependencyError
-from rsnn.training.state import Place
+from rsnn.training.state import Place, cannot_write
 
 
 class Display:
@@ -103,7 +105,13 @@ class ConsoleDisplay(Display):
 
 
 class TensorBoardDisplay(Display):
-    """Writes the course of every phase for TensorBoard, and hands everything on to another display."""
+    """Writes the course of every phase for TensorBoard, and hands everything on to another display.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+        TrainingError: the folder cannot be written, once a phase begins.
+
+    """
 
     def __init__(self, inner: Display, folder: Path) -> None:
         try:
@@ -112,10 +120,14 @@ class TensorBoardDisplay(Display):
             raise MissingDependencyError(
                 "--tensorboard needs the package tensorboard: pip install 'rsnn[tensorboard]'"
             ) from error
-        self.inner = inner
-        self._writer: Any = SummaryWriter(str(folder))
+        self.inner, self.folder = inner, folder
+        self._make: Callable[[str], Any] = SummaryWriter
+        self._writer: Any = None
 
     def begin(self, phase: str, epochs: int, updates: int, place: Place) -> None:
+        if self._writer is None:
+            with self._written():
+                self._writer = self._make(str(self.folder))
         self.inner.begin(phase, epochs, updates, place)
 
     def update(self, place: Place) -> None:
@@ -123,12 +135,13 @@ class TensorBoardDisplay(Display):
 
     def epoch(self, place: Place, warnings: list[str]) -> None:
         course = dict(place.history[-1])
-        for name, rate in course.pop("rates").items():
-            self._writer.add_scalar(f"{place.phase}/rate/{name}", rate, course["epoch"])
-        for name, value in course.items():
-            if name != "epoch":
-                self._writer.add_scalar(f"{place.phase}/{name}", float(value), course["epoch"])
-        self._writer.flush()
+        with self._written():
+            for name, rate in course.pop("rates").items():
+                self._writer.add_scalar(f"{place.phase}/rate/{name}", rate, course["epoch"])
+            for name, value in course.items():
+                if name != "epoch":
+                    self._writer.add_scalar(f"{place.phase}/{name}", float(value), course["epoch"])
+            self._writer.flush()
         self.inner.epoch(place, warnings)
 
     def end(self, place: Place) -> None:
@@ -139,4 +152,14 @@ class TensorBoardDisplay(Display):
 
     def close(self) -> None:
         self.inner.close()
-        self._writer.close()
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # of an error that has been said
+                self._writer.close()
+            self._writer = None
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self.folder, error, "without --tensorboard nothing is written there") from error

@@ -123,6 +123,8 @@ class PhaseLoop:
         while place.epoch < self.phase.epochs and not self._patience_ended():
             self._train_epoch()
             self._end_epoch()
+            if self.interrupts.agreed(self.accelerator):
+                raise Stopped(f"stopped in phase {place.phase}, after epoch {place.epoch}")
         self.display.end(place)
         with swapped(self.model, self.average):
             last = self._weights()

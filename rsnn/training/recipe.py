@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rsnn.errors import ConfigError
-from rsnn.models.preprocessing import Normalize
+from rsnn.models.preprocessing import Normalize, Preprocessing, SplitBy
 from rsnn.training.augment import Augment
 
 DataKind = Literal["auto", "gesture", "cifar10dvs", "nmnist", "sign", "folder", "archive", "simulated"]
@@ -20,14 +20,15 @@ LossKind = Literal["cross_entropy", "rate_mse", "tet"]
 class Data:
     """Which recordings, and how they become frames.
 
-    All recordings of a training have the same number of frames: the `max_step_ms` of a model to go on from is dropped,
-    and what comes of the training has none.
+    What is left open about frames is the model's own: that of `start` where there is one, else of the first phase's
+    name in the zoo. A run stores its recipe with those values filled in. All recordings of a training have the same
+    number of frames: the `max_step_ms` of a model to go on from is dropped, and what comes of the training has none.
 
     Attributes:
         kind: the data set's class; `"auto"` goes by what `--data` is.
         samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.
-        size: (height, width) of the frames, or () for the model's own.
-        num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 frames for the model's own 20.
+        size: (height, width) of the frames; () leaves it open.
+        num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 and "" leave them open.
         clip_at: the largest count that the network sees, of `normalize = "clip"`; 0 otherwise.
         cache: keep all frames in a file (`rsnn.data.FrameCache`) where `augment` changes nothing.
 
@@ -37,10 +38,33 @@ class Data:
     samples: int = 5_500
     size: tuple[int, ...] = ()
     num_frames: int = 0
-    split_by: Literal["time", "number"] = "time"
-    normalize: Normalize = "counts"
+    split_by: Literal["", SplitBy] = ""
+    normalize: Literal["", Normalize] = ""
     clip_at: int = 0
     cache: bool = True
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not left open, as arguments of `rsnn.Preprocessing`."""
+        frames: dict[str, Any] = {
+            "frame_size": self.size,
+            "num_frames": self.num_frames,
+            "split_by": self.split_by,
+            "normalize": self.normalize,
+        }
+        given = {name: value for name, value in frames.items() if value}
+        return given | ({"clip_at": self.clip_at or None} if self.normalize else {})
+
+    def filled(self, own: Preprocessing) -> Data:
+        """Return the same with what is left open as a model's own preprocessing has it."""
+        whole = dataclasses.replace(own, max_step_ms=None, **self.given())
+        return dataclasses.replace(
+            self,
+            size=whole.frame_size,
+            num_frames=whole.num_frames,
+            split_by=whole.split_by,
+            normalize=whole.normalize,
+            clip_at=whole.clip_at or 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -229,15 +253,20 @@ def check(recipe: Recipe) -> None:
         ("loop.workers", loop.workers, loop.workers >= 0, "at least 0"),
         ("loop.save_minutes", loop.save_minutes, loop.save_minutes > 0, "above 0"),
         ("validation.fraction", recipe.validation.fraction, 0 < recipe.validation.fraction < 1, "between 0 and 1"),
+        ("validation.seed", recipe.validation.seed, recipe.validation.seed >= 0, "at least 0"),
         ("validation.patience", recipe.validation.patience, recipe.validation.patience >= 0, "at least 0"),
         ("loss.label_smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "from 0 to below 1"),
         ("loss.mixup", loss.mixup, loss.mixup >= 0, "at least 0"),
         ("loss.tet_weight", loss.tet_weight, 0 <= loss.tet_weight <= 1, "from 0 to 1"),
         ("optimizer.lr", recipe.optimizer.lr, recipe.optimizer.lr > 0, "above 0"),
         ("optimizer.weight_decay", recipe.optimizer.weight_decay, recipe.optimizer.weight_decay >= 0, "at least 0"),
+        ("optimizer.momentum", recipe.optimizer.momentum, 0 <= recipe.optimizer.momentum < 1, "from 0 to below 1"),
         ("schedule.warmup", recipe.schedule.warmup, 0 <= recipe.schedule.warmup < 1, "from 0 to below 1"),
         ("schedule.step_epochs", recipe.schedule.step_epochs, recipe.schedule.step_epochs >= 1, "at least 1"),
-        ("data.size", list(data.size), len(data.size) in (0, 2), "[height, width], or [] for the model's"),
+        ("schedule.factor", recipe.schedule.factor, recipe.schedule.factor > 0, "above 0"),
+        ("data.samples", data.samples, data.samples >= 1, "at least 1"),
+        ("data.size", list(data.size), not data.size or (len(data.size) == 2 and min(data.size) >= 1),
+         "[height, width], each at least 1, or [] for the model's"),
         ("data.num_frames", data.num_frames, data.num_frames >= 0, "at least 0"),
         ("data.clip_at", data.clip_at, data.clip_at >= 1 if data.normalize == "clip" else data.clip_at == 0,
          "the largest count with data.normalize = 'clip', and 0 otherwise"),

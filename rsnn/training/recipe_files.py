@@ -2,12 +2,13 @@
 
 A recipe is a TOML file in `rsnn/training/recipes`, or one of the user's, on top of the defaults of
 `rsnn.training.recipe`. `base = "name"` takes another recipe first and changes it. `--set part.field=value` changes
-single fields.
+single fields. The JSON files of a run and of its checkpoints have the recipe too, under "recipe".
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import tomllib
@@ -19,6 +20,7 @@ from rsnn.errors import ConfigError, UnknownNameError, suggest
 from rsnn.training.recipe import Recipe, check
 
 RECIPES = Path(__file__).parent / "recipes"
+FILES = (".toml", ".json")
 
 
 def list_recipes() -> list[str]:
@@ -30,7 +32,8 @@ def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     """Read a recipe by name, or a `.toml` file, and change the fields that `overrides` names.
 
     Args:
-        source: one of `list_recipes()`, or the path of a file.
+        source: one of `list_recipes()`, or the path of a file: a `.toml`, a run's `recipe.json`, or the `config.json`
+            of a model that `rsnn train` made.
         overrides: as on the command line: `"optimizer.lr=1e-3"`.
 
     Raises:
@@ -73,7 +76,7 @@ def field_names(kind: Any = Recipe, prefix: str = "") -> list[str]:
 def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, Any]:
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if not (isinstance(source, Path) or text.endswith(".toml") or os.sep in text):
+    if not (isinstance(source, Path) or text.endswith(FILES) or os.sep in text):
         path = next((p for p in (RECIPES / f"{text}.toml", RECIPES / "bases" / f"{text}.toml") if p.is_file()), path)
         if not path.is_file():
             hint = suggest(text, list_recipes())
@@ -81,7 +84,8 @@ def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, A
     if text in users:
         raise ConfigError(f"the recipe {text!r} is its own base: {' -> '.join((*users, text))}")
     try:
-        own = tomllib.loads(path.read_text("utf-8"))
+        content = path.read_text("utf-8")
+        own = _of_json(content, path) if path.suffix == ".json" else tomllib.loads(content)
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -92,9 +96,23 @@ def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, A
     return _merged(plain, own)
 
 
+def _of_json(content: str, path: Path) -> dict[str, Any]:
+    try:
+        whole = json.loads(content)
+    except ValueError as error:
+        raise ConfigError(f"the recipe {path} is not valid JSON: {error}") from error
+    recipe = whole.get("recipe") if isinstance(whole, dict) else None
+    if not isinstance(recipe, dict):
+        raise ConfigError(
+            f"{path} holds no recipe; expected a run's recipe.json, the config.json of a model that rsnn train made, "
+            "or a .toml file"
+        )
+    return recipe
+
+
 def _beside(base: str, path: Path) -> str | Path:
     """Return the base of a recipe: a file is looked for in the folder of the recipe that names it."""
-    return path.parent / base if base.endswith(".toml") else base
+    return path.parent / base if base.endswith(FILES) else base
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +76,7 @@ def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:
     return cards.Facts(
         name=recipe["name"],
         data=f"Trained on: {parts['training']['text']} ({parts['training']['recordings']} recordings).",
-        dataset=recipe["data"]["kind"],
+        dataset=_dataset(recipe["data"]["kind"], parts["training"]["text"]),
         split=f"Validated on the {parts['validation']['text']} ({parts['validation']['recordings']} recordings), which "
         f"selected the epoch and nothing else. "
         + (f"Tested once, at the end, on {tested['text']}. " if tested else "No part was held out to test on. ")
@@ -84,10 +85,19 @@ def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:
         evaluated_on=f"{final.partition('_')[0]} part",
         selected_accuracies=(metrics["selected_accuracy"],),
         last_accuracies=(metrics["last_accuracy"],),
-        reproduce=f"rsnn train recipe.toml --data ... --seed {recipe['seed']}  # the recipe is in recipe.json",
+        reproduce=f"{metrics['command']}  # in this folder: config.json has the recipe",
         limits="Say here what the model cannot do, or was not tried on, before you share it.",
         licence="other",
     )
+
+
+def _dataset(kind: str, text: str) -> str:
+    """Return the short name of a data set: its kind, or where that goes by what the data are, what they are called."""
+    if kind not in ("auto", "folder", "archive"):
+        return kind
+    if "simulated gestures" in text:
+        return "simulated"
+    return re.split(r", | \[| without its validation part", text)[0].removesuffix(".npz")
 
 
 def curves(phases: dict[str, Any], path: Path) -> None:

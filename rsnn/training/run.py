@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from rsnn import zoo
-from rsnn.errors import ConfigError, TrainingError
+from rsnn.errors import ConfigError, InputError, TrainingError
 from rsnn.evaluation import Evaluation, evaluate
 from rsnn.models import RSNN, EventClassifier, Preprocessing, cards
+from rsnn.models.composition import check_fit
 from rsnn.models.pretrained import save_model
 from rsnn.training import report
 from rsnn.training.batches import PHASES
@@ -66,7 +68,8 @@ def train(
 
     Args:
         recipe: what to do.
-        data: recordings to train on, of which a part is cut off to validate: an archive, a folder, `"gestures:N"`.
+        data: recordings to train on, of which a part is cut off to validate: an archive, a folder, or `"gestures:N"`,
+            which a recipe with `data.kind = "simulated"` wants.
         output: folder of the run. Where it holds an unfinished run of the same recipe and data, that goes on.
         test: recordings to test on, once, at the end; by default the test part of `data` where it has one.
         samples, test_samples: FIRST:END, to take only these of `data` and of `test`.
@@ -80,9 +83,11 @@ def train(
     folder = Path(output).expanduser()
     accelerator = Accelerator(gradient_accumulation_steps=recipe.loop.accumulate, cpu=recipe.loop.cpu)
     display = display if display is not None and accelerator.is_main_process else Display()
+    own = _own_preprocessing(recipe)
+    recipe = dataclasses.replace(recipe, data=recipe.data.filled(own))
     parts = _parts(recipe, data, test, samples, test_samples)
     with _alone(folder, accelerator):
-        _check_same(recipe, parts, folder, accelerator)
+        _check_same(recipe, own, parts, folder, accelerator)
         if (folder / METRICS_FILE).is_file():
             display.say(f"{folder} holds a finished run of this recipe; choose another --output for another one")
             finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text("utf-8"))
@@ -96,16 +101,19 @@ def train(
             model = build(recipe, name, phase, parts.training, model)
             where = folder / name
             if not (where / METRICS_FILE).is_file():
-                with Interrupts() as interrupts:
-                    result = PhaseLoop(
-                        model, name, recipe, parts.training, parts.validation, folder, accelerator, display, interrupts
-                    ).run()
+                interrupts = Interrupts()
+                loop = PhaseLoop(
+                    model, name, recipe, parts.training, parts.validation, folder, accelerator, display, interrupts
+                )
+                with interrupts:  # not before: until there is something to save, Ctrl-C need not wait
+                    result = loop.run()
                 if accelerator.is_main_process:
                     _keep(recipe, name, phase, parts.training, result, where)
                 accelerator.wait_for_everyone()
             model = zoo.load(where.resolve() / "selected")
         assert model is not None
-        return _finish(recipe, parts, folder, accelerator, display)
+        command = _command(data, samples, test, test_samples)
+        return _finish(recipe, parts, command, folder, accelerator, display)
 
 
 def build(
@@ -125,16 +133,7 @@ def build(
     if not phase.model:
         assert before is not None
         return before
-    settings = recipe.data
-    classes = classes_of(phase.model, training)
-    frames: dict[str, Any] = {"split_by": settings.split_by, "normalize": settings.normalize}
-    if settings.clip_at:
-        frames["clip_at"] = settings.clip_at
-    if settings.size:
-        frames["frame_size"] = settings.size
-    if settings.num_frames:
-        frames["num_frames"] = settings.num_frames
-    model = zoo.create_model(phase.model, **frames, **classes)
+    model = zoo.create_model(phase.model, **recipe.data.given(), **classes_of(phase.model, training))
     if before is not None:
         if not isinstance(model, RSNN):
             raise ConfigError(
@@ -171,7 +170,8 @@ def classes_of(zoo_name: str, training: Part) -> dict[str, Any]:
 def _started(recipe: Recipe, training: Part) -> EventClassifier:
     """Return the model to go on from, its last layer new where the recordings' classes are not the model's.
 
-    Its preprocessing cuts every recording into `num_frames`, so that batches, and all figures of the run, are of these.
+    Its preprocessing is the recipe's, and cuts every recording into `num_frames`, so that batches, and all figures of
+    the run, are of these.
     """
     model = zoo.load(recipe.start)
     names = training.class_names
@@ -182,10 +182,40 @@ def _started(recipe: Recipe, training: Part) -> EventClassifier:
             f"{training.text} has the label {int(training.labels.max())} and no class_names, and {recipe.start} has "
             f"{model.num_classes} classes; expected an archive with an array 'class_names'"
         )
+    model.preprocessing = dataclasses.replace(_preprocessing_of(model, recipe), max_step_ms=None, **recipe.data.given())
+    return model
+
+
+def _preprocessing_of(model: EventClassifier, recipe: Recipe) -> Preprocessing:
     if model.preprocessing is None:
         raise ConfigError(f"{recipe.start} has no preprocessing, so it takes no recordings")
-    model.preprocessing = dataclasses.replace(model.preprocessing, max_step_ms=None)
-    return model
+    return model.preprocessing
+
+
+def _own_preprocessing(recipe: Recipe) -> Preprocessing:
+    """Return the preprocessing of what a training begins with, which fills in what its recipe leaves open.
+
+    Raises:
+        ConfigError: the model to go on from does not take the recipe's frames.
+
+    """
+    _, first = next(iter(recipe.phases))
+    if not recipe.start:
+        with torch.device("meta"):  # without memory for the weights
+            return _preprocessing_of(zoo.create_model(first.model), recipe)
+    model = zoo.load(recipe.start)
+    own = _preprocessing_of(model, recipe)
+    if not first.model:
+        wanted = dataclasses.replace(own, max_step_ms=None, **recipe.data.given())
+        try:
+            check_fit(model.encoder, model.classifier, wanted)
+        except InputError as error:
+            raise ConfigError(
+                f"data.size = {list(wanted.frame_size)} and data.num_frames = {wanted.num_frames} do not fit "
+                f"{recipe.start}: {error}. Expected both as the model has them, which they are where the recipe "
+                "leaves them open"
+            ) from error
+    return own
 
 
 def _window_ms(preprocessing: Preprocessing, training: Part) -> int | None:
@@ -206,8 +236,6 @@ def _usual_classes(recipe: Recipe) -> tuple[tuple[str, ...] | None, int | None]:
 def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str) -> Parts:
     """Open the recordings, with the labels of the model that is to come of the run."""
     kind = recipe.data.kind
-    if kind == "simulated" and not str(data).startswith("gestures:"):
-        data = f"gestures:{recipe.data.samples}"
     class_names, num_classes = _usual_classes(recipe)
     # Its own order and spelling of the classes stay, so that a checkpoint says what its family says.
     everything = open_part(data, kind=kind, samples=samples).in_order_of(class_names)
@@ -253,13 +281,13 @@ def _alone(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
-def _check_same(recipe: Recipe, parts: Parts, folder: Path, accelerator: Accelerator) -> None:
+def _check_same(recipe: Recipe, own: Preprocessing, parts: Parts, folder: Path, accelerator: Accelerator) -> None:
     """Write what the run is, or raise TrainingError where the folder holds another one."""
     data = {"training": parts.training.fingerprint(), "validation": parts.validation.fingerprint()}
     ours = {"recipe": recipe.to_dict(), "data": data, "processes": accelerator.num_processes}
     path = folder / RECIPE_FILE
     if path.is_file():
-        theirs = _stored(path)
+        theirs = _stored(path, own)
         different = sorted(
             name
             for name in {*_flat(ours), *_flat(theirs)}
@@ -277,11 +305,13 @@ def _check_same(recipe: Recipe, parts: Parts, folder: Path, accelerator: Acceler
     accelerator.wait_for_everyone()
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _stored(path: Path, own: Preprocessing) -> dict[str, Any]:
     """Return what a run's file says it is; fields that recipes have got since have their defaults."""
     try:
         stored = json.loads(path.read_text("utf-8"))
-        return {**stored, "recipe": recipe_from(stored["recipe"]).to_dict()}
+        recipe = recipe_from(stored["recipe"])
+        recipe = dataclasses.replace(recipe, data=recipe.data.filled(own))
+        return {**stored, "recipe": recipe.to_dict()}
     except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); choose another --output") from error
 
@@ -317,7 +347,22 @@ def _keep(recipe: Recipe, name: str, phase: Phase, training: Part, result: Phase
     )
 
 
-def _finish(recipe: Recipe, parts: Parts, folder: Path, accelerator: Accelerator, display: Display) -> dict[str, Any]:
+def _command(data: Any, samples: str, test: Any, test_samples: str) -> str:
+    """Return what trains the model again in the folder of its `config.json`, which has the recipe.
+
+    Of paths the last name is given alone: a card is for others.
+    """
+    words = ["rsnn", "train", "config.json"]
+    for option, path, chosen in (("", data, samples), ("test", test, test_samples)):
+        if path is not None:
+            words += [f"--{option or 'data'}", Path(path).name or Path(path).resolve().name]
+            words += [] if chosen == ":" else [f"--{option}-samples" if option else "--samples", chosen]
+    return shlex.join(words)
+
+
+def _finish(
+    recipe: Recipe, parts: Parts, command: str, folder: Path, accelerator: Accelerator, display: Display
+) -> dict[str, Any]:
     """Test the selected and the last epoch's weights of the last phase, once, and write the report."""
     names = [name for name, _ in recipe.phases]
     where = folder.resolve() / names[-1]
@@ -333,6 +378,7 @@ def _finish(recipe: Recipe, parts: Parts, folder: Path, accelerator: Accelerator
                 )
     metrics: dict[str, Any] = {
         "recipe": recipe.to_dict(),
+        "command": command,
         "parts": {
             field.name: None
             if (part := getattr(parts, field.name)) is None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,13 @@ from rsnn.data.files import locked
 from rsnn.data.fingerprint import cache_root, code_digest
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError, shortened, suggest
+from rsnn.training.recipe import DataKind
+from rsnn.training.state import cannot_write, write_bytes
 
 OFFICIAL = {"gesture": DVS128Gesture, "cifar10dvs": CIFAR10DVS, "nmnist": NMNIST}
 SIGN_FILES = {"train": "dvs_sign_train.npz", "test": "dvs_sign_test.npz"}
-_SIMULATED = re.compile(r"gestures:(\d+)")
+SPLITS = ("train", "validation", "test", "all")
+_SIMULATED = re.compile(r"gestures:([1-9]\d*)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +126,17 @@ def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str =
 
     Args:
         data: an archive (`.npz` of many recordings), a folder, or `"gestures:N"` for N simulated gestures of any split.
-        split: which part of it, where it has parts: "train", "validation" or "test".
+        split: which part of it, where it has parts: "train", "validation" or "test"; or "all".
         kind: the data set's class, or "auto" to go by what `data` is.
         samples: FIRST:END cuts the part down to these.
 
     Raises:
-        RSNNError: there is no such data, it has no labels, or `samples` chooses nothing.
+        RSNNError: there is no such data, part or kind, it has no labels, or `samples` chooses nothing.
 
     """
+    if kind not in get_args(DataKind):
+        known = get_args(DataKind)
+        raise InputError(f"kind is {kind!r}; expected one of {', '.join(known)}.{suggest(kind, known)}")
     part = _open(os.fspath(data), split, kind)
     if samples == ":":
         return part
@@ -220,7 +226,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _open(text: str, split: str, kind: str) -> Part:
-    if kind == "simulated" or _SIMULATED.fullmatch(text):
+    if kind == "simulated" or text.startswith("gestures:"):
         return _simulated(text, split)
     path = Path(text).expanduser()
     if not path.exists():
@@ -228,15 +234,27 @@ def _open(text: str, split: str, kind: str) -> Part:
             f"{text} does not exist; expected an archive (.npz), a folder of recordings, or gestures:N to simulate them"
         )
     if path.is_file():
+        _one_of(split, SPLITS, text)
         return _archive(path)
     if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
-        return _archive(path / SIGN_FILES["test" if split == "test" else "train"])
+        return _archive(path / SIGN_FILES[_one_of(split, SIGN_FILES, text)])
     if kind == "cifar10dvs" and SimulatedCIFAR10DVS.is_in(path):
         return _of_dataset(SimulatedCIFAR10DVS(path, split))
     if kind in OFFICIAL:
         return _of_dataset(OFFICIAL[kind](path, split))
-    parts = _folder_parts(path)
-    return _of_dataset(EventFolder(path, split if split in parts else "all"))
+    if parts := _folder_parts(path):
+        return _of_dataset(EventFolder(path, _one_of(split, (*sorted(parts), "all"), text)))
+    _one_of(split, SPLITS, text)
+    return _of_dataset(EventFolder(path))
+
+
+def _one_of(split: str, parts: Iterable[str], text: str) -> str:
+    if split not in parts:
+        raise InputError(
+            f"{text} has no part {split!r}; expected one of {', '.join(parts)}: rsnn evaluate takes --split, the other "
+            "commands the folder of a part"
+        )
+    return split
 
 
 def _folder_parts(path: Path) -> set[str]:
@@ -265,13 +283,20 @@ def _of_dataset(dataset: Any) -> Part:
 def _simulated(text: str, split: str) -> Part:
     match = _SIMULATED.fullmatch(text)
     if match is None:
-        raise InputError(f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500")
+        raise InputError(
+            f"--data {text!r}: expected gestures:N for N simulated recordings, as in gestures:5500; to train a recipe "
+            "of simulated recordings on others, --set data.kind=auto"
+        )
     number = int(match[1])
     clips = SimulatedGestures(number, split=split)
     path = cache_root() / "simulated" / f"gestures-{split}-{number}-seed{clips.seed}-{code_digest()[:12]}.npz"
-    with locked(path):
-        if not path.is_file():
-            _simulate_into(clips, path)
+    if not path.is_file():
+        try:
+            with locked(path):
+                if not path.is_file():  # another process made it meanwhile
+                    _simulate_into(clips, path)
+        except OSError as error:
+            raise cannot_write(path, error, "RSNN_CACHE names another folder for such files") from error
     part = _archive(path)
     subjects = tuple(f"subject{clips.subject(i)}:{i}" for i in range(number))
     return replace(
@@ -287,8 +312,6 @@ def _simulate_into(clips: SimulatedGestures, path: Path) -> None:
 
     from rich.console import Console
     from rich.progress import track
-
-    from rsnn.training.state import write_bytes
 
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         made = pool.map(clips.__getitem__, range(len(clips)), chunksize=4)

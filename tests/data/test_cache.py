@@ -285,6 +285,12 @@ def test_a_full_disk(folder, tmp_path, monkeypatch):
         FrameCache(EventFolder(folder), 5, root=tmp_path / "cache")
 
 
+def test_a_folder_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written .*RSNN_CACHE .*--set data\.cache=false"):
+        FrameCache(EventFolder(folder), 5, root=tmp_path / "file")
+
+
 def test_default_roots(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("RSNN_CACHE", raising=False)

@@ -36,6 +36,16 @@ class Spikes(nn.Module):
         return self.after(pooled), self.last(self.average(pooled))
 
 
+def half_cleared(x):
+    x[..., 0].zero_()
+    return x
+
+
+def half_set(x, value):
+    x[..., 0] = value
+    return x
+
+
 def layer(report, name, kind=None):
     (found,) = [one for one in report.layers if one.name == name and kind in (None, one.kind)]
     return found
@@ -247,6 +257,26 @@ def test_inputs_and_energy_models():
         (lambda s: torch.cat((s, s)).flip(0)[::2], True),
         (lambda s: s.mean(0), False),
         (lambda s: s.amax(0, keepdim=True), True),
+        (lambda s: s[:, :, [1, 0]], True),
+        (lambda s: (s * 0.5)[:, :, [1, 0]], False),
+        (lambda s: s.index_select(2, torch.tensor([1, 0])), True),
+        (lambda s: s.gather(3, torch.zeros(2, 1, 2, 2, dtype=torch.long)), True),
+        (lambda s: s.masked_select(s >= 0), True),
+        (lambda s: s.index_put((torch.tensor([0]),), torch.tensor(1.0)), True),
+        (lambda s: s.index_put((torch.tensor([0]),), torch.tensor(0.5)), False),
+        (lambda s: nn.functional.channel_shuffle(s.reshape(1, 4, 1, 2), 2), True),
+        (lambda s: s.masked_fill(s > 0, 1.0), True),
+        (lambda s: s.masked_fill(s > 0, 0.5), False),
+        (lambda s: s.masked_fill(s > 0, torch.tensor(0.0)), True),
+        (lambda s: torch.heaviside(s - 0.5, torch.tensor(1.0)), True),
+        (lambda s: torch.heaviside(s - 0.5, torch.zeros_like(s)), True),
+        (lambda s: torch.heaviside(s - 0.5, torch.tensor(0.5)), False),
+        (lambda s: torch.heaviside(s - 0.5, s * 0.5), False),
+        (lambda s: half_cleared(s.clone()), True),
+        (lambda s: half_cleared(s * 0.5), False),
+        (lambda s: half_set(s.clone(), 1), True),
+        (lambda s: half_set(s.clone(), 0.5), False),
+        (lambda s: half_set(s * 0.5, 1), False),
     ],
 )
 def test_what_stays_binary(after, binary):
@@ -260,3 +290,43 @@ def test_what_stays_binary(after, binary):
 
     counted = layer(energy_report(Net(), torch.ones(2, 1, 1, 2, 2)), "conv")
     assert (counted.dense_ac > 0, counted.dense_mac > 0) == (binary, not binary)
+
+
+def test_a_bias_is_free_however_torch_adds_it():
+    class Rows(nn.Module):
+        def __init__(self, move):
+            super().__init__()
+            self.linear, self.move = nn.Linear(3, 4), move
+
+        def forward(self, frames):
+            return self.linear(self.move(frames))
+
+    frames = torch.rand(2, 1, 4, 3, 3) + 0.1
+    whole = energy_report(Rows(lambda x: x), frames).total
+    apart = energy_report(Rows(lambda x: x.transpose(3, 4)), frames).total  # a product, then a sum
+    assert (whole.mac, whole.ac) == (apart.mac, apart.ac) == (72 * 4, 0)
+
+    class Shifted(Rows):
+        def forward(self, frames):
+            return frames + self.linear.weight[0]  # of no product
+
+    assert energy_report(Shifted(None), frames).total.ac == 72
+
+
+@pytest.mark.parametrize("part", ["", "encoder"])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_compiled_model_is_counted_as_it_was_written(part, wrap):
+    def model():
+        torch.manual_seed(0)
+        head = rsnn.nn.SCNN(2, 3, (6, 5), (2,), channels=4, votes=2)
+        return rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (2,), pool=2), head).eval()
+
+    frames = torch.rand(2, 1, 2, 12, 10)
+    plain, compiled = energy_report(model(), frames).to_dict(), model()
+    if not wrap:
+        compiled.get_submodule(part).compile(backend="eager")
+    elif part:
+        compiled.encoder = torch.compile(compiled.encoder, backend="eager")
+    else:
+        compiled = torch.compile(compiled, backend="eager")
+    assert energy_report(compiled, frames).to_dict() == plain

@@ -111,6 +111,12 @@ def test_mistakes_are_one_line(folder, arguments, message):
     assert "Traceback" not in ran.output
 
 
+def test_samples_of_nothing(folder):
+    ran = invoke(folder / "model", "--samples", "3:1")
+    assert ran.exit_code == 1
+    assert "--samples 3:1 without --data" in ran.output
+
+
 def test_the_help_names_every_energy_model():
     text = CliRunner().invoke(app, ["energy", "--help"], env={"COLUMNS": "200"}).output
     assert all(name in text for name in energy_models())
@@ -131,3 +137,6 @@ def test_recordings_in_every_form():
         assert rsnn.energy_report(model, form).to_dict() == wanted
     with pytest.raises(rsnn.RSNNError, match="without preprocessing"):
         rsnn.energy_report(model.encoder, recordings[0])
+    model.encoder = rsnn.nn.ConvLSTMEncoder(3, (2,), pool=2)
+    with pytest.raises(rsnn.RSNNError, match="takes frames of 3 channels, and a recording becomes frames of 2"):
+        rsnn.energy_report(model, recordings[0])

@@ -42,6 +42,8 @@ def test_a_threshold_is_predict_until_it(top):
         assert row.milliseconds == pytest.approx(np.mean(times), rel=1e-5)
         unsure = [float(p.probabilities.max()) < until for p in alone]
         assert row.undecided == pytest.approx(np.mean(unsure))
+        sure = [p.index == y for p, (_, y), no in zip(alone, samples, unsure, strict=True) if not no]
+        assert row.decided_accuracy == (pytest.approx(np.mean(sure)) if sure else None)
     assert len(set(steps_of)) > 1
 
 
@@ -71,6 +73,8 @@ def test_after_so_many_steps():
     samples = labelled()
     rows = decision_curve(model, samples, thresholds=())
     assert [(row.until, row.steps, row.undecided) for row in rows] == [(None, k, 0.0) for k in range(1, T + 1)]
+    assert all(row.decided_accuracy == row.accuracy for row in rows)
+    assert decision_curve(model, samples, thresholds=(1.1,))[0].decided_accuracy is None
     for k, row in enumerate(rows, 1):
         with torch.no_grad():
             hits = [
@@ -110,6 +114,10 @@ def test_nothing_to_measure():
     bare.preprocessing = None
     with pytest.raises(InputError, match="no preprocessing"):
         decision_curve(bare, labelled(1))
+    other = small_model()
+    other.encoder = rsnn.nn.ConvLSTMEncoder(3, (3, 4), pool=2)
+    with pytest.raises(InputError, match="takes frames of 3 channels, and a recording becomes frames of 2"):
+        decision_curve(other, labelled(1))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from stream_models import SIZE, TOPS, T, flat, random_events, small_model
 
 import rsnn
 from rsnn.errors import InputError, RecordingError
+from rsnn.streaming import StreamBatch
 
 WINDOW_US = 60_000
 MODEL = small_model()
@@ -257,6 +259,75 @@ def test_a_snapshot_of_another_stream_is_refused():
         small_model("last").stream(window_us=WINDOW_US).restore(stream.snapshot())
 
 
+def edited(snapshot, *path, value=None):
+    """Return a copy of a snapshot in which one entry is another, or is not there."""
+    snapshot = pickle.loads(pickle.dumps(snapshot))
+    *way, last = path
+    place = snapshot
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return snapshot
+
+
+def test_a_refused_snapshot_changes_nothing():
+    options = {"window_us": WINDOW_US, "decay": 0.5, "overlap": 2}
+    events = random_events(100, WINDOW_US)
+    batch = StreamBatch(MODEL, 2, **options)
+    batch.push([events[:80], events[:60]])
+    kept = batch.snapshot()
+    window = ("streams", 1, "windows", 0)
+    for bad, message in (
+        (edited(kept, "settings"), "damaged: its snapshot is"),
+        (edited(kept, "streams", 1), "damaged: it has 1 streams, not 2"),
+        (edited(kept, "streams", 1, "weight"), "damaged: its stream is"),
+        (edited(kept, "streams", 1, "slicer", "counts"), "damaged: its slicer is"),
+        (edited(kept, "streams", 1, "slicer", "counts", value=np.zeros((2, 3, 3), np.float32)), "its counts are"),
+        (edited(kept, "streams", 1, "slicer", "clock", "last", value="now"), "'last' of its clock is a str"),
+        (edited(kept, *window, "start"), "damaged: its window is"),
+        (edited(kept, *window, "state", 0), "another model"),
+        (edited(kept, *window, "logits", value=np.zeros((1, 7), np.float32)), "another model"),
+        (edited(kept, "streams", 1, "evidence", value=np.zeros((1, 5))), "another model: it holds float64"),
+        (edited(kept, "settings", "decay", value=np.zeros(2)), "expected the same"),
+        (edited(kept, "settings", "frame_size", value=[np.zeros(2)]), "expected the same"),
+        (edited(kept, *window), "its windows begin at"),
+        (edited(kept, "streams", 1, "slicer", "sensor_size", value=(1, 2, 3)), "its sensor_size is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            batch.restore(bad)
+    wider = small_model()
+    wider.encoder = rsnn.nn.ConvLSTMEncoder(2, (5, 4), pool=2)
+    other = StreamBatch(wider, 2, **options)
+    other.push([events[:20], events[:20]])
+    before = pickle.dumps(other.snapshot())
+    with pytest.raises(InputError, match="another model"):
+        other.restore(kept)
+    assert pickle.dumps(other.snapshot()) == before
+    expected = [flat(outputs) for outputs in batch.push([events[80:], events[60:]])]
+    batch.restore(kept)
+    assert [flat(outputs) for outputs in batch.push([events[80:], events[60:]])] == expected
+
+
+@pytest.mark.parametrize("top", TOPS)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copy_goes_on_like_its_stream_and_without_it(top, copied):
+    events = random_events(400, 3 * WINDOW_US)
+    stream = small_model(top).stream(window_us=WINDOW_US, overlap=2, decay=0.4)
+    stream.push(events[:170])
+    first, second = copied(stream), copied(stream)
+    rest = flat(first.push(events[170:]))
+    assert rest
+    first.reset()
+    assert flat(stream.push(events[170:])) == rest
+    with torch.no_grad():
+        for weight in stream._batch.model.parameters():
+            weight.zero_()
+    assert flat(second.push(events[170:])) == rest
+
+
 def test_the_model_is_left_in_training_mode():
     model = small_model().train()
     events = random_events(300, WINDOW_US + 5_000)
@@ -327,7 +398,7 @@ def test_bad_chunks_change_nothing():
         ([1, 2], InputError, "expected rsnn.Events"),
         (good.to_structured()[["t", "x", "y"]], InputError, "fields t, x, y and p"),
         (random_events(5, 90_000, start_us=80_000, sensor_size=(34, 34)), InputError, "one sensor a stream"),
-        (array, RecordingError, "x = 10 lies outside"),
+        (array, RecordingError, r"event 52 of the stream .*x = 10 lies outside.*sensor_size=.*--sensor-size"),
     ):
         with pytest.raises(error, match=message):
             stream.push(chunk)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
+import signal
 import warnings
 
 import numpy as np
@@ -109,7 +111,8 @@ def test_the_report_has_everything(recipe, archive, test_archive, tmp_path):
     assert metrics["test_selected"]["samples"] == metrics["test_last"]["samples"] == 9
     assert metrics["test_selected"]["accuracy"] > 0.6, "three thirds of a frame can be told apart"
     for folder in (tmp_path / "model", tmp_path / "encoder" / "last"):
-        assert recipe_from(hub.resolve(folder).recipe()) == chosen
+        stored = recipe_from(hub.resolve(folder).recipe())
+        assert stored == dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, normalize="counts"))
     model = rsnn.load(tmp_path / "model")
     assert model.class_names == ("left", "right", "top")
     assert model.preprocessing.window_ms == pytest.approx(99, abs=2)
@@ -228,6 +231,43 @@ def test_fine_tuning_replaces_the_last_layer_and_keeps_what_is_under_it(recipe, 
     assert tuned.class_names == ("left", "right", "top")
     assert tuned.preprocessing.max_step_ms is None  # all batches, and the figures of the run, are of num_frames steps
     torch.testing.assert_close(tuned.encoder.state_dict(), start.encoder.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_what_a_recipe_says_of_frames_is_done_and_what_it_leaves_open_is_filled_in(archive, tmp_path):
+    from rsnn.training import load_recipe
+
+    torch.manual_seed(0)
+    frames = {"frame_size": (16, 16), "num_frames": 5, "normalize": "clip", "clip_at": 3, "split_by": "number"}
+    rsnn.create_model("scnn-nmnist", **frames, num_classes=5).save_pretrained(tmp_path / "start")
+    ones = [f"start={tmp_path / 'start'}", "phases.joint.epochs=1"]
+    own = {"size": [16, 16], "num_frames": 5, "normalize": "clip", "clip_at": 3, "split_by": "number"}
+    other = {"size": [16, 16], "num_frames": 4, "normalize": "log1p", "clip_at": 0, "split_by": "time"}
+    changes = ["data.num_frames=4", "data.normalize=log1p", "data.split_by=time"]
+    for name, more, wanted in (("own", [], own), ("other", changes, other)):
+        metrics = train(load_recipe("fine-tune", [*ones, *more]), archive, tmp_path / name)
+        assert wanted.items() <= metrics["recipe"]["data"].items()
+        assert metrics["recipe"] == json.loads((tmp_path / name / "recipe.json").read_text())["recipe"]
+        used = rsnn.load(tmp_path / name / "model").preprocessing
+        assert [used.num_frames, used.normalize, used.clip_at or 0, used.split_by] == list(wanted.values())[1:]
+    with pytest.raises(ConfigError, match=r"data\.size = \[12, 12\] .* do not fit .*start"):
+        train(load_recipe("fine-tune", [*ones, "data.size=[12, 12]"]), archive, tmp_path / "none")
+    assert not (tmp_path / "none").exists()  # so that the same command with another size is no other run
+
+
+def test_an_interrupt_while_the_last_epoch_validates_stops_the_run(recipe, archive, tmp_path, monkeypatch):
+    measure = loop.measure
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "measure", interrupted)
+        with pytest.raises(loop.Stopped, match="in phase encoder, after epoch 1"):
+            train(recipe("phases.classifier.epochs=1", name="rsnn-nmnist-cl", epochs=1), archive, tmp_path)
+    heard = Heard()
+    train(recipe("phases.classifier.epochs=1", name="rsnn-nmnist-cl", epochs=1), archive, tmp_path, display=heard)
+    assert {phase for phase, _, _ in heard.places} == {"classifier"}
 
 
 def test_labels_without_names_beyond_the_models_classes_are_refused(recipe, archive, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -81,6 +82,11 @@ def test_a_stored_recipe_is_the_recipe(name):
         (["loop.graphs=true", "loop.compile=true"], "false where loop.compile is true"),
         ("data.size=[1]", "[height, width]"),
         ("data.size=128", "a list"),
+        ("data.size=[0, 0]", "data.size = [0, 0]: expected [height, width], each at least 1"),
+        ("data.samples=0", "at least 1"),
+        ("optimizer.momentum=-1", "optimizer.momentum = -1.0: expected from 0 to below 1"),
+        ("schedule.factor=-1", "schedule.factor = -1.0: expected above 0"),
+        ("validation.seed=-1", "at least 0"),
         ("data.normalize=clip", "data.clip_at"),
         ("data.clip_at=3", "with data.normalize = 'clip'"),
         ("validation.fraction=1", "between 0 and 1"),
@@ -108,6 +114,19 @@ def test_a_recipe_of_ones_own_builds_on_another(tmp_path):
     assert recipe.name == "mine"
     assert recipe.loop.batch_size == 7
     assert recipe.loop.precision == load_recipe("rsnn-sign-cl").loop.precision
+
+
+def test_the_files_of_a_run_are_recipes_too(tmp_path):
+    recipe = load_recipe("rsnn-sign-cl", ["seed=3"])
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"recipe": recipe.to_dict(), "processes": 1}))
+    assert load_recipe(path) == recipe
+    (tmp_path / "mine.toml").write_text('base = "recipe.json"\nseed = 4\n')
+    assert load_recipe(tmp_path / "mine.toml") == dataclasses.replace(recipe, name="mine", seed=4)
+    for text, said in (("{", "not valid JSON"), ("[]", "holds no recipe"), ('{"model": {}}', "holds no recipe")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_recipe(path)
 
 
 def test_recipes_that_build_on_each_other_are_refused(tmp_path):

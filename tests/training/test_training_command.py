@@ -119,6 +119,13 @@ def test_train_and_evaluate_from_the_command_line(archive, test_archive, tmp_pat
     assert json.loads(invoke("info", folder / "model", "--json").stdout)["recipe"] == recipe
     assert '"seed": 3' in invoke("info", folder / "model").stdout
 
+    card = (folder / "model" / "README.md").read_text()
+    assert "rsnn train config.json --data train.npz --test test.npz  #" in card
+    assert "- nmnist" not in card
+    assert "- train" in card
+    for path in (folder / "recipe.json", folder / "model" / "config.json"):
+        assert json.loads(invoke("train", path, "--show").stdout) == recipe
+
     result = invoke(
         "evaluate", folder / "model", "--data", test_archive, "--json", "--robustness", "--confusion", "c.png"
     )
@@ -189,6 +196,36 @@ def test_simulated_gestures_from_a_number_to_the_report(tmp_path, monkeypatch):
     assert rsnn.load(tmp_path / "run" / "model").class_names == rsnn.create_model("rsnn-gesture-cl").class_names
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--confusion", "nowhere/c.png"), "nowhere is no folder to write to"),
+        (("--confusion", "c.foo"), "the suffix is '.foo'; expected one of"),
+        (("--kind", "gestur"), "Did you mean 'gesture'?"),
+        (("--split", "tset"), "no part 'tset'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_the_work(archive, start, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rsnn.evaluation, "evaluate", None)
+    result = invoke("evaluate", start, "--data", archive, *words)
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+def test_logs_for_tensorboard_do_not_come_before_the_folder(archive, tmp_path):
+    words = ("train", "convlstm-nmnist-cl-mean", "--data", archive, *SETTINGS, "--tensorboard", "--output")
+    (tmp_path / "file").touch()
+    result = invoke(*words, tmp_path / "file" / "run")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.output
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").touch()
+    result = invoke(*words, tmp_path / "run")
+    assert result.exit_code == 1
+    assert "without --tensorboard" in result.output
+
+
 def test_recipes_are_listed_and_shown():
     listed = invoke("train", "--list")
     assert "rsnn-gesture-cl" in listed.output.split()
@@ -206,6 +243,8 @@ def test_recipes_are_listed_and_shown():
         (("rsnn-gesture-cl", "--data", "x", "--set", "optimiser.lr=1"), "'optimizer.lr'"),
         (("rsnn-gesture-cl", "--data", "nowhere"), "nowhere does not exist"),
         (("rsnn-gesture-cl.sim", "--data", "gestures:many"), "gestures:N"),
+        (("rsnn-gesture-cl.sim", "--data", "my_recordings"), "--set data.kind=auto"),
+        (("rsnn-gesture-cl.sim", "--data", "simulated"), "--set data.kind=auto"),
     ],
 )
 def test_mistakes_are_one_line(words, said, tmp_path, monkeypatch):

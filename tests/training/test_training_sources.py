@@ -10,7 +10,7 @@ import pytest
 import rsnn
 from rsnn import zoo
 from rsnn.data.datasets import cifar10dvs, gesture, nmnist
-from rsnn.errors import InputError, RecordingError
+from rsnn.errors import InputError, RecordingError, TrainingError
 from rsnn.training.sources import Part, has_test_part, open_part, own_test_part, part_of
 
 
@@ -41,6 +41,46 @@ def test_samples_cut_a_part_down(archive):
     for text, said in (("4", "FIRST:END"), ("40:50", "chooses none")):
         with pytest.raises(InputError, match=said):
             open_part(archive, samples=text)
+
+
+@pytest.mark.parametrize("split", ["tset", ""])
+def test_a_part_that_is_not_there_is_refused(archive, tmp_path, split):
+    (tmp_path / "plain" / "left").mkdir(parents=True)
+    for data in (archive, tmp_path / "plain"):
+        with pytest.raises(InputError, match=rf"no part '{split}'; expected one of train, validation, test, all"):
+            open_part(data, split=split)
+
+
+def test_a_folder_with_other_parts_is_not_taken_whole(archive, tmp_path):
+    events = rsnn.data.EventArchive(archive)[0]
+    for part in ("train", "validation"):
+        (tmp_path / part / "left").mkdir(parents=True)
+        rsnn.data.write_events(tmp_path / part / "left" / "0.npz", events)
+    with pytest.raises(InputError, match=r"no part 'test'; expected one of train, validation, all"):
+        open_part(tmp_path, split="test")
+    assert [len(open_part(tmp_path, split=split)) for split in ("train", "validation", "all")] == [1, 1, 2]
+    for name in ("train", "test"):
+        shutil.copy(archive, tmp_path / f"dvs_sign_{name}.npz")
+    with pytest.raises(InputError, match=r"no part 'validation'; expected one of train, test"):
+        open_part(tmp_path, split="validation", kind="sign")
+
+
+def test_an_unknown_kind_is_answered_with_the_nearest(archive):
+    with pytest.raises(InputError, match=r"kind is 'gestur'; .* Did you mean 'gesture'"):
+        open_part(archive, kind="gestur")
+
+
+def test_no_simulated_gestures_are_none(archive):
+    for data, kind in (("gestures:0", "auto"), ("gestures:many", "auto"), (archive, "simulated")):
+        with pytest.raises(InputError, match=r"expected gestures:N .*--set data\.kind=auto"):
+            open_part(data, kind=kind)
+
+
+def test_a_cache_of_simulated_gestures_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RSNN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(TrainingError, match=r"cannot be written .*RSNN_CACHE names another folder"):
+        open_part("gestures:1")
 
 
 def test_data_that_are_not_there_or_have_no_labels(archive, tmp_path):

@@ -19,9 +19,7 @@ EXPECTED = {
     *(f"rsnn-{data}-{encoder}" for data, encoder in product(DATA, ("cl", "cla", "cl-nopool"))),
     *(f"convlstm-{data}-{encoder}-{head}" for data, encoder, head in product(DATA, ENCODERS, HEADS)),
     *(f"scnn-{data}" for data in DATA),
-    "slayer-gesture",
-    "stbp-gesture",
-    "cnnsnn-gesture",
+    *(f"{kind}-{data}" for kind, data in product(("slayer", "stbp", "cnnsnn"), ("gesture", "nmnist", "sign"))),
     "stbp-cifar10dvs",
 }
 KINDS = {"rsnn": rsnn.RSNN, "convlstm": rsnn.ConvLSTMClassifier, "scnn": rsnn.SCNN, "slayer": SLAYER}
@@ -58,7 +56,7 @@ def test_the_names():
 def test_globs():
     assert rsnn.list_models("rsnn-gesture-*") == ["rsnn-gesture-cl", "rsnn-gesture-cl-nopool", "rsnn-gesture-cla"]
     assert rsnn.list_models("*-gesture") == ["cnnsnn-gesture", "scnn-gesture", "slayer-gesture", "stbp-gesture"]
-    assert rsnn.list_models("scnn-nmnist") == ["scnn-nmnist"]
+    assert rsnn.list_models("s*-nmnist") == ["scnn-nmnist", "slayer-nmnist", "stbp-nmnist"]
     assert rsnn.list_models("resnet*") == []
     assert set(rsnn.list_models(pretrained=True)) < EXPECTED
     assert "rsnn-nmnist-cl" in rsnn.list_models("rsnn-*", pretrained=True)
@@ -168,6 +166,17 @@ def test_what_the_printed_sizes_would_cost_alone():
             2_322_891,
         ),
         (
+            "slayer-nmnist",
+            [(16, 34, 34), (16, 17, 17), (32, 17, 17), (32, 8, 8), (64, 8, 8)],
+            2 * 25 * 16 + 16 * 9 * 32 + 32 * 9 * 64 + 64 * 8 * 8 * 10,
+        ),
+        ("stbp-nmnist", [(512,)], 2 * 34 * 34 * 512 + 512 + 512 * 10 + 10),
+        (
+            "cnnsnn-nmnist",
+            [(2, 17, 17), (64, 17, 17), (128, 17, 17), (128, 8, 8), (128, 8, 8), (128, 4, 4), (256,)],
+            (2 * 9 + 1) * 64 + (64 * 9 + 1) * 128 + (128 * 9 + 1) * 128 + (128 * 16 + 1) * 256 + 257 * 10,
+        ),
+        (
             "stbp-cifar10dvs",
             [
                 (2, 42, 42),
@@ -198,7 +207,7 @@ def test_layers_of_the_published_networks(name, stages, parameters):
             lambda _, inputs, output: shapes.append(tuple((output[0] if isinstance(output, tuple) else output).shape))
         )
     with torch.no_grad():
-        logits = model(torch.zeros(1, 1, 2, 128, 128))
+        logits = model(torch.zeros(1, 1, 2, *model.preprocessing.frame_size))
     assert [shape[1:] if len(shape) == 4 else shape[2:] for shape in shapes] == stages
     assert logits.shape == (1, model.num_classes)
     assert count(model) == parameters

@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 for command in (
     *(classify.predict, demo.demo, streams.watch, zoo.models, zoo.info),
-    *(training.evaluate, training.train, recordings.convert, recordings.simulate),
+    *(training.evaluate, training.train, recordings.convert, recordings.simulate, zoo.export),
     *(costs.energy, costs.bench, doctor.doctor),
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""`rsnn models` and `rsnn info`: what there is, and what is known of it."""
+"""`rsnn models`, `rsnn info` and `rsnn export`: what there is, what is known of it, and how it leaves PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 import rsnn
 from rsnn import hub
-from rsnn.cli.console import AsJson, out, print_json, print_table, user_errors
+from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, user_errors
 from rsnn.cli.recordings import print_recording
 from rsnn.errors import UnknownNameError, shown, suggest
 from rsnn.hub import WeightsEntry
@@ -76,6 +76,29 @@ def info(
         _print_model(name, model, card)
         if recipe is not None:
             _print_recipe(recipe)
+
+
+def export(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    frames: Annotated[
+        int | None, typer.Option(help="Write a whole recording of so many frames; one step with its state by default.")
+    ] = None,
+) -> None:
+    """Write a model as an ONNX file, for programs without PyTorch; see docs/checkpoints.md."""
+    from rsnn.export import to_onnx
+
+    with user_errors():
+        loaded = rsnn.load(model)
+        with err.status(f"writing {output}, which takes a while"):
+            difference = to_onnx(loaded, output, num_frames=frames)
+    what = "one step of it" if frames is None else f"{frames} frames"
+    out.print(
+        f"{escape(str(output))}: {escape(model)}, {what}, {output.stat().st_size / 1e6:.1f} MB. Logits in ONNX Runtime "
+        f"differ from the model's by at most {difference:.1g}.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _no_match(pattern: str, pretrained: bool) -> UnknownNameError:

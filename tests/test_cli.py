@@ -181,6 +181,31 @@ def test_info_of_a_folder(tmp_path):
     assert "SHA-256" in damaged.output
 
 
+def test_info_of_a_folder_without_a_card(tmp_path):
+    rsnn.create_model("scnn-nmnist").save_pretrained(tmp_path)
+    (tmp_path / "README.md").unlink()
+    ran = invoke("info", tmp_path)
+    assert ran.exit_code == 0, ran.output
+    assert "SCNN" in ran.stdout
+    assert "It has no card." in ran.stdout
+    assert "create_model" not in ran.stdout
+    assert "no published weights" not in ran.stdout
+
+
+def test_info_of_what_is_not_there(tmp_path):
+    for name in ("missing.aedat", tmp_path / "missing.raw"):
+        ran = invoke("info", name)
+        assert ran.exit_code == 1
+        assert f"{name}: no such file" in " ".join(ran.output.split())
+
+
+def test_info_of_a_zoo_name_that_a_file_has_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rsnn-nmnist-cl.first1000").write_bytes(b"anything")
+    ran = invoke("info", "rsnn-nmnist-cl.first1000")
+    assert "SHA-256" in ran.stdout
+
+
 def test_info_of_a_name_without_weights():
     ran = invoke("info", "scnn-sign")
     assert ran.exit_code == 0

@@ -16,7 +16,8 @@ import rsnn
 from rsnn import hub
 from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, user_errors
 from rsnn.cli.recordings import print_recording
-from rsnn.errors import UnknownNameError, shown, suggest
+from rsnn.data.writers import FORMAT_OF_SUFFIX
+from rsnn.errors import RecordingError, UnknownNameError, shown, suggest
 from rsnn.hub import WeightsEntry
 from rsnn.models import EventClassifier
 
@@ -62,9 +63,11 @@ def info(
 ) -> None:
     """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
     with user_errors():
-        if Path(name).expanduser().is_file() and name not in rsnn.list_models():
+        if Path(name).expanduser().is_file() and hub.find_entry(name) is None and name not in rsnn.list_models():
             print_recording(name, as_json)
             return
+        if Path(name).suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not Path(name).expanduser().exists():
+            raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
         untrained = name in rsnn.list_models() and hub.find_entry(name) is None
         model = rsnn.create_model(name) if untrained else rsnn.load(name)
         checkpoint = None if untrained else hub.resolve(name, local_files_only=True)
@@ -146,9 +149,11 @@ def _print_model(name: str, model: EventClassifier, card: str) -> None:
         out.print(Markdown(card.split("---\n", 2)[-1] if card.startswith("---\n") else card))
     said = f"[bold]{escape(name)}[/]: {facts['class']}, {facts['parameters']:,} parameters, {facts['classes']} classes"
     if not entries:
-        out.print(said if card else f"{said}, no published weights")
-    if not entries and not card:
+        out.print(f"{said}, no published weights" if name in rsnn.list_models() else said)
+    if name in rsnn.list_models() and not entries:
         out.print(f"rsnn.create_model({name!r}) builds it untrained.", highlight=False)
+    elif not card and not entries:
+        out.print("It has no card.")
     for entry in entries[:1]:
         others = "".join(f" Others: {other.full_name}." for other in entries[1:])
         out.print(f"{said}\n{'Default weights' if name == entry.name else 'Weights'}: {entry.full_name}.{others}")

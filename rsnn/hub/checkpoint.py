@@ -189,9 +189,14 @@ class Checkpoint:
                 "it is damaged or not the one that was published; download it again (force_download=True)"
             )
         if recorded is not None and found != recorded:
+            remedy = (
+                "Download them again (force_download=True)"
+                if self._is_snapshot()
+                else "Save or download the two together; if you changed the weights on purpose, delete weights_sha256"
+            )
             raise CheckpointError(
                 f"{self.source}: {WEIGHTS_FILE} has SHA-256 {found}; {CONFIG_FILE} belongs to weights of {recorded}. "
-                "Save or download the two together; if you changed the weights on purpose, delete weights_sha256"
+                f"{remedy}"
             )
 
     def _file(self, name: str) -> Path:

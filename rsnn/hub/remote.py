@@ -18,10 +18,16 @@ def download(repo: str, revision: str | None, hub_options: dict[str, Any]) -> Pa
 
     Raises:
         CheckpointError: the Hub does not give the files.
+        InputError: everything is to be downloaded anew, but offline.
 
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    if HF_HUB_OFFLINE and hub_options["force_download"]:
+        raise InputError(
+            "force_download=True cannot download anything while HF_HUB_OFFLINE is set; expected one of the two alone"
+        )
     at = f"{repo}@{revision}" if revision else repo
     try:
         # One snapshot, so that config and weights come from one commit even while somebody pushes.

@@ -58,7 +58,7 @@ def _build_empty(description: object) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return configs.build_model(description)
+            return configs.build_model(description).float()  # whatever torch's default type is
     except (RuntimeError, OverflowError) as error:
         first_line = str(error).partition("\n")[0][:200]
         raise ConfigError(f"its sizes are too large ({first_line})") from error

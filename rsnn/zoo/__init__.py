@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,16 +27,25 @@ _ELSEWHERE = {
 }
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+def list_models(pattern: str | Iterable[str] | None = None, *, pretrained: bool = False) -> list[str]:
     """Return the sorted names of the zoo's models.
 
     Args:
-        pattern: a glob, as in `"rsnn-*"`.
+        pattern: a glob, as in `"rsnn-*"`, or several, of which a name has to match one; None for all.
         pretrained: only those with published weights.
 
+    Raises:
+        InputError: `pattern` is something else.
+
     """
+    given = "*" if pattern is None else pattern
+    patterns = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(one, str) for one in patterns):
+        raise InputError(f"pattern={shown(pattern)}: expected a glob such as 'rsnn-*', a list of them, or None")
     return [
-        name for name in BUILDERS if fnmatchcase(name, pattern) and (not pretrained or hub.find_entry(name) is not None)
+        name
+        for name in BUILDERS
+        if any(fnmatchcase(name, one) for one in patterns) and (not pretrained or hub.find_entry(name) is not None)
     ]
 
 
@@ -50,7 +60,7 @@ def create_model(
         num_classes: another number of classes; of a pretrained model it replaces the last layer only.
         **settings: for an untrained model `frame_size=(height, width)`, `num_frames=`, `in_channels=`,
             `class_names=`, `split_by=`, `normalize=`, `clip_at=`, `max_step_ms=`, as in
-            [`Preprocessing`][rsnn.models.Preprocessing].
+            [`Preprocessing`][rsnn.models.Preprocessing]; for a pretrained one what `load` takes.
 
     Raises:
         UnknownNameError: the zoo has no such name, or no weights for it.
@@ -63,12 +73,12 @@ def create_model(
             "as in create_model('rsnn-gesture-cl.sim', pretrained=True)"
         )
     if pretrained:
-        if settings:
+        if fixed := sorted(set(settings) - set(HUB_OPTIONS)):
             raise InputError(
-                f"{sorted(settings)} cannot be changed in a pretrained model, whose checkpoint says what they are; "
-                "expected num_classes= alone"
+                f"{fixed} cannot be changed in a pretrained model, whose checkpoint says what they are; "
+                f"expected num_classes=, or where it is loaded from: {', '.join(HUB_OPTIONS)}"
             )
-        model = load(name)
+        model = load(name, **settings)
         if num_classes not in (None, model.num_classes):
             model.reset_classifier(num_classes)
         return model

@@ -379,7 +379,13 @@ def test_missing_and_extra_tensors(checkpoint):
 def test_weights_of_another_checkpoint(checkpoint, tmp_path):
     small_model(1).save_pretrained(tmp_path / "other")
     (tmp_path / "other/model.safetensors").replace(checkpoint / "model.safetensors")
-    assert "config.json belongs to weights of" in refused(checkpoint, CheckpointError)
+    message = refused(checkpoint, CheckpointError)
+    assert "config.json belongs to weights of" in message
+    assert "delete weights_sha256" in message
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1"  # as the Hub's cache keeps what it downloaded
+    snapshot.parent.mkdir(parents=True)
+    checkpoint.replace(snapshot)
+    assert "force_download=True" in refused(snapshot, CheckpointError)
 
 
 # The folder

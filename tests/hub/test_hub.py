@@ -76,6 +76,8 @@ def test_offline_and_local_files_only(server, client, files, expected):
     assert len(server.requests) == asked
     with pytest.raises(InputError, match="contradict"):
         client()(clients.load, REPO, local_files_only=True, force_download=True)
+    with pytest.raises(InputError, match=r"force_download=True cannot download anything while HF_HUB_OFFLINE is set"):
+        client(HF_HUB_OFFLINE="1")(clients.load, REPO, force_download=True)
 
 
 def test_class_of_a_download(server, client, files):

@@ -146,6 +146,14 @@ def test_another_class_names_the_right_one(zoo, kind):
         getattr(rsnn, kind).from_pretrained(NAME)
 
 
+def test_a_users_subclass_of_the_same_name_is_told_from_the_librarys(zoo):
+    class RSNN(rsnn.RSNN):
+        pass
+
+    with pytest.raises(CheckpointError, match=r"is the library's RSNN, not .*<locals>\.RSNN, of which a checkpoint"):
+        RSNN.from_pretrained(NAME)
+
+
 def test_a_class_that_is_not_at_the_top_is_named_where_it_is(tmp_path):
     network = nn.SpikingNetwork(2, 3, (12, 12), ("SP4", "4FC"), neuron=nn.SRM())
     rsnn.models.SLAYER(nn.FramePool(2), network).save_pretrained(tmp_path)

@@ -230,6 +230,16 @@ def test_other_precisions_load_as_float32(model, tmp_path, dtype):
     loaded(torch.zeros(2, 1, 2, *FRAME_SIZE))
 
 
+def test_weights_load_as_float32_whatever_torchs_default_is(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        loaded = rsnn.load(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert digest(loaded) == digest(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_stored_in_half_precision(model, tmp_path, dtype):
     """Matrices and kernels are rounded to the nearest number of the type; biases and norms are left alone."""

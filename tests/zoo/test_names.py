@@ -61,6 +61,11 @@ def test_globs():
     assert set(rsnn.list_models(pretrained=True)) < EXPECTED
     assert "rsnn-nmnist-cl" in rsnn.list_models("rsnn-*", pretrained=True)
     assert "scnn-sign" not in rsnn.list_models(pretrained=True)
+    assert rsnn.list_models(["scnn-n*", "scnn-*", "slayer-sign"]) == [*rsnn.list_models("scnn-*"), "slayer-sign"]
+    assert rsnn.list_models(None) == rsnn.list_models()
+    for pattern in (3, [3], ["rsnn-*", None]):
+        with pytest.raises(InputError, match=r"expected a glob such as 'rsnn-\*', a list of them, or None"):
+            rsnn.list_models(pattern)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -318,5 +323,14 @@ def test_a_model_of_other_channels_says_that_recordings_are_not_for_it():
 
 
 def test_pretrained_takes_the_checkpoints_own_settings():
-    with pytest.raises(InputError, match=r"\['num_frames'\] cannot be changed in a pretrained model"):
-        rsnn.create_model("rsnn-nmnist-cl", pretrained=True, num_frames=5)
+    with pytest.raises(
+        InputError, match=r"\['num_frames'\] cannot be changed in a pretrained model.*revision, cache_dir"
+    ):
+        rsnn.create_model("rsnn-nmnist-cl", pretrained=True, num_frames=5, local_files_only=True)
+
+
+def test_pretrained_says_where_to_load_from():
+    model = rsnn.create_model("rsnn-nmnist-cl", pretrained=True, num_classes=3, local_files_only=True, token="x")
+    assert model.num_classes == 3
+    with pytest.raises(InputError, match=r"is a zoo name, whose weights are pinned; revision='v2'"):
+        rsnn.create_model("rsnn-nmnist-cl", pretrained=True, revision="v2")

@@ -230,6 +230,8 @@ def robustness(
     samples: Callable[[], Iterable[tuple[Events, int]]],
     *,
     batch_size: int = 16,
+    windows: int = 1,
+    window_ms: int | None = None,
     seed: int = 0,
     ids: Sequence[str] | None = None,
     accelerator: Any = None,
@@ -239,16 +241,20 @@ def robustness(
 
     Args:
         model: any model of the library.
-        samples: returns the labelled recordings afresh; it is called once for each level.
+        samples: returns the labelled recordings afresh; it is called once for each level. Of several processes each
+            takes its own: `[rank::processes]` of all.
         batch_size: recordings that run through the network together.
-        seed: of what is random; the same disturbance for every model.
+        windows, window_ms: as in `evaluate`.
+        seed: of what is random. What becomes of a recording depends on it, the level and the recording's place among
+            all alone: it is the same for every model, on however many processes.
         ids: names of the recordings, for errors.
         accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
         on_progress: called with the number of evaluations done.
 
     Returns:
         for each kind of disturbance, and for `"steps"` (the first k time steps alone), the evaluation at each level. A
-        model with `normalize="per-sample"` needs all steps at once, and has no `"steps"`.
+        model with `normalize="per-sample"` needs all steps at once, and several windows are of whole ones: both have
+        no `"steps"`.
 
     Raises:
         InputError: there are no samples, or a label is none of the model's classes.
@@ -256,23 +262,43 @@ def robustness(
     """
     results: dict[str, dict[float, Evaluation]] = {}
     done = 0
-    for name, disturbance in DISTURBANCES.items():
+    shared = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    for kind, (name, disturbance) in enumerate(DISTURBANCES.items()):
         for level in disturbance.levels:
-            rng = np.random.default_rng((seed, len(results), round(1000 * level)))
-            disturbed = (
-                (disturbance.apply(events, level, rng) if len(events) else events, label) for events, label in samples()
-            )
+            disturbed = _disturbed(samples(), disturbance, level, (seed, kind, round(1000 * level)), *shared)
             results.setdefault(name, {})[level] = evaluate(
-                model, disturbed, batch_size=batch_size, ids=ids, accelerator=accelerator
+                model,
+                disturbed,
+                batch_size=batch_size,
+                windows=windows,
+                window_ms=window_ms,
+                ids=ids,
+                accelerator=accelerator,
             )
             done += 1
             on_progress(done)
+    if windows > 1:
+        return results
     if model.preprocessing is None or model.preprocessing.normalize != "per-sample":
         steps = range(1, (20 if model.preprocessing is None else model.preprocessing.num_frames) + 1)
         by_steps = evaluate_steps(model, samples(), steps, batch_size=batch_size, ids=ids, accelerator=accelerator)
         results["steps"] = {float(k): result for k, result in by_steps.items()}
     on_progress(done + 1)
     return results
+
+
+def _disturbed(
+    samples: Iterable[tuple[Events, int]],
+    disturbance: Disturbance,
+    level: float,
+    seed: tuple[int, ...],
+    rank: int,
+    processes: int,
+) -> Iterator[tuple[Events, int]]:
+    """Yield one process's recordings disturbed, each by a generator of its own, which its place among all decides."""
+    for place, (events, label) in enumerate(samples):
+        rng = np.random.default_rng((*seed, rank + place * processes))
+        yield (disturbance.apply(events, level, rng) if len(events) else events), label
 
 
 def _voted(model: EventClassifier, recording: Recording, number: int, window_ms: int | None, batch_size: int) -> int:

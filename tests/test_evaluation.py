@@ -8,6 +8,7 @@ import rsnn
 from rsnn.errors import InputError
 from rsnn.evaluation import (
     DISTURBANCES,
+    Disturbance,
     Evaluation,
     dropped,
     evaluate,
@@ -231,6 +232,42 @@ def test_robustness_has_every_level_and_is_the_same_each_time():
     again = robustness(model, lambda: samples)
     assert all((again[n][v].confusion == r.confusion).all() for n, levels in results.items() for v, r in levels.items())
     assert (results["steps"][3.0].confusion == evaluate(model, samples).confusion).all()
+
+
+class Second:
+    """An accelerator's view of the second of two processes, of which the first has counted nothing."""
+
+    process_index, num_processes, device = 1, 2, "cpu"
+
+    def reduce(self, counts, how):
+        return counts
+
+
+def test_a_recording_is_disturbed_alike_on_however_many_processes(monkeypatch):
+    seen = []
+
+    def kept(events, level, rng):
+        seen.append((level, rng.integers(2**60)))
+        return events
+
+    monkeypatch.setattr(rsnn.evaluation, "DISTURBANCES", {"a": Disturbance("", (1.0, 2.0), kept)})
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16), num_frames=2, num_classes=3)
+    samples = [(recording(seed=seed, size=(16, 16)), seed % 3) for seed in range(4)]
+    robustness(model, lambda: samples)
+    alone = seen.copy()
+    assert len({*alone}) == 8
+    robustness(model, lambda: samples[1::2], accelerator=Second())
+    assert seen[8:] == alone[1::2]
+
+
+def test_robustness_over_windows_is_of_windows(first_step):
+    t = np.concatenate((np.zeros(200, dtype=int), np.arange(20, 101) * 500))  # most events at once, on the right
+    x = np.where(t == 0, 3, 0)
+    clip = rsnn.Events(t=t, x=x, y=np.zeros_like(x), p=np.ones_like(x), sensor_size=(4, 4))
+    assert evaluate(first_step, [(clip, 0)]).accuracy == 0.0
+    results = robustness(first_step, lambda: [(clip, 0)], windows=5)
+    assert set(results) == set(DISTURBANCES)
+    assert results["drop"][0.1].accuracy == 1.0
 
 
 def test_a_model_that_needs_the_whole_recording_is_not_asked_after_each_step():

@@ -144,10 +144,16 @@ def evaluate(
             )
         worse = {}
         if robustness:
-            levels = 1 + sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values())
+            levels = sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values()) + (windows == 1)
             with progress("disturbing", levels, shown=accelerator.is_main_process) as advance:
                 worse = evaluation.robustness(
-                    loaded, lambda: part.pairs(share), ids=ids, accelerator=accelerator, on_progress=advance
+                    loaded,
+                    lambda: part.pairs(share),
+                    windows=windows,
+                    window_ms=window_ms,
+                    ids=ids,
+                    accelerator=accelerator,
+                    on_progress=advance,
                 )
         _part_processes()
     if not accelerator.is_main_process:
@@ -157,7 +163,7 @@ def evaluate(
         row = {"model": model, "data": data, "part": part.text, **result.to_dict()}
         print_json({**row, "robustness": disturbed} if worse else row)
     else:
-        _print_evaluation(model, part.text, result, worse)
+        _print_evaluation(model, part.text, result, worse, windows)
     if confusion is not None:
         with user_errors():
             try:
@@ -185,7 +191,7 @@ def _part_processes() -> None:
         distributed.destroy_process_group()
 
 
-def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any]) -> None:
+def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any], windows: int) -> None:
     from rsnn.evaluation import DISTURBANCES
 
     low, high = result.interval
@@ -208,4 +214,5 @@ def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any])
         table.add_row("accuracy", *(f"{r.accuracy:.1%}" for r in levels.values()))
         print_table(table)
     if worse and "steps" not in worse:
-        out.print("steps: left out, for the model needs the whole recording at once (normalize='per-sample')")
+        why = "the model needs the whole recording at once (normalize='per-sample')"
+        out.print(f"steps: left out, for {f'--windows {windows} takes whole ones' if windows > 1 else why}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rsnn.data import FrameCache
-from rsnn.errors import ConfigError
+from rsnn.errors import ConfigError, RecordingError
 from rsnn.models import Preprocessing
 from rsnn.training.augment import Augment
 from rsnn.training.recipe import Recipe
@@ -26,7 +26,8 @@ class FramesOf(Dataset[tuple[Tensor, int]]):
     """Frames of counts and labels of a part's recordings; an index is (epoch, recording).
 
     With a cache of the frames of the part's source they come from there. With `augment`, each epoch shows each
-    recording as another draw changes it, which epoch, recording and seed decide.
+    recording as another draw changes it, which epoch, recording and seed decide. A recording without events within
+    the frames is a `RecordingError` with a cache, when that is made, and without one.
     """
 
     def __init__(
@@ -52,9 +53,14 @@ class FramesOf(Dataset[tuple[Tensor, int]]):
             frames, _ = self.cache[int(self.part.order[recording])]
             return frames.float(), int(self.part.labels[recording])
         events = self.part.read(recording)
+        if not len(self.preprocessing.cropped(events)):
+            raise RecordingError(
+                f"recording {self.part.ids[recording]} of {self.part.source.name}: it has no events within the frames; "
+                "expected at least one"
+            )
         if self.augment is not None:
             changed = self.augment(events, np.random.default_rng((*self.seed, epoch, recording)))
-            events = changed if len(changed) else events
+            events = changed if len(self.preprocessing.cropped(changed)) else events
         return self.preprocessing.frames(events), int(self.part.labels[recording])
 
 

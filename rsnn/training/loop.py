@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -203,6 +204,7 @@ class PhaseLoop:
         place, accelerator = self.place, self.accelerator
         rate = self.optimizer.param_groups[-1]["lr"]
         with swapped(self.model, self.average):
+            self._agree_on_buffers()
             result = measure(self.model, self.measured, accelerator, self.recipe.loop)
             best = _better(result, place)
             if best:
@@ -218,6 +220,13 @@ class PhaseLoop:
         said = [*watch.rate_warnings(result["rates"]), *watch.history_warnings(place.history, classes)]
         self.display.epoch(place, said)
         self._save()
+
+    @torch.no_grad()
+    def _agree_on_buffers(self) -> None:
+        """Give all processes the buffers of the first, which are kept: BatchNorm's statistics are of each its own."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.model.buffers():
+                buffer.copy_(broadcast(buffer))
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -300,10 +309,15 @@ def _course(sums: dict[str, float], processes: int) -> dict[str, float]:
 
 
 def _not_finite(value: float, place: Place, folder: Path) -> TrainingError:
-    kept = f"the last good checkpoint is of epoch {place.epoch}" if place.epoch else "nothing good has been saved yet"
+    if place.epoch:
+        kept = f"the last good checkpoint is of epoch {place.epoch}, in {folder}"
+    elif (folder / STATE_FILE).is_file():
+        kept = f"what was saved before in {folder} is intact"
+    else:
+        kept = "nothing has been saved yet"
     return TrainingError(
-        f"the loss became {value} in phase {place.phase}, epoch {place.epoch + 1}, update {place.update + 1}; {kept}, "
-        f"in {folder}. Try a smaller optimizer.lr, loop.clip_norm=1, or loop.precision=float32, with another --output"
+        f"the loss became {value} in phase {place.phase}, epoch {place.epoch + 1}, update {place.update + 1}; {kept}. "
+        "Try a smaller optimizer.lr, loop.clip_norm=1, or loop.precision=float32, with another --output"
     )
 
 

@@ -7,7 +7,9 @@ single fields. The JSON files of a run and of its checkpoints have the recipe to
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -84,7 +86,7 @@ def _read(source: str | os.PathLike[str], users: tuple[str, ...]) -> dict[str, A
     if text in users:
         raise ConfigError(f"the recipe {text!r} is its own base: {' -> '.join((*users, text))}")
     try:
-        content = path.read_text("utf-8")
+        content = path.read_text("utf-8-sig")
         own = _of_json(content, path) if path.suffix == ".json" else tomllib.loads(content)
     except OSError as error:
         raise ConfigError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
@@ -133,17 +135,31 @@ def _put(plain: dict[str, Any], name: Sequence[str], value: object) -> None:
 
 
 def _parsed(text: str) -> object:
-    """Return a command line's value as TOML reads it; what is no TOML is text."""
-    try:
+    """Return a command line's value as TOML reads it, and `.5`, `1.`, `True`; what is none of these is text."""
+    with contextlib.suppress(tomllib.TOMLDecodeError):
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if "." in text:
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
 
 
 def _unknown(name: str) -> ConfigError:
-    known = field_names()
-    hint = suggest(name, known) or suggest(name, [*known, *(k.rpartition(".")[2] for k in known)])
+    near = _nearest(name)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else suggest(name, field_names())
     return ConfigError(f"a recipe has no field {name!r}.{hint} rsnn train RECIPE --show lists them all")
+
+
+def _nearest(name: str, most: int = 3) -> list[str]:
+    """Return the fields whose last part is nearest to that of `name`, in the table that is, or in all."""
+    table, _, last = name.rpartition(".")
+    known = field_names()
+    lasts = difflib.get_close_matches(last, {each.rpartition(".")[2] for each in known}, n=1)
+    found = sorted((each for each in known if each.rpartition(".")[2] in lasts), key=lambda each: each.count("."))
+    tables = difflib.get_close_matches(table, {each.rpartition(".")[0] for each in found}, n=1)
+    return [each for each in found if not tables or each.rpartition(".")[0] in tables][:most]
 
 
 def _built(plain: object, kind: Any, where: str) -> Any:
@@ -154,6 +170,9 @@ def _built(plain: object, kind: Any, where: str) -> Any:
     for name, value in plain.items():
         dotted = f"{where}.{name}" if where else str(name)
         if name not in hints:
+            while isinstance(value, Mapping) and value:
+                inner_name, value = next(iter(value.items()))
+                dotted += f".{inner_name}"
             raise _unknown(dotted)
         inner = hints[name]
         values[name] = (

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from rsnn.energy import energy_report
-from rsnn.errors import TrainingError
 from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
 from rsnn.training.sources import Part
+from rsnn.training.state import saving
 
 ENERGY_RECORDINGS = 8
+INTACT = "the trained models are intact"
 
 
 def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: Part) -> None:
@@ -37,27 +38,23 @@ def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: 
     final = "test_selected" if "test_selected" in metrics else "validation_selected"
     energy = _energy(model, shown)
     metrics["energy_joules"] = energy["total"]["joules"]
-    try:
+    with saving(folder, INTACT):
         curves(metrics["phases"], folder / "curves.png")
         confusion(metrics[final], folder / "confusion.png", final.replace("_", " part, "))
         rates = {name: phase["history"][-1]["rates"] for name, phase in metrics["phases"].items()}
         if any(rates.values()):
             firing(rates, folder / "firing_rates.png")
-    except OSError as error:
-        raise TrainingError(
-            f"the report in {folder} cannot be written ({error.strerror or error}); the trained models are intact: "
-            "free some space and give the same command again"
-        ) from error
     weights = f"{metrics['parameters']:,} weights, stored as float32."
     target = folder / "model"
     if target.is_dir():
         shutil.rmtree(target)  # of a report that was not finished
-    save_model(
-        model,
-        target,
-        lambda config: cards.published_card(config, _facts(metrics, final), metrics[final], energy, weights),
-        recipe=metrics["recipe"],
-    )
+    with saving(target, INTACT):
+        save_model(
+            model,
+            target,
+            lambda config: cards.published_card(config, _facts(metrics, final), metrics[final], energy, weights),
+            recipe=metrics["recipe"],
+        )
 
 
 def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:

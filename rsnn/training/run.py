@@ -36,7 +36,7 @@ from rsnn.training.recipe import Phase, Recipe
 from rsnn.training.recipe_files import recipe_from
 from rsnn.training.sources import Part, has_test_part, open_part, own_test_part
 from rsnn.training.splits import cut_validation
-from rsnn.training.state import remove_leftovers, write_json
+from rsnn.training.state import remove_leftovers, saving, write_json
 
 RECIPE_FILE = "recipe.json"
 METRICS_FILE = "metrics.json"
@@ -70,9 +70,10 @@ def train(
         recipe: what to do.
         data: recordings to train on, of which a part is cut off to validate: an archive, a folder, or `"gestures:N"`,
             which a recipe with `data.kind = "simulated"` wants.
-        output: folder of the run. Where it holds an unfinished run of the same recipe and data, that goes on.
+        output: folder of the run. Where it holds an unfinished run of the same recipe and data, that goes on; data are
+            the same with the same names, labels and content, wherever they lie.
         test: recordings to test on, once, at the end; by default the test part of `data` where it has one.
-        samples, test_samples: FIRST:END, to take only these of `data` and of `test`.
+        samples, test_samples: FIRST:END, to take only these of `data` and of `test`, which may not share recordings.
         display: shows how it goes.
 
     Raises:
@@ -86,8 +87,14 @@ def train(
     own = _own_preprocessing(recipe)
     recipe = dataclasses.replace(recipe, data=recipe.data.filled(own))
     parts = _parts(recipe, data, test, samples, test_samples)
+    with accelerator.main_process_first():  # the others find the digests of the files remembered
+        _check_apart(parts)
+        digests = {
+            field.name: None if (part := getattr(parts, field.name)) is None else part.fingerprint()
+            for field in dataclasses.fields(parts)
+        }
     with _alone(folder, accelerator):
-        _check_same(recipe, own, parts, folder, accelerator)
+        _check_same(recipe, own, parts, digests, folder, accelerator)
         if (folder / METRICS_FILE).is_file():
             display.say(f"{folder} holds a finished run of this recipe; choose another --output for another one")
             finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text("utf-8"))
@@ -281,13 +288,35 @@ def _alone(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
-def _check_same(recipe: Recipe, own: Preprocessing, parts: Parts, folder: Path, accelerator: Accelerator) -> None:
-    """Write what the run is, or raise TrainingError where the folder holds another one."""
-    data = {"training": parts.training.fingerprint(), "validation": parts.validation.fingerprint()}
-    ours = {"recipe": recipe.to_dict(), "data": data, "processes": accelerator.num_processes}
+def _check_apart(parts: Parts) -> None:
+    """Raise InputError where recordings to test on are among those that training sees."""
+    if parts.test is None:
+        return
+    seen = {*parts.training.contents, *parts.validation.contents}
+    both = [name for name, content in zip(parts.test.ids, parts.test.contents, strict=True) if content in seen]
+    if both:
+        raise InputError(
+            f"{len(both)} of the {len(parts.test)} recordings to test on ({parts.test.text}; the first is {both[0]!r}) "
+            "also train or validate; expected none: test on others, or, to cut one data set into two, with --samples "
+            "and --test-samples that share none"
+        )
+
+
+def _check_same(
+    recipe: Recipe,
+    own: Preprocessing,
+    parts: Parts,
+    digests: dict[str, str | None],
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Write what the run is, or raise TrainingError where the folder holds another one, of which something is saved."""
+    ours = {"recipe": recipe.to_dict(), "processes": accelerator.num_processes}
     path = folder / RECIPE_FILE
-    if path.is_file():
+    finished = (folder / name / METRICS_FILE for name in ("", *PHASES))
+    if any(file.is_file() for file in (folder / STATE_FILE, *finished)):
         theirs = _stored(path, own)
+        data = theirs.pop("data", None)
         different = sorted(
             name
             for name in {*_flat(ours), *_flat(theirs)}
@@ -300,9 +329,32 @@ def _check_same(recipe: Recipe, own: Preprocessing, parts: Parts, folder: Path, 
                 f"now it is {_flat(ours).get(name)!r}; give the same command to go on with it, or choose another "
                 "--output"
             )
+        _check_same_data(data, digests, parts, folder)
     elif accelerator.is_main_process:
-        write_json(path, ours)
+        write_json(path, {**ours, "data": digests})
     accelerator.wait_for_everyone()
+
+
+def _check_same_data(stored: Any, digests: dict[str, str | None], parts: Parts, folder: Path) -> None:
+    if not isinstance(stored, dict) or stored.keys() != digests.keys():
+        raise TrainingError(
+            f"{folder} holds a run of an earlier version, which did not write down what its recordings hold, so that "
+            "nothing tells whether these are the same; go on with it in that version, or choose another --output"
+        )
+    for name, digest in digests.items():
+        if digest == stored[name]:
+            continue
+        if digest is None:
+            what = "it tests on recordings, and now there are none to test on"
+        elif stored[name] is None:
+            what = "it tests on no recordings, and now there are some"
+        else:
+            what = f"its {name} recordings have other names, labels or content than now {getattr(parts, name).text}"
+        tested = f"; to test a finished one on others, rsnn evaluate {folder / 'model'}" if name == "test" else ""
+        raise TrainingError(
+            f"{folder} holds another run: {what}; give the same command to go on with it, or choose another "
+            f"--output{tested}"
+        )
 
 
 def _stored(path: Path, own: Preprocessing) -> dict[str, Any]:
@@ -332,7 +384,8 @@ def _keep(recipe: Recipe, name: str, phase: Phase, training: Part, result: Phase
     model = build(recipe, name, phase, training, before).cpu()
     for kind in ("last", "selected"):
         model.load_state_dict(getattr(result, kind))
-        save_model(model, where / kind, cards.plain_card, recipe=recipe.to_dict())
+        with saving(where / kind, "the trained weights are intact"):
+            save_model(model, where / kind, cards.plain_card, recipe=recipe.to_dict())
     history, selected = result.place.history, result.place.selected_epoch
     write_json(
         where / METRICS_FILE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
 from rsnn.data.files import locked
-from rsnn.data.fingerprint import cache_root, code_digest
+from rsnn.data.fingerprint import cache_root, code_digest, file_digests
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError, shortened, suggest
 from rsnn.training.recipe import DataKind
@@ -115,10 +116,28 @@ class Part:
         labels = np.array([places[self.class_names[label]] for label in self.labels], dtype=np.int64)
         return replace(self, labels=labels, class_names=tuple(class_names))
 
+    @functools.cached_property
+    def contents(self) -> tuple[str, ...]:
+        """What tells each recording's content: a digest of its file, and its place in it where that holds several.
+
+        Files are read whole, once for all trainings: their digests are remembered, by path, size and time of change,
+        where `FrameCache` remembers them. Of a data set with a file for each recording only the part's are read.
+
+        Raises:
+            RecordingError: a file cannot be read.
+
+        """
+        files, memory = self.source.files, cache_root() / "frames" / "digests.json"
+        if len(files) == len(self.source):
+            return tuple(file_digests([files[i] for i in self.order], memory))
+        whole = " ".join(file_digests(files, memory))
+        return tuple(f"{whole}:{i}" for i in self.order)
+
     def fingerprint(self) -> str:
-        """Return a hash of the names and labels, to tell other data from these."""
-        content = "\n".join(f"{name}\t{label}" for name, label in zip(self.ids, self.labels, strict=True))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """Return a hash of the names, labels and contents, to tell other data from these wherever they lie."""
+        rows = zip(self.ids, self.labels, self.contents, strict=True)
+        text = "\n".join(f"{name}\t{label}\t{content}" for name, label, content in rows)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str = "auto", samples: str = ":") -> Part:
@@ -148,11 +167,12 @@ def part_of(dataset: Any, text: str) -> Part:
     """Return all recordings of a data set, or of an archive that has labels; `text` says what they are.
 
     Raises:
-        InputError: a label is none of the classes that the data set names.
+        InputError: a label is no whole number from 0, or none of the classes that the data set names; or there are
+            not as many labels as recordings.
 
     """
     names, ids = dataset.class_names, dataset.ids
-    labels = np.asarray(dataset.labels, dtype=np.int64)
+    labels = _whole(np.asarray(dataset.labels), len(dataset), text)
     if names is not None and len(outside := _outside(labels, len(names))):
         raise InputError(
             f"{text} has the label {outside[0]} and names {len(names)} classes; expected labels from 0 to "
@@ -204,6 +224,24 @@ def sample_range(text: str, length: int) -> range:
     return chosen
 
 
+def _whole(labels: npt.NDArray[Any], recordings: int, text: str) -> npt.NDArray[np.int64]:
+    """Return labels as class indices, or raise InputError where they are none."""
+    if labels.shape != (recordings,):
+        raise InputError(
+            f"{text} has {recordings} recordings and labels of shape {labels.shape}; expected one label each: write "
+            "the archive's array 'label' anew"
+        )
+    wrong = labels
+    if labels.dtype.kind in "biuf":
+        wrong = labels[(labels < 0) | ~np.isfinite(labels) | (labels != np.round(labels))]
+    if len(wrong):
+        raise InputError(
+            f"{text} has the label {wrong[0].item()!r}; expected whole numbers from 0: write the archive's array "
+            "'label' anew as class indices, and the names of the classes as its array 'class_names'"
+        )
+    return labels.astype(np.int64)
+
+
 def _outside(labels: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
     return labels[(labels < 0) | (labels >= number)]
 
@@ -241,7 +279,15 @@ def _open(text: str, split: str, kind: str) -> Part:
     if kind == "cifar10dvs" and SimulatedCIFAR10DVS.is_in(path):
         return _of_dataset(SimulatedCIFAR10DVS(path, split))
     if kind in OFFICIAL:
-        return _of_dataset(OFFICIAL[kind](path, split))
+        try:
+            return _of_dataset(OFFICIAL[kind](path, split))
+        except RecordingError as error:
+            if not _is_folder_of_classes(path):
+                raise
+            raise RecordingError(
+                f"{error}\n{text} has folders of classes, or a table of them. If these are recordings of yours, rsnn "
+                "train takes them with --set data.kind=auto --set validation.by=id, rsnn evaluate with --kind auto"
+            ) from error
     if parts := _folder_parts(path):
         return _of_dataset(EventFolder(path, _one_of(split, (*sorted(parts), "all"), text)))
     _one_of(split, SPLITS, text)
@@ -266,6 +312,16 @@ def _folder_parts(path: Path) -> set[str]:
 
     with (path / MANIFEST).open(newline="", encoding="utf-8-sig") as file:
         return {row.get("split") or "" for row in csv.DictReader(file)} - {""}
+
+
+def _is_folder_of_classes(path: Path) -> bool:
+    """Tell whether a folder looks like an `EventFolder`'s."""
+    from rsnn.data.datasets.folder import MANIFEST
+
+    if (path / MANIFEST).is_file() or _folder_parts(path):
+        return True
+    folders = (each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return any(file.is_file() and not file.name.startswith(".") for folder in folders for file in folder.iterdir())
 
 
 def _archive(path: Path) -> Part:

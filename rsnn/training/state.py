@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from rsnn.errors import TrainingError
+from rsnn.errors import CheckpointError, TrainingError
 
 
 @dataclass
@@ -60,7 +61,8 @@ def save_state(path: Path, place: Place, groups: dict[str, dict[str, Tensor]]) -
     try:
         write_bytes(path, tensors_to_bytes(tensors, {"place": json.dumps(asdict(place))}))
     except OSError as error:
-        raise cannot_write(path, error, f"the last good checkpoint in {path.parent} is intact") from error
+        before = f"the last good checkpoint in {path.parent} is intact" if path.exists() else "nothing was saved before"
+        raise cannot_write(path, error, before) from error
 
 
 def load_state(path: Path) -> tuple[Place, dict[str, dict[str, Tensor]]]:
@@ -139,6 +141,23 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
             path.unlink()
+
+
+@contextmanager
+def saving(path: Path, intact: str) -> Iterator[None]:
+    """Let the error of what cannot be written in the block say what is intact, and what to do.
+
+    Raises:
+        TrainingError: it cannot be written.
+
+    """
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        raise cannot_write(path, cause, intact) from error
 
 
 def cannot_write(path: Path, error: OSError, intact: str) -> TrainingError:

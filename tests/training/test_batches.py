@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsnn.errors import ConfigError
-from rsnn.training.batches import Order, Plan, Share
+from rsnn.data import FrameCache
+from rsnn.errors import ConfigError, RecordingError
+from rsnn.models import Preprocessing
+from rsnn.training.augment import Augment
+from rsnn.training.batches import FramesOf, Order, Plan, Share
+from rsnn.training.sources import open_part
 
 counts = st.tuples(st.integers(8, 60), st.integers(1, 9), st.integers(1, 2), st.integers(1, 3))
 
@@ -53,3 +58,28 @@ def test_every_recording_is_measured_once_over_all_processes(recordings, size, p
 def test_too_few_recordings_for_the_processes():
     with pytest.raises(ConfigError, match="3 recordings to train on for 4 processes"):
         Plan.of(3, 16, 1, 4)
+
+
+def test_a_recording_without_events_is_refused_with_a_cache_and_without(archive, tmp_path):
+    arrays = dict(np.load(archive))
+    more = {"offsets": arrays["offsets"][-1], "label": 0, "id": "nothing"}
+    np.savez(tmp_path / "empty.npz", **{**arrays, **{name: np.append(arrays[name], one) for name, one in more.items()}})
+    part = open_part(tmp_path / "empty.npz")
+    said = r"recording nothing of empty: it has no events within the frames; expected at least one"
+    preprocessing = Preprocessing((16, 16), num_frames=4)
+    with pytest.raises(RecordingError, match=said):
+        FrameCache(part.source, 4, size=(16, 16), root=tmp_path)
+    for augment in (None, Augment()):
+        frames = FramesOf(part, preprocessing, augment)
+        assert frames[0, 2][0].any()
+        with pytest.raises(RecordingError, match=said):
+            frames[0, 24]
+    cropped = Preprocessing((16, 4), num_frames=4)  # every event of a recording on the left lies outside
+    with pytest.raises(RecordingError, match=r"recording user01_led:0 of train: it has no events within the frames"):
+        FramesOf(open_part(archive), cropped)[0, 0]
+
+
+def test_a_recording_that_is_changed_until_nothing_is_in_the_frames_stays_as_it_is(archive):
+    part, cropped = open_part(archive), Preprocessing((16, 4), num_frames=4)
+    changed = FramesOf(part, cropped, lambda _events, _rng: part.read(0))  # on the left, and so outside
+    assert changed[0, 2][0].equal(FramesOf(part, cropped)[0, 2][0])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import resource
+import shutil
 import signal
 import warnings
 
@@ -11,11 +13,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from small_runs import write_archive
 
 import rsnn
 from rsnn import hub
-from rsnn.errors import ConfigError, TrainingError
-from rsnn.training import loop, optimizers, recipe_from, train
+from rsnn.errors import CheckpointError, ConfigError, InputError, TrainingError
+from rsnn.training import loop, optimizers, recipe_from, report, run, train
 from rsnn.training.display import Display
 from rsnn.training.recipe import Optimizer, Phase, Schedule
 
@@ -133,9 +136,113 @@ def test_another_recipe_or_other_data_do_not_go_on_with_a_run(recipe, archive, t
     train(recipe(epochs=1), archive, tmp_path)
     with pytest.raises(TrainingError, match=r"its optimizer.lr is 0.01 and now it is 0.02"):
         train(recipe("optimizer.lr=0.02", epochs=1), archive, tmp_path)
-    with pytest.raises(TrainingError, match=r"another run: its data"):
+    with pytest.raises(TrainingError, match=r"another run: its training recordings .* than now test.npz"):
         train(recipe(epochs=1), test_archive, tmp_path)
     train(recipe("loop.workers=1", "loop.save_minutes=3", epochs=1), archive, tmp_path)
+
+
+def as_files(archive, folder):
+    """Write an archive's recordings as files, in a folder for each class."""
+    part = rsnn.data.EventArchive(archive)
+    for i, events in enumerate(part):
+        path = folder / part.class_names[int(part.labels[i])] / f"{i}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rsnn.data.write_events(path, events)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_other_recordings_of_the_same_names_and_labels_are_other_data(recipe, archive, tmp_path, kind):
+    chosen = recipe("data.kind=auto", epochs=1)
+    other = write_archive(tmp_path / "other.npz", seed=5)
+    if kind == "folder":
+        archive, other = (as_files(each, tmp_path / name / "mine") for name, each in (("a", archive), ("b", other)))
+    with pytest.raises(Killed):
+        train(
+            recipe("data.kind=auto", "loop.save_minutes=1e-9", epochs=1), archive, tmp_path / "run", display=KillAt(2)
+        )
+    with pytest.raises(TrainingError, match=r"another run: its training recordings have other names, labels or con"):
+        train(chosen, other, tmp_path / "run")
+    moved = tmp_path / "elsewhere"
+    (shutil.copytree if kind == "folder" else shutil.copy)(archive, moved)
+    heard = Heard()
+    train(chosen, moved, tmp_path / "run", display=heard)
+    assert "going on after epoch 0, update 1" in heard.said
+
+
+def test_another_test_part_is_another_run(recipe, archive, test_archive, tmp_path):
+    train(recipe(epochs=1), archive, tmp_path / "untested")
+    with pytest.raises(
+        TrainingError, match=r"tests on no recordings, and now there are some; .* rsnn evaluate .*model"
+    ):
+        train(recipe(epochs=1), archive, tmp_path / "untested", test=test_archive)
+    train(recipe(epochs=1), archive, tmp_path / "tested", test=test_archive)
+    with pytest.raises(TrainingError, match=r"tests on recordings, and now there are none"):
+        train(recipe(epochs=1), archive, tmp_path / "tested")
+    other = write_archive(tmp_path / "other.npz", recordings=9, seed=5)
+    with pytest.raises(TrainingError, match=r"its test recordings have other .* than now other\.npz"):
+        train(recipe(epochs=1), archive, tmp_path / "tested", test=other)
+
+
+def test_recordings_to_test_on_are_not_those_that_train(recipe, archive, test_archive, tmp_path):
+    for samples in ({}, {"samples": "0:12"}, {"samples": "0:12", "test_samples": "11:"}):
+        with pytest.raises(
+            InputError, match=r"recordings to test on \(train\.npz.* also train or validate; expected none"
+        ):
+            train(recipe(epochs=1), archive, tmp_path / "run", test=archive, **samples)
+    metrics = train(recipe(epochs=1), archive, tmp_path / "run", test=archive, samples="0:12", test_samples="12:")
+    assert metrics["test_selected"]["samples"] == 12
+    folder, tested = as_files(archive, tmp_path / "mine"), as_files(test_archive, tmp_path / "tested")
+    shutil.copy(folder / "left" / "0.npz", tested / "left" / "100.npz")
+    with pytest.raises(
+        InputError, match=r"^1 of the 10 recordings to test on \(tested; the first is 'left/100\.npz'\)"
+    ):
+        train(recipe("data.kind=auto", epochs=1), folder, tmp_path / "folder", test=tested)
+
+
+def test_a_command_that_fails_before_it_trains_does_not_claim_the_folder(recipe, archive, tmp_path):
+    with pytest.raises(ConfigError, match="expected at least one each"):
+        train(recipe("loop.accumulate=30", epochs=1), archive, tmp_path)
+    (tmp_path / "recipe.json").write_text("{")
+    train(recipe("loop.accumulate=2", epochs=1), archive, tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["loop"]["accumulate"] == 2
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(TrainingError, match=r"recipe.json cannot be read .* choose another --output"):
+        train(recipe("loop.accumulate=2", epochs=1), archive, tmp_path)
+
+
+def test_a_run_that_did_not_write_down_what_its_recordings_hold_is_not_gone_on_with(recipe, archive, tmp_path):
+    train(recipe(epochs=1), archive, tmp_path)
+    path = tmp_path / "recipe.json"
+    stored = json.loads(path.read_text())
+    for data in ({"training": "0" * 16, "validation": "0" * 16}, None):
+        path.write_text(json.dumps({**stored, "data": data}))
+        with pytest.raises(TrainingError, match=r"a run of an earlier version, .* choose another --output"):
+            train(recipe(epochs=1), archive, tmp_path)
+
+
+@pytest.mark.parametrize("decay", [0, 0.5])
+def test_processes_measure_with_the_statistics_of_the_first_which_are_kept(
+    recipe, archive, tmp_path, monkeypatch, decay
+):
+    """Each has its own; here it is the second of two, which gets 3 for every number of the first."""
+    seen, measure = [], loop.measure
+
+    def measured(model, *others):
+        seen.extend(model.buffers())
+        return measure(model, *others)
+
+    chosen = recipe(f"loop.ema={decay}", name="scnn-nmnist", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "num_processes", 2)
+        patch.setattr(loop, "broadcast", lambda buffer: torch.full_like(buffer, 3))
+        patch.setattr(loop, "measure", measured)
+        train(chosen, archive, tmp_path)
+    assert seen
+    selected = weights(tmp_path)["selected"]
+    statistics = [name for name in selected if name.endswith("running_mean")]
+    assert statistics
+    assert all(bool((selected[name] == 3).all()) for name in statistics)
 
 
 def test_a_run_of_a_version_whose_recipes_had_fewer_fields_goes_on(recipe, archive, tmp_path):
@@ -162,6 +269,49 @@ def test_a_loss_that_is_no_number_ends_with_the_last_good_checkpoint_intact(reci
     assert (tmp_path / "state.safetensors").read_bytes() == before
     monkeypatch.undo()
     assert train(chosen, archive, tmp_path)["phases"]["encoder"]["history"][-1]["epoch"] == 3
+
+
+def test_a_loss_that_is_no_number_says_what_is_saved(recipe, archive, tmp_path, monkeypatch):
+    def spoil():
+        monkeypatch.setattr(loop.losses, "targets", lambda labels, *_: torch.full((len(labels), 3), torch.nan))
+
+    class Spoils(Display):
+        def begin(self, phase, *_):
+            if phase == "classifier":
+                spoil()
+
+    chosen = recipe("phases.classifier.epochs=1", name="rsnn-nmnist-cl", epochs=1)
+    with pytest.raises(
+        TrainingError, match=r"nan in phase classifier, epoch 1, update 1; what was saved before in .* is"
+    ):
+        train(chosen, archive, tmp_path / "second", display=Spoils())
+    with pytest.raises(TrainingError, match=r"nan in phase encoder, epoch 1, update 1; nothing has been saved yet\."):
+        train(chosen, archive, tmp_path / "first")
+
+
+def test_a_full_disk_says_what_is_saved(recipe, archive, tmp_path, monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written .*; nothing was saved before: free some space and"):
+            train(recipe(epochs=1), archive, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def full(*_, **__):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise CheckpointError("cannot be written") from error
+
+    for module, intact in ((run, "the trained weights are intact"), (report, "the trained models are intact")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "save_model", full)
+            with pytest.raises(
+                TrainingError, match=rf"\(No space left on device\); {intact}: free some space and give"
+            ):
+                train(recipe(epochs=1), archive, tmp_path)
+    train(recipe(epochs=1), archive, tmp_path)
 
 
 def test_a_full_disk_is_named_and_the_last_good_checkpoint_intact(recipe, archive, tmp_path):

@@ -67,7 +67,13 @@ def test_a_stored_recipe_is_the_recipe(name):
     [
         ("optimiser.lr=1", "'optimizer.lr'"),
         ("optimizer.lrr=1", "'optimizer.lr'"),
-        ("lr=1", "lr"),
+        ("lr=1", "Did you mean 'optimizer.lr' or 'phases.encoder.lr' or 'phases.classifier.lr'?"),
+        ("epochs=3", "Did you mean 'phases.encoder.epochs' or 'phases.classifier.epochs' or 'phases.joint.epochs'?"),
+        ("model=x", "Did you mean 'phases.encoder.model' or"),
+        ("loop.epochs=3", "Did you mean 'phases.encoder.epochs' or"),
+        ("batchsize=3", "Did you mean 'loop.batch_size'?"),
+        ("augmnt.drop=0.1", "no field 'augmnt.drop'. Did you mean 'augment.drop'?"),
+        ("optimzer=adam", "Did you mean 'optimizer.lr'"),
         ("loop.batchsize=1", "'loop.batch_size'"),
         ("phases.encoder.epoch=1", "'phases.encoder.epochs'"),
         ("seed.x=1", "a whole number"),
@@ -102,6 +108,23 @@ def test_a_wrong_change_says_what_came_and_what_was_expected(change, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("optimizer.lr=.001", 0.001),
+        ("optimizer.lr=1.", 1.0),
+        ("optimizer.lr=+.5e-2", 0.005),
+        ("loop.cpu=True", True),
+        ("loop.cpu=FALSE", False),
+        ("name=v1.2.3", "v1.2.3"),
+    ],
+)
+def test_usual_spellings_of_numbers_and_truth(change, expected):
+    recipe = load_recipe("rsnn-gesture-cl", ["loop.cpu=true", change])
+    table, _, field = change.partition("=")[0].rpartition(".")
+    assert getattr(getattr(recipe, table) if table else recipe, field) == expected
+
+
 def test_an_unknown_recipe_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="'rsnn-gesture-cl'"):
         load_recipe("rsnn-gestures-cl")
@@ -111,6 +134,8 @@ def test_a_recipe_of_ones_own_builds_on_another(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('base = "rsnn-sign-cl"\nloop.batch_size = 7\n')
     recipe = load_recipe(path)
+    path.write_text(path.read_text(), "utf-8-sig")  # as some editors write it
+    assert load_recipe(path) == recipe
     assert recipe.name == "mine"
     assert recipe.loop.batch_size == 7
     assert recipe.loop.precision == load_recipe("rsnn-sign-cl").loop.precision

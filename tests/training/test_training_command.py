@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 
 import rsnn
 from rsnn.cli import app
+from rsnn.training import load_recipe
+from rsnn.training.sources import open_part
+from rsnn.training.splits import cut_validation
 
 SETTINGS = [word for change in SMALL for word in ("--set", change)]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -103,6 +106,25 @@ def test_two_processes_train_as_one_with_the_doubled_batch(archive, tmp_path):
     assert counted["samples"] == 24, "each recording once"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0, 0.5])
+def test_two_processes_measure_the_model_that_is_kept(archive, tmp_path, decay):
+    """BatchNorm has statistics of its own in each."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = ("--set", "loop.cpu=true", "--set", f"loop.ema={decay}", "--set", "phases.classifier.epochs=2")
+    done = run(launch + command(archive, tmp_path, *words, recipe="rsnn-nmnist-cl", epochs=1)[2:])
+    assert done.returncode == 0, done.stderr
+    recipe = load_recipe(tmp_path / "recipe.json")
+    part = open_part(archive)
+    _, validation = cut_validation(part.ids, part.labels, recipe.validation.fraction, by=recipe.validation.by)
+    model = rsnn.load(tmp_path / "classifier" / "last")
+    frames = torch.stack([model.preprocessing.frames(part.read(i)) for i in validation], dim=1)
+    with torch.no_grad():
+        entropy = torch.nn.functional.cross_entropy(model(frames), torch.tensor(part.labels[validation]))
+    history = json.loads((tmp_path / "classifier" / "metrics.json").read_text())["history"]
+    assert history[-1]["cross_entropy"] == pytest.approx(entropy.item(), rel=1e-4)
+
+
 def invoke(*words):
     return CliRunner().invoke(app, list(map(str, words)))
 
@@ -139,6 +161,10 @@ def test_train_and_evaluate_from_the_command_line(archive, test_archive, tmp_pat
     result = invoke("evaluate", folder / "model", "--data", test_archive, "--samples", "0:6", "--windows", "3")
     assert "6 recordings, 95 % interval" in " ".join(result.output.split())
     assert "most often taken for" in result.output
+    result = invoke(
+        "evaluate", folder / "model", "--data", test_archive, "--samples", "0:2", "--windows", "2", "--robustness"
+    )
+    assert "steps: left out, for --windows 2 takes whole ones" in " ".join(result.output.split())
 
 
 @pytest.fixture

@@ -172,6 +172,64 @@ def test_labels_beyond_the_named_classes_are_refused(archive, tmp_path):
         part_of(rsnn.data.EventArchive(tmp_path / "odd.npz"), "odd.npz")
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.arange(24) % 3 - 1, "has the label -1; expected whole numbers from 0"),
+        (np.arange(24) % 3 + 0.9, "has the label 0.9; expected whole numbers"),
+        (np.full(24, np.inf), "has the label inf; expected whole numbers"),
+        (
+            np.array(["left", "right", "top"] * 8),
+            "has the label 'left'; .* the names of the classes as its array 'class_n",
+        ),
+        (np.arange(23) % 3, r"has 24 recordings and labels of shape \(23,\); expected one label each"),
+    ],
+)
+def test_labels_that_are_no_class_indices_are_refused(archive, tmp_path, labels, said):
+    arrays = {name: array for name, array in np.load(archive).items() if name != "class_names"}
+    np.savez(tmp_path / "odd.npz", **{**arrays, "label": labels})
+    with pytest.raises(InputError, match=rf"odd\.npz {said}"):
+        open_part(tmp_path / "odd.npz")
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_whole_numbers_of_any_type_are_labels(archive, tmp_path, kind):
+    arrays = dict(np.load(archive))
+    np.savez(tmp_path / "whole.npz", **{**arrays, "label": arrays["label"].astype(kind)})
+    assert open_part(tmp_path / "whole.npz").labels.tolist() == arrays["label"].tolist()
+
+
+def test_contents_of_a_folder_are_of_its_chosen_files(archive, tmp_path):
+    events = rsnn.data.EventArchive(archive)
+    for i in range(4):
+        (tmp_path / "left").mkdir(exist_ok=True)
+        rsnn.data.write_events(tmp_path / "left" / f"{i}.npz", events[i % 3])
+    contents = open_part(tmp_path).contents
+    assert contents[0] == contents[3]
+    assert len({*contents}) == 3
+    chosen = open_part(tmp_path, samples="1:3")
+    (tmp_path / "left" / "0.npz").unlink()
+    assert chosen.contents == contents[1:3]
+
+
+@pytest.mark.parametrize("layout", ["left", "train/left", "manifest.csv"])
+@pytest.mark.parametrize("kind", ["gesture", "cifar10dvs", "nmnist"])
+def test_recordings_of_ones_own_under_an_official_name_say_how_they_are_taken(archive, tmp_path, layout, kind):
+    with pytest.raises(RecordingError) as caught:
+        open_part(tmp_path, kind=kind)
+    assert "data.kind=auto" not in str(caught.value)
+    (tmp_path / layout).parent.mkdir(exist_ok=True)
+    if layout == "manifest.csv":
+        (tmp_path / layout).write_text("path,label\n")
+    else:
+        (tmp_path / layout).mkdir(parents=True)
+        shutil.copy(archive, tmp_path / layout / "0.npz")
+    with pytest.raises(
+        RecordingError, match=r"--set data\.kind=auto --set validation\.by=id, rsnn evaluate with --kind auto"
+    ):
+        open_part(tmp_path, kind=kind)
+
+
 @pytest.mark.parametrize(("kind", "dataset"), [("gesture", gesture), ("cifar10dvs", cifar10dvs), ("nmnist", nmnist)])
 def test_the_official_data_sets_name_their_classes_as_the_zoo_does(kind, dataset):
     assert zoo.create_model(f"scnn-{kind}").class_names == dataset.CLASS_NAMES

@@ -52,6 +52,7 @@ class Ledger:
         }
         self._masks: dict[tuple[Any, ...], Tensor] = {}
         self._convolutions: dict[tuple[Any, ...], _Convolution] = {}
+        self._carried: dict[tuple[str, str], float] = {}
 
     def layer(self, name: str, kind: str, weight: Tensor | None = None) -> LayerEnergy:
         """Return the layer of that name and kind, a new one where there is none."""
@@ -59,7 +60,10 @@ class Ledger:
         if layer is None:
             layer = self.layers[name, kind] = LayerEnergy(name, kind, binary=kind in PRODUCTS)
             if weight is not None:
-                layer.weights, layer.nonzero_weights = weight.numel(), arithmetic.nonzero(weight)
+                once = weight[
+                    tuple(0 if step == 0 else slice(None) for step in weight.stride())
+                ]  # where it is repeated
+                layer.weights, layer.nonzero_weights = once.numel(), arithmetic.nonzero(once)
         return layer
 
     def is_parameter(self, tensor: Tensor) -> bool:
@@ -125,8 +129,16 @@ class Ledger:
             outputs *= side
         self.wrote(layer, outputs, bytes_per_element)
 
-    def finish(self) -> None:
-        """Add the convolutions that were collected to their layers."""
+    def carries(self, layer: LayerEnergy, size: float) -> None:
+        """Note that a layer carries a state of `size` bytes a sample from one call to the next: the largest counts."""
+        key = (layer.name, layer.kind)
+        self._carried[key] = max(size, self._carried.get(key, 0.0))
+
+    def finish(self, samples: int) -> None:
+        """Add the convolutions and states that were collected in a pass of so many samples to their layers."""
+        for key, size in self._carried.items():
+            self.layers[key].state_bytes += samples * size
+        self._carried.clear()
         for one in self._convolutions.values():
             effective = arithmetic.convolution(one.nonzero, one.taps, *one.how)
             pairs = arithmetic.taps_inside(one.nonzero.shape[1:], one.taps.shape[1:], *one.how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rsnn.data import Events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
+from rsnn.energy import modules
 from rsnn.energy.costs import EnergyModel, energy_model
 from rsnn.energy.ledger import Ledger
 from rsnn.energy.recorder import Recorder
@@ -31,7 +32,8 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
 
     Args:
         model: any module from frames (T, N, C, H, W) to logits; it runs in eval mode and is left as it was. A compiled
-            one runs as if it were not.
+            one runs as if it were not; one that keeps its state between calls, as SpikingJelly's do, starts every batch
+            from its reset state.
         frames: frames (T, N, C, H, W), or (T, C, H, W) of one sample, as a tensor or array; or `Events`, for a model
             with a preprocessing; or an iterable (a `DataLoader`, a data set) of these, alone or with labels as
             `(frames, labels)`.
@@ -54,9 +56,10 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
         model.eval()
+        recorder.attach()
         for batch in _batches(frames, model):
             batch = batch.to(weight)
-            with torch.no_grad(), _uncompiled(model), recorder.watching():
+            with torch.no_grad(), _uncompiled(model), _fresh(model), recorder.watching(batch.shape[1]):
                 model(batch)
             samples, steps = samples + batch.shape[1], steps + batch.shape[0] * batch.shape[1]
     finally:
@@ -82,10 +85,34 @@ def energy_report(model: nn.Module, frames: Any, *, energy: str | EnergyModel = 
     return EnergyReport(tuple(layers), dict(ledger.not_counted) | _unseen(model, ledger), samples, costs)
 
 
-def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """Have what is compiled run operation by operation for a while."""
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Have what is compiled or scripted run operation by operation for a while."""
     compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with eager, torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # would fuse on a GPU
+        yield
+
+
+@contextmanager
+def _fresh(model: nn.Module) -> Iterator[None]:
+    """Have what keeps its state between calls start from its reset state, and leave it with the state it had."""
+    kept: list[tuple[Any, dict[str, Any]]] = []
+    for module in model.modules():
+        memories = modules.memories(module)
+        if memories is not None:
+            kept.append((module, dict(vars(module))))
+            # A reset writes into the tensors that it finds.
+            copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in memories.items()}
+            vars(module)["_memories"] = copies
+    try:
+        for module, _ in kept:
+            module.reset()
+        yield
+    finally:
+        for module, attributes in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def _add_parameters(model: nn.Module, layers: list[LayerEnergy]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from rsnn.energy import arithmetic, modules, rules
 from rsnn.energy.ledger import Ledger
+from rsnn.energy.modules import tensors_in
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 class Recorder(TorchDispatchMode):
-    """Counts what runs while it is `watching`, over all samples; `close` takes its hooks off the model.
+    """Counts what a model runs while it is `watching`, over all samples, from `attach` on until `close`.
 
     Attributes:
         takes: our kernels that may run as one operation before its eyes (see `rsnn.kernels.watched`).
 
     Modules that `modules.find` knows are counted as a whole, and their insides run unwatched; the operations of all
-    others are counted one by one. Whether a tensor is binary belongs to its storage, so views inherit it; every
-    operation that writes sets it anew.
+    others are counted one by one, those of a `torch.jit.ScriptModule`, which takes no hooks, as its parent's. Whether a
+    tensor is binary belongs to its storage, so views inherit it; every operation that writes sets it anew.
 
     """
 
@@ -33,19 +37,31 @@ class Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger(model)
+        self._model = model
+        self._samples = 0  # in this pass
         self._path: list[str] = []
         self._calls: list[modules.Call] = []  # of modules that are counted as a whole and run now
         self._comparing: set[str] = set()
         self._binary: set[int] = set()
         self._constants: set[int] = set()  # a state that starts at zero is no spike train
         self._accumulated: set[int] = set()  # fresh outputs of convolutions and products: batch norms fold into them
+        self._weights: list[Tensor] = []  # parameters and buffers, kept so that nothing else takes their storage
+        self._fixed: set[int] = set()  # they, and what is made of nothing else: the same for every sample
+        self._padded: dict[int, _Padding] = {}
+        self._returned: dict[str, list[ref[Tensor]]] = {}  # by modules, at their last call
+        self._fed: dict[str, int] = {}  # bytes of it that a module has got back at the call that runs
         self._state_paths: set[str] = set()
         self._onednn: list[bool] = []
         self._hooks: list[Any] = []
+
+    def attach(self) -> None:
+        """Put the hooks on the model."""
         known: list[str] = []
-        for name, module in model.named_modules():
+        for name, module in self._model.named_modules():
             if any(name.startswith(f"{outer}." if outer else "") for outer in known):
                 continue  # a hook in there would keep it from running as one operation
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             whole = modules.find(module)
             if whole is not None:
                 known.append(name)
@@ -60,12 +76,15 @@ class Recorder(TorchDispatchMode):
             hook.remove()
         while self._onednn:
             torch._C._set_mkldnn_enabled(self._onednn.pop())
-        self.start()
+        self._forget()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Count one pass."""
-        self.start()
+    def watching(self, samples: int) -> Iterator[None]:
+        """Count one pass of so many samples."""
+        self._forget()
+        self._samples = samples
+        self._weights = [*self._model.parameters(), *self._model.buffers()]
+        self._fixed.update(map(_storage, self._weights))
         self.__enter__()  # type: ignore[no-untyped-call]
         try:
             yield
@@ -74,15 +93,15 @@ class Recorder(TorchDispatchMode):
                 self._calls.clear()
             else:
                 self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self.ledger.finish()
+        self.ledger.finish(samples)
 
-    def start(self) -> None:
+    def _forget(self) -> None:
         """Forget what belongs to one pass: storages are reused by the next."""
-        self._path.clear()
-        self._binary.clear()
-        self._accumulated.clear()
-        self._constants.clear()
-        self._comparing.clear()
+        for of_one_pass in (
+            *(self._path, self._binary, self._accumulated, self._constants, self._comparing),
+            *(self._weights, self._fixed, self._padded, self._returned, self._fed),
+        ):
+            of_one_pass.clear()
 
     # Modules
 
@@ -95,6 +114,7 @@ class Recorder(TorchDispatchMode):
                 if whole is None:
                     torch._C._set_mkldnn_enabled(False)
             if whole is None:
+                self._take_back(name, args, kwargs)
                 return None
             call, watched = modules.watched(module, args, kwargs)
             if not self._calls:
@@ -133,15 +153,15 @@ class Recorder(TorchDispatchMode):
         for parameter in module.parameters():
             self.ledger.use(parameter)
         output = call.pooled(output)
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             self._mark(tensor, binary=False)
         if whole.spikes:
             self._mark(output[0], binary=True)
         return output
 
     def _outcome(self, name: str, module: nn.Module, output: Any) -> None:
-        """Count spikes of neurons made of a user's operations, and the state of any module that returns one."""
-        first = next(iter(_tensors(output)), None)
+        """Count spikes of neurons made of a user's operations, and the state that a module carries to its next call."""
+        first = next(iter(tensors_in(output)), None)
         if first is None:
             return
         if name in self._comparing:
@@ -151,26 +171,52 @@ class Recorder(TorchDispatchMode):
                 with _disable_current_modes():
                     layer.spikes += arithmetic.nonzero(first)
                 layer.neuron_steps += first.numel()
-        state = _tensors(output[1:]) if isinstance(output, tuple | list) else []
-        if not state or any(
-            other != name and other.startswith(f"{name}." if name else "") for other in self._state_paths
-        ):
-            return  # what a module returns of its parts' states is theirs
+        self._carry(name, module, output)
+
+    def _take_back(self, name: str, args: Any, kwargs: Any) -> None:
+        """Note what a module gets beside its input of what it returned at its last call: a state, whatever it is."""
+        if len(args) + len(kwargs) < 2 or name not in self._returned:
+            return
+        returned = {_storage(tensor) for tensor in (alive() for alive in self._returned[name]) if tensor is not None}
+        returned.difference_update(map(_storage, tensors_in(args[:1])))
+        given = tensors_in((args[1:], tuple(kwargs.values())))
+        self._fed[name] = sum(tensor.nbytes for tensor in given if _storage(tensor) in returned)
+
+    def _carry(self, name: str, module: nn.Module, output: Any) -> None:
+        samples, fed = self._samples, self._fed.pop(name, 0)
+        memories = modules.memories(module)
+        if memories is not None:
+            size = sum(tensor.nbytes for tensor in tensors_in(tuple(memories.values())))
+        else:
+            self._returned[name] = [ref(tensor) for tensor in tensors_in(output)]
+            if any(other != name and other.startswith(f"{name}." if name else "") for other in self._state_paths):
+                return  # what a module returns of its parts' states is theirs
+            state = modules.state(module, output, samples)
+            size = fed if state is None else sum(tensor.nbytes for tensor in state[0])
+            if state is not None:
+                samples = min(samples, max(1, state[1]))  # it may take them one by one
+        if not size:
+            return
         self._state_paths.add(name)
         whole = modules.find(module)
         row = ".".join(filter(None, (name, "" if whole is None else whole.neurons)))
-        layer = self.ledger.layer(row, "neuron" if whole is not None and whole.spikes else "pointwise")
-        layer.state_bytes += sum(s.numel() * s.element_size() for s in state)
+        spikes = (whole is not None and whole.spikes) or (row, "neuron") in self.ledger.layers
+        self.ledger.carries(self.ledger.layer(row, "neuron" if spikes else "pointwise"), size / samples)
 
     # Operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _is_composite(func):  # in inference mode torch leaves that to us
+            with self:
+                return func.decompose(*args, **kwargs)
         name = func.overloadpacket.__name__
-        inputs = _tensors(args)
+        inputs = tensors_in(args)
         for tensor in inputs:
             if tensor.ndim > 1:
                 self.ledger.use(tensor)
+        made_of = (*inputs, *tensors_in((*kwargs.values(),)))
+        fixed = bool(made_of) and name not in rules.CONSTANTS and self._is_fixed(*made_of)
         if name in rules.PLAIN:
             binary = constant = self._constant_binary(name, args, kwargs)
             if name in rules.FILLS_IN_PLACE and not _is_whole(args[0]):  # the rest stays what it is
@@ -178,13 +224,14 @@ class Recorder(TorchDispatchMode):
                 constant = binary and _storage(args[0]) in self._constants
             out = func(*args, **kwargs)
             if not func.is_view and name != "detach":
-                for tensor in _tensors(out):
-                    self._mark(tensor, binary=binary)
+                for tensor in tensors_in(out):
+                    self._mark(tensor, binary=binary, fixed=fixed)
                     if constant:
                         self._constants.add(_storage(tensor))
             return out
         binaries = [self._is_binary(tensor) for tensor in inputs]
         binary = name in rules.BINARY or (name in rules.KEEPS_BINARY and self._stays_binary(name, args))
+        binary = binary and not _accumulates(name, args)
         biased = name in ("add", "add_") and self._is_biased(*args[:2])
         accumulated = biased or (bool(inputs) and _storage(inputs[0]) in self._accumulated)
         # In place it changes what it is given: looked at before it runs.
@@ -194,18 +241,22 @@ class Recorder(TorchDispatchMode):
             return out
         if name in rules.COMPARISONS and self._path:
             self._comparing.add(self._path[-1])
-        if not biased:
-            self._count(name, args, out, inputs, binaries, accumulated, both)
-        for position, tensor in enumerate(_tensors(out)):
-            self._mark(tensor, binary=binary and not position if name in rules.WITH_INDICES else binary)
+        if not biased and not fixed:  # what is made of weights alone is a weight
+            self._count(name, args, kwargs, out, inputs, binaries, accumulated, both)
+        for position, tensor in enumerate(tensors_in(out)):
+            one_binary = binary and not position if name in rules.WITH_INDICES else binary
+            self._mark(tensor, binary=one_binary, fixed=fixed)
+        if name == "constant_pad_nd" and not (len(args) > 2 and args[2]):
+            self._padded[_storage(out)] = _Padding.of(out, args[1])
         if name in rules.ACCUMULATED or biased or (accumulated and name in ("_unsafe_view", "clone")):
-            self._accumulated.update(_storage(tensor) for tensor in _tensors(out))
+            self._accumulated.update(_storage(tensor) for tensor in tensors_in(out))
         return out
 
     def _count(
         self,
         name: str,
         args: Any,
+        kwargs: Any,
         out: Any,
         inputs: list[Tensor],
         binaries: list[bool],
@@ -213,15 +264,25 @@ class Recorder(TorchDispatchMode):
         both: int,
     ) -> None:
         """Add one operation to its layer, or to what is not counted."""
-        made = next(iter(_tensors(out)), None)
-        if name in rules.FREE or made is None:
+        made = next(iter(tensors_in(out)), None)
+        if made is None:
             return
         each = made.numel()
-        if name in rules.CONVOLUTIONS:
+        if _accumulates(name, args):
+            added = torch.ops.aten.index.Tensor(args[0], args[1]).numel()
+            values = args[2]  # broadcast
+            nonzero = arithmetic.nonzero(values) * added // max(1, values.numel())
+            self.ledger.pointwise(self._here(), "pointwise", added, made.element_size(), ac=(nonzero, added))
+        elif name in rules.FREE:
+            return
+        elif name in rules.CONVOLUTIONS:
             self._convolution(args, made, binaries[0])
         elif name in rules.PRODUCTS:
             left, right = args[1:3] if name.startswith(("add", "badd")) else args[:2]
             self.ledger.product(self._here(), left, right, made, binary=self._is_binary(left) or self._is_binary(right))
+            if not self._is_fixed(left) and not self._is_fixed(right):
+                self._scale(made, kwargs.get("alpha", 1))
+            self._scale(args[0], kwargs.get("beta", 1) or 1)
         elif name in rules.ATTENTION:
             self._attention(args, made)
         elif name in rules.NORMS | rules.LAYER_NORMS:
@@ -237,6 +298,8 @@ class Recorder(TorchDispatchMode):
             self._pointwise("pointwise", made, **{"ac" if selects and name.startswith("mul") else "mac": count})
         elif name in rules.ADDITIONS:
             self._pointwise("pointwise", made, ac=(both, each))
+            scaled = args[0 if name == "rsub" else 1]
+            self._scale(scaled, kwargs.get("alpha", args[2] if len(args) > 2 else 1))
         elif name in rules.FUNCTIONS:
             self._pointwise("function", made, mac=each)
         elif name in rules.SUMS:
@@ -255,6 +318,9 @@ class Recorder(TorchDispatchMode):
         x, weight, _, stride, padding, dilation, transposed, _, groups = args[:9]
         axes = x.ndim - 2
         stride, padding, dilation = ([*v] * axes if len(v) == 1 else v for v in (stride, padding, dilation))
+        x, before = self._unpadded(x, axes)
+        steps = (-s for s in stride) if transposed else [1] * axes
+        padding = [border + step * b for border, step, b in zip(padding, steps, before, strict=True)]
         self.ledger.convolution(
             self.ledger.name_of(weight, self._here()),
             weight,
@@ -292,6 +358,9 @@ class Recorder(TorchDispatchMode):
 
     def _average_pool(self, name: str, args: Any, out: Tensor) -> None:
         x, axes, divisor = args[0], int(name[-2]), None
+        before = [0] * axes
+        if not name.startswith("_adaptive"):
+            x, before = self._unpadded(x, axes)
         sizes, out_sizes = x.shape[-axes:], out.shape[-axes:]
         if name.startswith("_adaptive"):
             covers = [arithmetic.adaptive_windows(*pair, x.device) for pair in zip(sizes, out_sizes, strict=True)]
@@ -301,8 +370,8 @@ class Recorder(TorchDispatchMode):
             how = ([*v] * axes if len(v) == 1 else v for v in (args[1], stride, padding))
             divisor = args[6] if len(args) > 6 else None
             covers = [
-                arithmetic.windows(size, out_size, side, step, border, x.device)
-                for size, out_size, side, step, border in zip(sizes, out_sizes, *how, strict=True)
+                arithmetic.windows(size, out_size, side, step, border + b, x.device)
+                for size, out_size, side, step, border, b in zip(sizes, out_sizes, *how, before, strict=True)
             ]
         places = arithmetic.nonzero_map(x.reshape(-1, *sizes))
         everywhere = x.numel() // places.numel() * arithmetic.pooled(torch.ones_like(places), covers)
@@ -312,6 +381,13 @@ class Recorder(TorchDispatchMode):
 
     def _pointwise(self, kind: str, out: Tensor, **counts: int | tuple[int, int]) -> None:
         self.ledger.pointwise(self._here(), kind, out.numel(), out.element_size(), **counts)
+
+    def _scale(self, term: Any, factor: float) -> None:
+        """Count the product of a term of a sum with a number; that of a weight folds into it."""
+        if factor in (1, -1) or not isinstance(term, Tensor) or self._is_fixed(term):
+            return
+        selects = self._is_binary(term) and _storage(term) not in self._constants
+        self._pointwise("pointwise", term, **{"ac" if selects else "mac": (arithmetic.nonzero(term), term.numel())})
 
     # Book-keeping
 
@@ -327,14 +403,26 @@ class Recorder(TorchDispatchMode):
     def _is_binary(self, tensor: Tensor) -> bool:
         return tensor.dtype == torch.bool or _storage(tensor) in self._binary
 
+    def _is_fixed(self, *tensors: Tensor) -> bool:
+        return all(_storage(tensor) in self._fixed for tensor in tensors)
+
+    def _unpadded(self, x: Tensor, axes: int) -> tuple[Tensor, list[int]]:
+        """Return x without the zeros that were put around it along its last axes, and how many came before it there."""
+        padding = self._padded.get(_storage(x))
+        if padding is None or not padding.is_all_of(x, axes):
+            return x, [0] * axes
+        for axis, (before, after) in enumerate(padding.sides, start=-len(padding.sides)):
+            x = x.narrow(axis, before, x.shape[axis] - before - after)
+        return x, [0] * (axes - len(padding.sides)) + [before for before, _ in padding.sides]
+
     def _stays_binary(self, name: str, args: Any) -> bool:
         """Tell whether all that an operation of `rules.KEEPS_BINARY` makes its output of are zeros and ones."""
         values = [args[place] for place in rules.VALUES[name]] if name in rules.VALUES else list(args)
         if name in rules.WITH_CONSTANT and _is_zero_or_one(values[-1]):
             del values[-1]
-        elif not _tensors(values):
+        elif not tensors_in(values):
             return False
-        return all(map(self._is_binary, _tensors(values))) and _by_binary(name, args)
+        return all(map(self._is_binary, tensors_in(values))) and _by_binary(name, args)
 
     def _is_biased(self, left: Any, right: Any) -> bool:
         """Tell whether a sum is that of a product and its bias, which torch adds on its own to some inputs."""
@@ -346,14 +434,54 @@ class Recorder(TorchDispatchMode):
                 return True
         return False
 
-    def _mark(self, tensor: Tensor, *, binary: bool) -> None:
+    def _mark(self, tensor: Tensor, *, binary: bool, fixed: bool = False) -> None:
         storage = _storage(tensor)
         self._accumulated.discard(storage)
         self._constants.discard(storage)
-        if binary:
-            self._binary.add(storage)
-        else:
-            self._binary.discard(storage)
+        self._padded.pop(storage, None)
+        for known, kind in ((binary, self._binary), (fixed, self._fixed)):
+            if known:
+                kind.add(storage)
+            else:
+                kind.discard(storage)
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """Zeros around a tensor: how many before and after it along each of its last axes, and how those lie in memory."""
+
+    sides: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    elements: int
+
+    @classmethod
+    def of(cls, padded: Tensor, pad: Sequence[int]) -> _Padding:
+        """Return the padding of `torch.nn.functional.pad`, which names the last axis first."""
+        sides = list(zip(pad[-2::-2], pad[::-2], strict=True))
+        while sides and sides[0] == (0, 0):
+            del sides[0]
+        first = padded.ndim - len(sides)
+        return cls(tuple(sides), padded.shape[first:], padded.stride()[first:], padded.numel())
+
+    def is_all_of(self, x: Tensor, axes: int) -> bool:
+        """Tell whether x is the padded tensor, or a view that leaves the padded axes, at most so many, as they are."""
+        first = x.ndim - len(self.sides)
+        return (
+            len(self.sides) <= axes
+            and all(before >= 0 <= after for before, after in self.sides)
+            and (x.numel(), x.shape[first:], x.stride()[first:]) == (self.elements, self.shape, self.stride)
+        )
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Tell whether an operation is made of others, which it comes apart into."""
+    return func._can_decompose()
+
+
+def _accumulates(name: str, args: Any) -> bool:
+    return name in rules.ACCUMULATE and len(args) > 3 and bool(args[3])
 
 
 def _both(left: Any, right: Any) -> int:
@@ -383,9 +511,3 @@ def _is_whole(tensor: Tensor) -> bool:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    return [tensor for branch in tree for tensor in _tensors(branch)] if isinstance(tree, tuple | list) else []

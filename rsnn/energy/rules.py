@@ -29,6 +29,8 @@ _SELECTS = """
 """
 
 COMPARISONS = frozenset(_COMPARISONS.split())
+# What these make is new, whatever gave them a shape.
+CONSTANTS = frozenset(_CONSTANTS.split())
 FREE = frozenset(f"{_MOVES} {_LOGIC} {_COMPARISONS} {_CONSTANTS} {_SELECTS}".split())
 
 # What keeps zeros and ones zeros and ones; multiplication of two such tensors is a logical and.
@@ -58,7 +60,10 @@ MULTIPLICATIONS = {
     **dict.fromkeys("mul mul_ div div_ square square_ reciprocal lerp lerp_".split(), 1),
     **dict.fromkeys("addcmul addcmul_ addcdiv addcdiv_".split(), 2),
 }
+# The term that is scaled by `alpha` is the second, but of `rsub`.
 ADDITIONS = frozenset("add add_ sub sub_ rsub".split())
+# They add where they are asked to `accumulate`.
+ACCUMULATE = frozenset("index_put index_put_".split())
 # A table of straight pieces, as hardware has them: one multiply-accumulate each.
 _FUNCTIONS = """
     sigmoid tanh exp log log1p log2 sqrt rsqrt pow erf gelu silu elu softplus leaky_relu sin cos atan hardsigmoid

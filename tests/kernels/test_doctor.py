@@ -40,12 +40,22 @@ def test_a_gpu_without_cupy_falls_back_and_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize("forced", ["fast", "cupy"])
-def test_a_kernel_that_cannot_be_forced_is_an_error(monkeypatch, forced):
+def test_a_kernel_that_cannot_be_forced_is_an_error_beside_all_else(monkeypatch, forced):
     monkeypatch.setattr(kernels.selection, "_reasons", dict.fromkeys(kernels.status()) | {"cupy": "no CUDA device"})
     monkeypatch.setenv("RSNN_KERNEL", forced)
     code, text = doctor(monkeypatch)
     assert code == 1
-    assert f"RSNN_KERNEL: {'there is no kernel' if forced == 'fast' else 'kernel'} {forced!r}" in text
+    reason = f"RSNN_KERNEL: {'there is no kernel' if forced == 'fast' else 'kernel'} {forced!r}"
+    assert f"RSNN_KERNEL {reason}" in text  # a row of the table
+    assert f"error: {reason}" in text
+    with kernels.use("auto"):
+        assert f"cpu CPU, LIF by {kernels.selected()!r}" in text
+    assert "kernel cupy no CUDA device" in text
+    monkeypatch.setenv("RSNN_KERNEL", "torch")
+    code, text = doctor(monkeypatch)
+    assert code == 0
+    assert "RSNN_KERNEL torch" in text
+    assert "cpu CPU, LIF by 'torch'" in text
 
 
 def test_what_spikingjelly_itself_takes():

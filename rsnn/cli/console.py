@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -28,12 +30,40 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the library's errors into one line and exit code 1."""
+    """Turn the library's errors, and what the system refuses, into one line and exit code 1.
+
+    What standard output still holds is written at the end, while there is somebody to tell that it cannot be.
+    """
     try:
         yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except RSNNError as error:
         print_error(str(error))
         raise typer.Exit(1) from None
+    except BrokenPipeError:  # who read it has seen enough; Typer ends without a word
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason = f"the output cannot be written: {reason}; expected a file with room for it"
+        print_error(reason if error.filename is None else f"{error.filename}: {reason}")
+        _give_up_output()
+        raise typer.Exit(1) from None
+    except UnicodeEncodeError as error:
+        text = error.object[error.start : error.end]
+        print_error(f"{text!a} cannot be written in {error.encoding}; set PYTHONIOENCODING=utf-8")
+        raise typer.Exit(1) from None
+
+
+def _give_up_output() -> None:
+    """Let standard output go nowhere if it cannot be written: Python would complain once more when it closes it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # it may have no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_error(text: str) -> None:
@@ -44,12 +74,16 @@ def print_error(text: str) -> None:
 def print_table(table: Table) -> None:
     """Print a table, whole where it goes to a file or another program, which do not know 80 columns."""
     console = out if out.is_terminal else Console(file=out.file, width=max(out.width, 240))
-    console.print(table)
+    with user_errors():
+        console.print(table)
 
 
 def print_json(value: object) -> None:
     """Print plain data for other programs."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with user_errors():
+        if sys.stdout is None:
+            raise InputError("standard output is closed; expected a file or another program to write to")
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

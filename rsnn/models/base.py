@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn import hub
-from rsnn.errors import InputError
+from rsnn.errors import CheckpointError, InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
 from rsnn.models.prediction import Prediction, Recording, classify, decide_early, evaluating, frames_of
@@ -363,7 +363,11 @@ class EventClassifier(nn.Module):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        assert isinstance(model, cls)
+        if not isinstance(model, cls):
+            raise CheckpointError(
+                f"{source} is the library's {type(model).__name__}, not {cls.__module__}.{cls.__qualname__}, of which "
+                "a checkpoint knows nothing: build yours, and give it the weights of rsnn.load(...).state_dict()"
+            )
         if num_classes not in (None, model.num_classes):
             model.reset_classifier(num_classes)
         return model

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from rsnn.data import Events, read_events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
+from rsnn.streaming.modes import evaluating as evaluating  # those who classify take it from here
 
 if TYPE_CHECKING:
     from rsnn.models.base import EventClassifier
@@ -103,15 +103,3 @@ def classify(
         with evaluating(model):
             predictions = model.predictions(model(frames.to(weight.device)))
         yield [(place, prediction) for (place, _), prediction in zip(batch, predictions, strict=True)]
-
-
-@contextmanager
-def evaluating(model: EventClassifier) -> Iterator[None]:
-    """Put the model into eval mode, without gradients, for a while."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

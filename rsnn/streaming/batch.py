@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from rsnn.data import Events
 from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
 from rsnn.streaming import snapshots, trees
+from rsnn.streaming.modes import evaluating
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
 from rsnn.streaming.step import Step
 from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing, whole_number
@@ -198,7 +198,7 @@ class StreamBatch:
         frames = _next_of_each(walks)
         if not frames:  # the usual case where chunks are shorter than steps
             return outputs
-        with torch.no_grad(), _evaluating(self.model):
+        with evaluating(self.model):
             while frames:
                 self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
                 for i in frames:
@@ -214,7 +214,7 @@ class StreamBatch:
 
     def warm_up(self) -> None:
         """Run one empty step that leaves no trace: kernels are loaded, or compiled, before events come."""
-        with torch.no_grad(), _evaluating(self.model):
+        with evaluating(self.model):
             self._advance([(Window(0), None)])
 
     def reset(self, stream: int | None = None) -> None:
@@ -308,11 +308,10 @@ class StreamBatch:
         """Return a state of the model for so many samples, to learn how it is made."""
         return self._after(1, samples)[1]
 
-    @torch.no_grad()
     def _after(self, steps: int, samples: int = 1) -> tuple[Tensor, Any]:
         """Return the logits (samples, K) and the state of the model after so many silent steps."""
         logits, state = torch.empty(0), None
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for _ in range(steps):
                 logits, state = self.model.advance(self._batch([None] * samples), state)
         return logits, state
@@ -338,16 +337,3 @@ def _next_of_each(walks: dict[int, Iterator[Any]]) -> dict[int, Any]:
         else:
             items[key] = item
     return items
-
-
-@contextmanager
-def _evaluating(model: EventClassifier) -> Iterator[None]:
-    """Put the model into eval mode for a while."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()

@@ -66,6 +66,7 @@ class Slicer:
         step: number of the open step; all before it are complete.
         events: how many the open step has.
         late: events left out because their step was complete.
+        span_us: times of the first and the last event of the chunk that was added last, None before one was.
 
     """
 
@@ -93,6 +94,7 @@ class Slicer:
         self.origin_us: int | None = None
         self.step = 0
         self.late = 0
+        self.span_us: tuple[int, int] | None = None
         self._given = 0  # events that were added, late ones too
 
     def end_us(self, step: int) -> int:
@@ -103,8 +105,8 @@ class Slicer:
         """Return the chunk, if it is one.
 
         Raises:
-            InputError: it is neither Events nor a structured array with fields t, x, y and p, or of another sensor,
-                or one smaller than the frames.
+            InputError: it is neither Events nor a structured array of integers with fields t, x, y and p, or of another
+                sensor, or one smaller than the frames.
             RecordingError: an event lies outside the sensor; the message says which of the stream it is.
 
         """
@@ -126,7 +128,8 @@ class Slicer:
             )
         height, width = self._preprocessing.frame_size
         size = self._sensor_size or (width, height)
-        still = {"t": np.zeros(len(chunk), np.int64), **{name: chunk[name] for name in "xyp"}}
+        # The times are checked for their type alone: their order does not matter.
+        still = {"t": np.zeros_like(chunk["t"]), **{name: chunk[name] for name in "xyp"}}
         try:
             events = Events(**still, sensor_size=size)
         except RecordingError:
@@ -146,6 +149,7 @@ class Slicer:
             return
         self._given += len(chunk)
         t, events = self._in_order(chunk)
+        self.span_us = int(t[0]), int(t[-1])
         if self.origin_us is None:
             self.origin_us = int(t[0])
         open_since = self.origin_us + self._timing.start_us(self.step)
@@ -225,6 +229,7 @@ class Slicer:
         self._counts = np.array(snapshot["counts"], dtype=np.float32)
         self.events = snapshot["events"]
         self.origin_us, self.step, self.late = snapshot["origin_us"], snapshot["step"], snapshot["late"]
+        self.span_us = None
         self._given = snapshot["given"]
 
 

@@ -72,12 +72,42 @@ def check_snapshot(snapshot: object, settings: dict[str, Any]) -> None:
         counts = slicer["counts"]
         if counts.shape != (2, *settings["frame_size"]) or counts.dtype != np.float32:
             raise _damaged(f"its counts are {_said([counts])}")
+        _check_slicer(slicer, stream["step"], settings)
+        if not 0 <= stream["silent"] <= stream["step"]:
+            raise _damaged(f"at step {stream['step']} it counts {stream['silent']} silent ones")
+        if not 0 <= stream["weight"] < np.inf or (stream["evidence"] is None and stream["weight"]):
+            raise _damaged(f"the weight of its evidence is {stream['weight']}")
         for window in stream["windows"]:
             _check_fields("window", window, _WINDOW)
+            if not 0 <= window["events"] <= slicer["given"]:
+                raise _damaged(f"of {slicer['given']} events a window has {window['events']}")
+            if window["logits"] is None and any(leaf is not None for leaf in window["state"]):
+                raise _damaged("a window has a state and no logits")
         step, T, stride = stream["step"], settings["num_frames"], settings["stride_steps"]
         starts = [window["start"] for window in stream["windows"]]
         if starts != list(range(max(0, (step - T) // stride * stride + stride), step, stride)):
             raise _damaged(f"at step {step} its windows begin at {starts}")
+
+
+def _check_slicer(slicer: dict[str, Any], step: int, settings: dict[str, Any]) -> None:
+    """Check that a slicer's numbers agree with each other, and with the step that its stream has come to."""
+    origin_us, last_us, began = slicer["origin_us"], slicer["clock"]["last"], slicer["given"] > 0
+    if began != (origin_us is not None) or began != (slicer["clock"]["last_raw"] is not None):
+        raise _damaged(f"of {slicer['given']} events the first was at {origin_us} us")
+    if min(slicer["events"], slicer["late"]) < 0 or slicer["events"] + slicer["late"] > slicer["given"]:
+        raise _damaged(
+            f"of {slicer['given']} events {slicer['late']} were late and {slicer['events']} are in the open step"
+        )
+    counts = slicer["counts"]
+    # Beyond 2^24 float32 counts no further.
+    if not (counts >= 0).all() or (counts.max() < 1 << 24 and counts.sum(dtype=np.float64) != slicer["events"]):
+        raise _damaged(f"its counts are not those of the {slicer['events']} events of the open step")
+    # The open step is the next to run, or that of the last event where steps in between have not been run.
+    newest = (last_us - origin_us) * settings["num_frames"] // settings["window_us"] if began else 0
+    if slicer["step"] != max(step, newest):
+        raise _damaged(
+            f"step {slicer['step']} is open, the stream has come to step {step} and its last event to step {newest}"
+        )
 
 
 def check_states(snapshot: dict[str, Any], first: Any, second: Any) -> None:

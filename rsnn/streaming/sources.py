@@ -10,18 +10,22 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data import iter_events
+from rsnn.data import EVENT_DTYPE, iter_events
+from rsnn.data.events import find_fault
 from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
 from rsnn.data.readers.common import Source as RecordingSource
-from rsnn.errors import InputError, MissingDependencyError
+from rsnn.errors import InputError, MissingDependencyError, RecordingError, RSNNError
 from rsnn.streaming.slicer import Chunk, as_array
+
+Decoder = Callable[[bytes, int], npt.NDArray[np.void]]  # of a packet, and our time in microseconds
 
 CHUNK_US = 5_000
 IDLE_SECONDS = 0.02
@@ -30,20 +34,39 @@ LARGEST_DATAGRAM = 1 << 16
 MOST_DATAGRAMS = 512  # in one chunk
 RECEIVE_BUFFER = 1 << 22
 DVS128_SIZE = (128, 128)
+# A sender is known by its first packets: by this many at least, and for this long.
+FIRST_PACKETS = 10
+FIRST_SECONDS = 1.0
+
+
+@dataclass
+class Packets:
+    """How many packets came so far, and how many of them were left out because they hold no events of the sensor."""
+
+    came: int = 0
+    bad: int = 0
 
 
 class EventSource(NamedTuple):
     """Chunks of events, the sensor's (width, height) if it is known, and whether the source waits for its reader.
 
-    What waits loses nothing; from what does not, a reader that falls behind has to drop.
+    What waits loses nothing; from what does not, a reader that falls behind has to drop. A source of packets counts
+    them.
     """
 
     chunks: Iterator[Chunk | None]
     sensor_size: tuple[int, int] | None
     waits: bool
+    packets: Packets | None = None
 
 
-def open_source(name: str, *, sensor_size: tuple[int, int] | None = None, speed: float = 1.0) -> EventSource:
+def open_source(
+    name: str,
+    *,
+    sensor_size: tuple[int, int] | None = None,
+    frame_size: tuple[int, int] | None = None,
+    speed: float = 1.0,
+) -> EventSource:
     """Open a source by its name.
 
     Args:
@@ -51,11 +74,12 @@ def open_source(name: str, *, sensor_size: tuple[int, int] | None = None, speed:
             packets of these two on the loopback device, `camera`, `camera:prophesee` or `camera:inivation`, else the
             path of a recording.
         sensor_size: (width, height) of the sensor, where the source does not say it.
+        frame_size: (height, width) of the model's frames: the sensor's, where nobody says it.
         speed: of a file's replay: 1 for real time, infinity for as fast as it can be read, and then nothing is
             dropped.
 
     Raises:
-        InputError: there is no such source, or `speed` is not positive.
+        InputError: there is no such source, standard input is closed, or `speed` is not positive.
         MissingDependencyError: the camera's library is not installed.
         RecordingError: the file cannot be read.
 
@@ -64,14 +88,16 @@ def open_source(name: str, *, sensor_size: tuple[int, int] | None = None, speed:
         raise InputError(f"speed={speed!r}: expected a number above 0, as 1 for real time")
     kind, _, rest = name.partition(":")
     if name == "-":
-        return EventSource(text_lines(sys.stdin.buffer), sensor_size, waits=True)
+        if sys.stdin is None:
+            raise InputError("standard input is closed; expected a text table of events in it: t, x, y, p")
+        # Not through its buffer: that is locked while a read waits, and Python aborts if it ends then.
+        unbuffered = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+        return EventSource(text_lines(unbuffered), sensor_size, waits=True)
     if kind in ("aestream", "jaer"):
         decode = decode_aestream if kind == "aestream" else decode_jaer
-        return EventSource(
-            datagrams(listen(_port(name, rest)), decode),
-            sensor_size or (DVS128_SIZE if kind == "jaer" else None),
-            waits=False,
-        )
+        known = sensor_size or (DVS128_SIZE if kind == "jaer" else None)
+        expected, packets = known or (frame_size and frame_size[::-1]), Packets()
+        return EventSource(datagrams(listen(_port(name, rest)), decode, expected, packets), known, False, packets)
     if kind == "camera":
         return _camera(rest)
     if not Path(name).exists():
@@ -184,8 +210,30 @@ def listen(port: int) -> socket.socket:
     return server
 
 
-def datagrams(server: socket.socket, decode: Any) -> Iterator[Chunk | None]:
-    """Yield the events of the datagrams that came since the last chunk, None where none came in a while."""
+def datagrams(
+    server: socket.socket,
+    decode: Decoder,
+    sensor_size: tuple[int, int] | None = None,
+    count: Packets | None = None,
+) -> Iterator[Chunk | None]:
+    """Yield the events of the datagrams that came since the last chunk, None where none came in a while.
+
+    Anybody can send something to a port. A datagram that cannot be decoded, or with an event outside the sensor, is
+    left out and counted, unless most of the first ones are of that kind.
+
+    Args:
+        server: where they arrive; closed at the end.
+        decode: makes events of a datagram.
+        sensor_size: (width, height) of the sensor; None for any.
+        count: to count them.
+
+    Raises:
+        RecordingError: more than half of the datagrams of the first second, and ten of them at least, had to be left
+            out; the message says what was wrong with the first of these.
+
+    """
+    count = count or Packets()
+    began, first_fault, trial = None, "", True
     with server:
         while True:
             try:
@@ -201,8 +249,47 @@ def datagrams(server: socket.socket, decode: Any) -> Iterator[Chunk | None]:
                 pass
             finally:
                 server.settimeout(IDLE_SECONDS)
-            now_us = time.monotonic_ns() // 1000
-            yield np.concatenate([decode(packet, now_us) for packet in packets])
+            events, faults = _decoded(packets, decode, sensor_size)
+            count.came += len(packets)
+            count.bad += len(faults)
+            if trial:
+                first_fault = first_fault or "".join(faults[:1])
+                began = began or time.perf_counter()
+                trial = count.came < FIRST_PACKETS or time.perf_counter() - began < FIRST_SECONDS
+                if not trial and 2 * count.bad > count.came:
+                    raise RecordingError(
+                        f"{count.bad} of the first {count.came} packets hold no events of this sensor; in the first of "
+                        f"them {first_fault}"
+                    )
+            yield events
+
+
+def _decoded(
+    packets: list[bytes], decode: Decoder, sensor_size: tuple[int, int] | None
+) -> tuple[npt.NDArray[np.void], list[str]]:
+    """Return the events of the packets, those left out that have a fault, and what is wrong with each of these."""
+    now_us = time.monotonic_ns() // 1000
+
+    def checked(some: list[bytes]) -> npt.NDArray[np.void]:
+        events = np.concatenate([decode(packet, now_us) for packet in some])
+        columns = {name: events[name] for name in "xyp"}
+        if sensor_size and (fault := find_fault(**columns, t=events["t"][:0], sensor_size=sensor_size)):
+            named = "sensor_size=(width, height)"
+            remedy = fault.remedy.replace(named, f"--sensor-size WIDTHxHEIGHT, or {named},")
+            raise RecordingError(f"{fault.found}; {remedy}")
+        return events
+
+    try:  # all in one, as nearly always
+        return checked(packets), []
+    except RSNNError:
+        pass
+    good, faults = [np.empty(0, EVENT_DTYPE)], []
+    for packet in packets:
+        try:
+            good.append(checked([packet]))
+        except RSNNError as error:
+            faults.append(str(error))
+    return np.concatenate(good), faults
 
 
 def decode_aestream(packet: bytes, now_us: int) -> npt.NDArray[np.void]:

@@ -5,7 +5,7 @@ Letters: H height, W width of a frame.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rsnn.streaming.watching import Seen, Watch
 
+HALF_BLOCK, BLOCK = "▀█"
+PLAIN = str.maketrans({HALF_BLOCK: "=", BLOCK: "#"})  # for a terminal that has not got them
 WIDEST = 64  # columns of the picture
 TOP_CLASSES = 5
 BAR = 30
@@ -41,7 +43,7 @@ def picture(frame: npt.NDArray[np.float32], widest: int = WIDEST) -> Text:
     for row in range(0, len(darker), 2):
         for column in range(width):
             upper, lower = (f"#{brighter[r, column]:02x}00{darker[r, column]:02x}" for r in (row, row + 1))
-            text.append("▀", style=f"{upper} on {lower}")
+            text.append(HALF_BLOCK, style=f"{upper} on {lower}")
         text.append("\n")
     return text
 
@@ -54,7 +56,7 @@ def bars(seen: Seen, names: tuple[str, ...]) -> Table:
         name = names[index] if names else str(index)
         style = "bold green" if rank == 0 else ""
         table.add_row(
-            Text(name, style=style), Text("█" * round(BAR * shares[index]), style=style), f"{shares[index]:.1%}"
+            Text(name, style=style), Text(BLOCK * round(BAR * shares[index]), style=style), f"{shares[index]:.1%}"
         )
     return table
 
@@ -65,11 +67,32 @@ def panel(seen: Seen, names: tuple[str, ...], title: str) -> Panel:
         f"{seen.t_us / 1e6:.2f} s   {seen.events_per_second:,.0f} events/s   latency {seen.latency_ms:.1f} ms   "
         f"dropped {seen.dropped}   late {seen.late}"
     )
+    if seen.bad_packets:
+        figures += f"   bad packets {seen.bad_packets}"
+    if seen.restarts:
+        figures += f"   restarts {seen.restarts}"
     return Panel(Group(picture(seen.frame), bars(seen, names), Text(figures, style="dim")), title=escape(title))
 
 
-def show(watched: Watch, names: tuple[str, ...], title: str, out: TextIO | None = None) -> None:
+class _Writable:
+    """A file that takes any text: characters that its encoding has not got become others."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, as far as the file can."""
+        encoding = self._file.encoding or "utf-8"
+        if not encoding.lower().startswith("utf"):
+            text = text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
+        return self._file.write(text)
+
+
+def show(watched: Watch, names: tuple[str, ...], title: str, out: TextIO) -> None:
     """Show predictions as they come, in place; the last one stays."""
-    with Live(console=Console(file=out), refresh_per_second=FRAMES_PER_SECOND) as live:
+    with Live(console=Console(file=cast("TextIO", _Writable(out))), refresh_per_second=FRAMES_PER_SECOND) as live:
         for seen in watched:
             live.update(panel(seen, names, title))

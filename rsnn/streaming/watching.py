@@ -10,18 +10,22 @@ import gc
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from rsnn.errors import InputError
+from rsnn.streaming.lag import Lag
 from rsnn.streaming.slicer import Slice
 from rsnn.streaming.sources import EventSource, open_source
 from rsnn.streaming.stream import Stream
@@ -31,7 +35,17 @@ if TYPE_CHECKING:
 
 # Steps that may wait for the model. More would only make the predictions older.
 WAITING_STEPS = 4
+# The events' clock was set back if all that came for so long was late by more than a window: in a silence time goes on
+# for one window at most, so whatever else is late is less so.
+LATE_S = 0.25
 LAST_READ_S = 0.5  # that a stopped reader is waited for: torn down inside native code it would abort the process
+
+
+class _Mark(Enum):
+    """What the reader says besides steps."""
+
+    END = 0
+    RESTART = 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class Seen:
         dropped: steps that were dropped so far, because the model was busy.
         late: events that were left out so far, because their step was complete.
         frame: counts (2, H, W) of the last step that had events.
+        bad_packets: packets that were left out so far, because they hold no events of the sensor.
+        restarts: how often the stream began anew so far, because the events' clock had been set back.
 
     """
 
@@ -58,6 +74,8 @@ class Seen:
     dropped: int
     late: int
     frame: npt.NDArray[np.float32]
+    bad_packets: int = 0
+    restarts: int = 0
 
 
 @dataclass
@@ -87,6 +105,7 @@ class Watch:
 
     Attributes:
         dropped: steps that were dropped so far, because the model was busy.
+        restarts: how often the stream began anew so far, because the events' clock had been set back.
 
     """
 
@@ -94,9 +113,12 @@ class Watch:
         self.stream = stream
         self.source = source
         self.dropped = 0
+        self.restarts = 0
+        self._late = 0  # events, before the last restart
         self._rate = _Rate()
-        self._steps: queue.Queue[tuple[Slice | Exception | None, float]] = queue.Queue(WAITING_STEPS)
+        self._steps: queue.Queue[tuple[Slice | Exception | _Mark, float]] = queue.Queue(WAITING_STEPS)
         self._stopping = threading.Event()
+        self._restarted = threading.Event()
         self._reader = threading.Thread(target=self._read, name="rsnn-watch", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -127,13 +149,19 @@ class Watch:
             done, arrived = self._steps.get()
             if isinstance(done, Exception):
                 raise done
-            timed = self.stream.flush() if done is None else self.stream.run([done])
-            if done is not None and done.frame is not None:
+            if done is _Mark.RESTART:
+                self._late += self.stream.late
+                self.restarts += 1
+                self.stream.reset()
+                self._restarted.set()
+                continue
+            timed = self.stream.run([done]) if isinstance(done, Slice) else self.stream.flush()
+            if isinstance(done, Slice) and done.frame is not None:
                 frame = done.frame
             for t_us, prediction in timed:
                 latency = time.perf_counter() - arrived
                 yield self._seen(t_us, prediction, latency, frame)
-            if done is None:
+            if done is _Mark.END:
                 return
 
     def _seen(self, t_us: int, prediction: Prediction, latency: float, frame: Any) -> Seen:
@@ -145,52 +173,64 @@ class Watch:
             events=self._rate.total,
             events_per_second=self._rate.per_second(),
             dropped=self.dropped,
-            late=self.stream.late,
+            late=self._late + self.stream.late,
             frame=np.zeros((2, height, width), dtype=np.float32) if frame is None else frame,
+            bad_packets=self.source.packets.bad if self.source.packets else 0,
+            restarts=self.restarts,
         )
 
     def _read(self) -> None:
         """Cut what comes into steps (the reader's thread)."""
         try:
-            slicer, lost = self.stream.slicer, 0
-            quiet_since, quiet_from_us = time.perf_counter(), 0
+            slicer, window_us, lost = self.stream.slicer, self.stream.timing.window_us, 0
+            lag, late_since = Lag(window_us), None
             for chunk in self.source.chunks:
                 if self._stopping.is_set():
                     return
                 now = time.perf_counter()
-                if chunk is not None and len(chunk):
-                    quiet_since = now
-                    self._rate.total += len(chunk)
-                    completed = slicer.add(slicer.checked(chunk))
-                else:
-                    # Time goes on by our clock, up to one window: a source that was only paused loses no more.
-                    waited_us = min(round(1e6 * (now - quiet_since)), self.stream.timing.window_us)
-                    completed = slicer.close_until(quiet_from_us + waited_us)
-                for done in completed:
-                    lost = self._offer(done, now, lost)
-                if quiet_since == now:
-                    quiet_from_us = slicer.end_us(slicer.step - 1)  # the newest event is no earlier
+                now_us = round(1e6 * now)
+                if chunk is None or not len(chunk):
+                    lost = self._offer(slicer.close_until(lag.time_us(now_us)), now, lost)
+                    continue
+                self._rate.total += len(chunk)
+                lost = self._offer(slicer.add(slicer.checked(chunk)), now, lost)
+                assert slicer.span_us is not None
+                lag.add(now_us, *slicer.span_us)
+                if self.source.waits or slicer.span_us[1] >= slicer.end_us(slicer.step - 1) - window_us:
+                    late_since = None
+                elif late_since is None:
+                    late_since = now
+                elif now - late_since >= LATE_S:
+                    self._restart()
+                    lag, late_since, lost = Lag(window_us), None, 0
             if slicer.events:  # the open step ends with the source
                 for done in slicer.close(slicer.step + 1):
                     self._steps.put((done._replace(lost=lost), time.perf_counter()))
-            self._steps.put((None, time.perf_counter()))
+            self._steps.put((_Mark.END, time.perf_counter()))
         except Exception as error:  # whatever it is, the caller's thread has to know
             self._steps.put((error, 0.0))
 
-    def _offer(self, done: Slice, arrived: float, lost: int) -> int:
-        """Hand a step to the model, unless that is busy; return how many were dropped since the last one handed."""
-        item = (done._replace(lost=lost), arrived)
-        if self.source.waits:
-            self._steps.put(item)
-            return 0
-        try:
-            self._steps.put_nowait(item)
-        except queue.Full:
-            if done.frame is None:
-                return lost
-            self.dropped += 1
-            return lost + 1
-        return 0
+    def _restart(self) -> None:
+        """Have the stream begin anew, and wait until it has."""
+        self._steps.put((_Mark.RESTART, 0.0))
+        while not self._restarted.wait(0.05):
+            if self._stopping.is_set():
+                return
+        self._restarted.clear()
+
+    def _offer(self, completed: Iterable[Slice], arrived: float, lost: int) -> int:
+        """Hand steps to the model, unless that is busy; return how many were dropped since the last one handed."""
+        for done in completed:
+            item = (done._replace(lost=lost), arrived)
+            try:
+                self._steps.put(item, block=self.source.waits)
+            except queue.Full:
+                if done.frame is not None:
+                    self.dropped += 1
+                    lost += 1
+            else:
+                lost = 0
+        return lost
 
 
 def watch(
@@ -219,27 +259,46 @@ def watch(
         out: where to write; standard output by default.
 
     Raises:
-        RSNNError: the source cannot be opened or read, or an option is out of its range.
+        RSNNError: the source cannot be opened or read, standard output is closed, or an option is out of its range.
+        OSError: the output cannot be written.
 
     """
-    model.stream(window=window, hop=hop, overlap=overlap, decay=decay)  # a bad option shows before a port is taken
-    opened = open_source(source, sensor_size=sensor_size, speed=speed)
+    written = out or sys.stdout
+    if written is None:
+        raise InputError("standard output is closed; expected a terminal, a file or another program to write to")
+    # A bad option shows before a port is taken.
+    frame_size = model.stream(window=window, hop=hop, overlap=overlap, decay=decay).slicer.frame_size
+    opened = open_source(source, sensor_size=sensor_size, frame_size=frame_size, speed=speed)
     stream = model.stream(window=window, hop=hop, overlap=overlap, decay=decay, sensor_size=opened.sensor_size)
     names = model.class_names or tuple(map(str, range(model.num_classes or 0)))
-    stream.warm_up()
-    with _undisturbed(threads), Watch(stream, opened) as seen:
-        try:
+    try:
+        with _undisturbed(threads), _terminated_as_interrupted(), Watch(stream, opened) as seen:
+            stream.warm_up()
             if as_json:
-                write_json(seen, names, out or sys.stdout)
+                write_json(seen, names, written)
             else:
                 from rsnn.streaming.view import show
 
-                show(seen, names, source, out)
-        except KeyboardInterrupt:
-            pass
-        except BrokenPipeError:  # who read our lines has seen enough, as `head` has
-            if out is None:  # or Python would complain once more when it closes it
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                show(seen, names, source, written)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # who read our lines has seen enough, as `head` has
+        if out is None:  # or Python would complain once more when it closes it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the process as Ctrl-C does, for a while: with its cursor shown and its port given back."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # somebody else's
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -264,6 +323,7 @@ def _undisturbed(threads: int) -> Iterator[None]:
 
 def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:
     """Write each prediction as one line of JSON, at once."""
+    plain = not can_write(out, "".join(names))
     for seen in watched:
         shares = seen.prediction.probabilities.tolist()
         line = {
@@ -276,6 +336,17 @@ def write_json(watched: Watch, names: tuple[str, ...], out: TextIO) -> None:
             "events_per_second": round(seen.events_per_second),
             "dropped": seen.dropped,
             "late": seen.late,
+            "bad_packets": seen.bad_packets,
+            "restarts": seen.restarts,
         }
-        out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        out.write(json.dumps(line, ensure_ascii=plain) + "\n")
         out.flush()
+
+
+def can_write(out: TextIO, text: str) -> bool:
+    """Tell whether a file's encoding has all the characters of a text."""
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,6 +15,8 @@ from stream_models import random_events
 import rsnn
 from rsnn.errors import InputError, MissingDependencyError, RecordingError
 from rsnn.streaming.sources import (
+    FIRST_PACKETS,
+    Packets,
     datagrams,
     decode_aestream,
     decode_jaer,
@@ -71,6 +73,63 @@ def test_datagrams_arrive_on_loopback():
     with pytest.raises(InputError, match=f"UDP port {port}"):
         listen(port)
     chunks.close()
+
+
+STRAY = b"hello world, I am a port scanner"
+
+
+def aestream(k, x=0):
+    return struct.pack("<2I", x << 16 | 0x8001, 100 + k)
+
+
+def jaer(k, x=0):
+    return struct.pack(">3I", k, 1 << 8 | x << 1, 100 + k)
+
+
+def received(chunks, sent, port, until):
+    """Send packets, and return the times of the events that come of them, until that many have come."""
+    got = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for packet in sent:
+            client.sendto(packet, ("127.0.0.1", port))
+    while len(got) < until:
+        got += [row[0] for row in rows(next(chunk for chunk in chunks if chunk is not None))]
+    return got
+
+
+@pytest.mark.parametrize(("decode", "packet"), [(decode_aestream, aestream), (decode_jaer, jaer)])
+def test_a_packet_that_is_none_is_left_out(decode, packet):
+    """Text, and an event outside the sensor, wherever they come between the others."""
+    server, count = listen(0), Packets()
+    port = server.getsockname()[1]
+    chunks = datagrams(server, decode, (20, 10), count)
+    sent = [packet(k) for k in range(30)]
+    sent[3] = sent[25] = STRAY
+    sent[7] = packet(7, x=20)
+    got = received(chunks, sent, port, 27)
+    assert got == [100 + k for k in range(30) if k not in (3, 7, 25)]
+    assert (count.came, count.bad) == (30, 3)
+    chunks.close()
+
+
+@pytest.mark.parametrize(
+    ("decode", "packet", "message"),
+    [
+        (decode_aestream, STRAY, r"of the first .* packets hold no events .* x = 27756 lies outside .* --sensor-size"),
+        (decode_jaer, STRAY, "DVS128"),
+        (decode_aestream, aestream(0, x=20), "x = 20 lies outside the sensor of 20 x 10 pixels"),
+    ],
+)
+def test_first_packets_that_are_mostly_none(decode, packet, message, monkeypatch):
+    """A wrong sensor size, or a sender of something else, is an error; a stray packet before the first ones is not."""
+    server = listen(0)
+    port = server.getsockname()[1]
+    chunks = datagrams(server, decode, (20, 10))
+    monkeypatch.setattr("rsnn.streaming.sources.FIRST_SECONDS", 0.0)
+    good = aestream(1) if decode is decode_aestream else jaer(1)
+    assert received(chunks, [packet, packet, good], port, 1) == [101]
+    with pytest.raises(RecordingError, match=message):
+        received(chunks, [packet] * FIRST_PACKETS, port, 1)
 
 
 @pytest.mark.parametrize(

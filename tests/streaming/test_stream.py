@@ -273,6 +273,45 @@ def edited(snapshot, *path, value=None):
     return snapshot
 
 
+@pytest.mark.parametrize("way", ["fresh", "out of order", "silence", "flushed", "late", "cut and not run"])
+def test_snapshots_of_every_kind_are_taken_back(way):
+    stream, events = MODEL.stream(window_us=WINDOW_US), random_events(100, WINDOW_US).to_structured()
+    if way != "fresh":
+        stream.push(events[::-1] if way == "out of order" else events)
+    if way == "silence":
+        stream.advance_to(10 * WINDOW_US)
+    if way == "flushed":
+        stream.flush()
+    if way == "late":
+        stream.push(events[:5])
+        assert stream.late == 5
+    if way == "cut and not run":
+        later = events.copy()
+        later["t"] += 2 * WINDOW_US
+        list(stream.slicer.add(later))
+    kept = stream.snapshot()
+    other = MODEL.stream(window_us=WINDOW_US)
+    other.restore(kept)
+    assert pickle.dumps(other.snapshot()) == pickle.dumps(kept)
+
+
+def test_times_are_integers():
+    """Seconds would be one step, and no number no time at all."""
+    events = random_events(100, WINDOW_US).to_structured()
+    kind = [("t", np.float64), *((name, np.uint16) for name in "xyp")]
+    for seconds in (events["t"] / 1e6, np.full(100, np.nan)):
+        array = np.zeros(100, dtype=kind)
+        array["t"] = seconds
+        stream = MODEL.stream(window_us=WINDOW_US)
+        with pytest.raises(InputError, match="t holds float64 values; expected integers: multiply seconds by 1e6"):
+            stream.push(array)
+    for kind in (">i8", np.uint32, np.int32):
+        array = events.astype([("t", kind), *((name, np.uint16) for name in "xyp")])
+        assert flat(MODEL.stream(window_us=WINDOW_US).push(array)) == flat(
+            MODEL.stream(window_us=WINDOW_US).push(events)
+        )
+
+
 def test_a_refused_snapshot_changes_nothing():
     options = {"window_us": WINDOW_US, "decay": 0.5, "overlap": 2}
     events = random_events(100, WINDOW_US)
@@ -295,6 +334,18 @@ def test_a_refused_snapshot_changes_nothing():
         (edited(kept, "settings", "frame_size", value=[np.zeros(2)]), "expected the same"),
         (edited(kept, *window), "its windows begin at"),
         (edited(kept, "streams", 1, "slicer", "sensor_size", value=(1, 2, 3)), "its sensor_size is"),
+        (edited(kept, "streams", 1, "slicer", "step", value=10**9), "step 1000000000 is open, the stream has come to"),
+        (edited(kept, "streams", 1, "slicer", "step", value=1), "step 1 is open, the stream has come to"),
+        (edited(kept, "streams", 1, "slicer", "origin_us", value=-(10**12)), "and its last event to step"),
+        (edited(kept, "streams", 1, "slicer", "clock", "last", value=10**12), "and its last event to step"),
+        (edited(kept, "streams", 1, "slicer", "given", value=0), "of 0 events the first was at 1000 us"),
+        (edited(kept, "streams", 1, "slicer", "late", value=-1), "of 60 events -1 were late"),
+        (edited(kept, "streams", 1, "slicer", "late", value=60), "of 60 events 60 were late"),
+        (edited(kept, "streams", 1, "slicer", "events", value=0), "counts are not those of the 0 events"),
+        (edited(kept, "streams", 1, "slicer", "counts", value=np.full((2, 12, 10), np.nan, np.float32)), "its counts"),
+        (edited(kept, "streams", 1, "silent", value=-1), "it counts -1 silent ones"),
+        (edited(kept, "streams", 1, "weight", value=float("nan")), "the weight of its evidence is nan"),
+        (edited(kept, *window, "events", value=10**9), "of 60 events a window has 1000000000"),
     ):
         with pytest.raises(InputError, match=message):
             batch.restore(bad)

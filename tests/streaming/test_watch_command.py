@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -12,14 +13,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+import typer
 from stream_models import flat, random_events, small_model
 from typer.testing import CliRunner
 
 from rsnn.cli import app
+from rsnn.cli.console import user_errors
+from rsnn.errors import InputError
+from rsnn.streaming.watching import _terminated_as_interrupted, watch
 
 MODEL = small_model(window_ms=60)
 
@@ -58,7 +64,8 @@ def test_a_file_as_json_lines(folder, tmp_path):
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [(line["t_us"], list(line["probabilities"].values())) for line in lines] == flat(wanted_of(events))
     assert set(lines[0]) == {
-        *("t_us", "label", "index", "probabilities", "latency_ms", "events", "events_per_second", "dropped", "late")
+        *("t_us", "label", "index", "probabilities", "latency_ms", "events", "events_per_second", "dropped", "late"),
+        *("bad_packets", "restarts"),
     }
 
 
@@ -90,6 +97,95 @@ def test_mistakes_are_one_line(folder, arguments, message):
     assert ran.exit_code == 1
     assert message in ran.output
     assert "Traceback" not in ran.output
+
+
+def test_pipes_that_are_closed(folder, monkeypatch, tmp_path):
+    np.save(tmp_path / "clip.npy", random_events(700, 130_000, start_us=0).to_structured())
+    for name, source, message in (
+        ("stdin", "-", "standard input is closed"),
+        ("stdout", str(tmp_path / "clip.npy"), "standard output is closed"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, None)
+            with pytest.raises(InputError, match=message):
+                watch(MODEL, source, sensor_size=(10, 12))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_output_that_cannot_be_written_is_one_line(number, capsys):
+    with pytest.raises(typer.Exit) as ended, user_errors():
+        raise OSError(number, os.strerror(number))
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert os.strerror(number) in said
+    assert ("the output cannot be written" in said) == (number == errno.ENOSPC)
+
+
+def test_a_file_that_the_system_refuses_is_named(capsys):
+    with pytest.raises(typer.Exit), user_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", "secret.npz")
+    assert capsys.readouterr().err == "error: secret.npz: Permission denied\n"
+
+
+def test_who_has_seen_enough_is_no_error():
+    with pytest.raises(BrokenPipeError), user_errors():
+        raise BrokenPipeError
+
+
+def test_output_without_the_characters_is_one_line(capsys):
+    with pytest.raises(typer.Exit), user_errors():
+        "µJ".encode("ascii")
+    assert capsys.readouterr().err == "error: '\\xb5' cannot be written in ascii; set PYTHONIOENCODING=utf-8\n"
+
+
+def test_sigterm_is_ctrl_c_for_a_while():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), _terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with mine(), _terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)  # whoever has a handler keeps it
+
+
+@contextmanager
+def mine():
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
+def test_a_full_disk(folder, tmp_path):
+    np.save(tmp_path / "clip.npy", random_events(700, 130_000, start_us=0).to_structured())
+    command = [sys.executable, "-m", "rsnn", "watch", str(tmp_path / "clip.npy"), "--model", folder, "--speed", "inf"]
+    for options in ([], ["--json"]):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            ran = subprocess.run(
+                [*command, "--sensor-size", "10x12", *options], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert ran.returncode == 1
+        assert ran.stderr.count("\n") == 1
+        assert "the output cannot be written" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_standard_input_is_awaited(folder, number):
+    events = random_events(700, 130_000, start_us=0)
+    text = "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in events.to_structured().tolist())
+    process = watching("-", "--model", folder, "--json", "--sensor-size", "10x12", stdin=subprocess.PIPE)
+    process.stdin.write(text)
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["t_us"] == 10_000
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,28 @@ def test_the_live_view(clip):
     assert "clip.npy" in text
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_the_live_view_on_a_terminal_without_its_characters(clip, encoding):
+    """Only it says what it cannot; a name is one of the things."""
+    model = small_model(window_ms=60)
+    model.class_names = ("ant", "bée", "катя", "dog", "eel")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    watch(model, clip[0], sensor_size=(10, 12), speed=float("inf"), out=out)
+    text = out.buffer.getvalue().decode(encoding)
+    assert "====" in text
+    assert "????" in text
+    assert "events/s" in text
+
+
+def test_json_lines_in_ascii(clip):
+    model = small_model(window_ms=60)
+    model.class_names = ("ant", "bée", "катя", "dog", "eel")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    watch(model, clip[0], sensor_size=(10, 12), speed=float("inf"), as_json=True, out=out)
+    line = json.loads(out.buffer.getvalue().splitlines()[0])
+    assert tuple(line["probabilities"]) == model.class_names
+
+
 def test_the_picture():
     """Two rows of pixels a line: the upper one in the foreground, the lower one behind it."""
     frame = np.zeros((2, 4, 3), dtype=np.float32)
@@ -120,6 +143,9 @@ def test_the_bars_show_the_likeliest_first():
     assert names == ["[bee]", "eel", "cat", "ant", "dog"]
     assert "1.50 s   1,000,000 events/s   latency 2.5 ms   dropped 3   late 4" in "".join(lines)
     assert "a [title]" in lines[0]
+    assert "restarts" not in "".join(lines)
+    console.print(panel(replace(seen, bad_packets=5, restarts=6), (), ""))
+    assert "late 4   bad packets 5   restarts 6" in console.file.getvalue()
 
 
 def test_udp_from_a_packet_to_a_prediction():
@@ -149,6 +175,108 @@ def test_udp_from_a_packet_to_a_prediction():
         stream = MODEL.stream()
         wanted = stream.push(events) + stream.advance_to(WINDOW_US)
         assert flat([(last.t_us, last.prediction)]) == flat(wanted[-1:])
+
+
+class Wall:
+    """A clock that a source sets, in place of the module `time`."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("rsnn.streaming.watching.time", self)
+
+    def perf_counter(self):
+        return self.now
+
+    def watch(self, packets, until, *, waits=False, idle=0.02):
+        """Return a watch on packets (arrival in seconds, events), whose model is always ready for the next one."""
+
+        def wait(seconds):
+            self.now = seconds
+            while not watched._steps.empty():
+                time.sleep(0.0001)
+
+        def chunks():
+            for arrival, events in packets:
+                while self.now + idle < arrival:
+                    wait(self.now + idle)
+                    yield None
+                wait(max(self.now, arrival))
+                yield events
+            while self.now < until:
+                wait(self.now + idle)
+                yield None
+
+        watched = Watch(MODEL.stream(), EventSource(chunks(), (10, 12), waits=waits))
+        return watched
+
+
+def moved(events, by_us):
+    array = events.to_structured()
+    array["t"] += by_us
+    return array
+
+
+def burst_packets(events, period_us):
+    """Events as a sender hands them over that collects for so long, in packets of 20."""
+    for end in range(period_us, int(events.t[-1]) + period_us, period_us):
+        burst = events.between(end - period_us, end)
+        for k in range(0, len(burst), 20):
+            yield end / 1e6 + k * 1e-6, burst[k : k + 20]
+
+
+@pytest.mark.parametrize("period_us", [5_000, 33_000, 50_000])
+def test_a_sender_of_bursts_loses_nothing(period_us, monkeypatch):
+    """Between bursts of 33 ms, steps of 10 ms must not end before their events have come; after the last they do."""
+    events = random_events(4_000, 2_000_000, start_us=0)
+    watched = Wall(monkeypatch).watch(burst_packets(events, period_us), until=4.0)
+    seen = list(watched)
+    wanted = dict(MODEL.stream().push(events))
+    assert seen[-1].late == watched.restarts == watched.dropped == 0
+    assert seen[-1].events == 4_000
+    assert seen[-1].t_us == 2_000_000 + 40_000, "the window from 1.98 s on"
+    assert all(torch.equal(one.prediction.probabilities, wanted[one.t_us].probabilities) for one in seen[:199])
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_clock_that_is_set_back(waits, monkeypatch):
+    """Packets from t = 10 s, a pause, then from t = 0: the stream begins anew, unless it is one that waits."""
+    piece = random_events(20, 10_000, start_us=0)
+    before = [(k / 100, moved(piece, 10_000_000 + 10_000 * k)) for k in range(60)]
+    after = [(2 + k / 100, moved(piece, 10_000 * k)) for k in range(100)]
+    watched = Wall(monkeypatch).watch([*before, *after], until=3.2, waits=waits)
+    seen = list(watched)
+    if waits:
+        assert seen[-1].t_us > 10_000_000
+        assert (watched.restarts, watched.stream.late) == (0, 2_000)
+        return
+    first = next(k for k, one in enumerate(seen) if one.restarts)
+    assert all(one.t_us > 10_000_000 and not one.late for one in seen[:first])
+    assert all(one.restarts == 1 for one in seen[first:])
+    assert seen[-1].late == 26 * 20, "what came in a quarter of a second, and the packet after it"
+    fresh = MODEL.stream()
+    wanted = [output for _, array in after[26:] for output in fresh.push(array)]
+    got = [(one.t_us, one.prediction) for one in seen[first:]]
+    assert flat(got[: len(wanted)]) == flat(wanted)
+
+
+def test_an_event_with_a_wild_timestamp(monkeypatch):
+    """It takes the stream with it for a quarter of a second; then that begins anew."""
+    piece = random_events(20, 10_000, start_us=0)
+    packets = [(k / 100, moved(piece, 10_000 * k)) for k in range(150)]
+    packets.insert(60, (0.6, moved(piece[:1], 0x70000000)))
+    seen = list(Wall(monkeypatch).watch(packets, until=1.5))
+    assert seen[-1].restarts == 1
+    assert 1_400_000 < seen[-1].t_us < 1_600_000
+    assert 25 * 20 <= seen[-1].late <= 27 * 20
+
+
+def test_a_source_that_was_only_paused_does_not_begin_anew(monkeypatch):
+    """It goes on where it stopped: what it sends for one window at most is late."""
+    piece = random_events(20, 10_000, start_us=0)
+    packets = [(k / 100 + (10 if k >= 60 else 0), moved(piece, 10_000 * k)) for k in range(120)]
+    last = list(Wall(monkeypatch).watch(packets, until=12))[-1]
+    assert last.restarts == 0
+    assert 0 < last.late <= 7 * 20
 
 
 def test_an_error_of_the_source_is_the_callers():

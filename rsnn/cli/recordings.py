@@ -12,6 +12,8 @@ from rich.table import Table
 from rsnn.cli.console import out, parse_size, print_json, user_errors
 from rsnn.errors import InputError
 
+KeepTruncated = Annotated[bool, typer.Option("--keep-truncated", help="Take what is left of a truncated recording.")]
+
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A recording, of any format rsnn reads.")],
@@ -34,7 +36,11 @@ def convert(
     ] = None,
     source_format: Annotated[str | None, typer.Option("--from", help="Format of IN, whatever it looks like.")] = None,
     target_format: Annotated[str | None, typer.Option("--to", help="Format of OUT, whatever its suffix.")] = None,
-    keep_truncated: Annotated[bool, typer.Option(help="Take what is left of a truncated recording.")] = False,
+    keep_truncated: KeepTruncated = False,
+    sort: Annotated[bool, typer.Option("--sort", help="Sort the events by time where they are not.")] = False,
+    from_zero: Annotated[
+        bool, typer.Option("--from-zero", help="Count times from the first event: some formats hold no time of day.")
+    ] = False,
 ) -> None:
     """Write a recording in another format, as frames, or as pictures to look at."""
     from rsnn.data.convert import FRAMES_SUFFIX, picture_frames
@@ -53,6 +59,7 @@ def convert(
             "source_format": source_format,
             "sensor_size": parse_size(sensor_size),
             "truncated": "keep" if keep_truncated else "error",
+            "unsorted": "sort" if sort else "error",
             "split_by": split_by,
             "size": None if frame_size is None else frame_size[::-1],
         }
@@ -62,7 +69,9 @@ def convert(
             )
             written = save_picture(made, target, fps=fps, title=source.name)
         else:
-            written = run(source, target, target_format=target_format, num_frames=frames or 20, **options)
+            written = run(
+                source, target, target_format=target_format, from_zero=from_zero, num_frames=frames or 20, **options
+            )
         out.print(f"{escape(str(written))}: {written.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
 
 
@@ -114,11 +123,11 @@ def simulate(
         out.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
-def print_recording(name: str, as_json: bool) -> None:
+def print_recording(name: str, as_json: bool, keep_truncated: bool) -> None:
     """Print what is in a recording."""
     from rsnn.data.summary import summarize
 
-    found = summarize(name)
+    found = summarize(name, truncated="keep" if keep_truncated else "error")
     if as_json:
         print_json(found.to_dict())
         return

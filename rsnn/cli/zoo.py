@@ -15,7 +15,7 @@ from rich.table import Column, Table
 import rsnn
 from rsnn import hub
 from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, user_errors
-from rsnn.cli.recordings import print_recording
+from rsnn.cli.recordings import KeepTruncated, print_recording
 from rsnn.data.writers import FORMAT_OF_SUFFIX
 from rsnn.errors import RecordingError, UnknownNameError, shown, suggest
 from rsnn.hub import WeightsEntry
@@ -60,11 +60,12 @@ def models(
 def info(
     name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="Zoo name, ./folder, org/name, or a recording.")],
     as_json: AsJson = False,
+    keep_truncated: KeepTruncated = False,
 ) -> None:
     """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
     with user_errors():
         if Path(name).expanduser().is_file() and hub.find_entry(name) is None and name not in rsnn.list_models():
-            print_recording(name, as_json)
+            print_recording(name, as_json, keep_truncated)
             return
         if Path(name).suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not Path(name).expanduser().exists():
             raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rsnn.data.events import EVENT_DTYPE, Events, check_sensor_size, find_fault
+from rsnn.data.events import EVENT_DTYPE, Events, backwards, check_sensor_size, find_fault
 from rsnn.data.readers import open_source
 from rsnn.data.readers.common import Block, Source, usual_sensor_size
 from rsnn.errors import InputError
@@ -28,7 +28,8 @@ def iter_events(
     that a jump in time costs nothing. If neither the format nor the caller says the sensor's size, the file is read
     twice: first for the largest coordinates.
 
-    NumPy arrays in Fortran order are read whole.
+    NumPy arrays in Fortran order are read whole. Events that are not in the order of time are an error: what could
+    still come is not known, so that only `read_events`, which holds the whole recording, can sort them.
 
     Args:
         path: the file.
@@ -75,13 +76,11 @@ def _checked(source: Source, blocks: Iterator[Block], size: tuple[int, int]) -> 
         if not len(block.t):
             continue
         columns = {name: getattr(block, name) for name in EVENT_DTYPE.names or ()}
-        if fault := find_fault(**columns, sensor_size=size):
-            raise source.fault(f"at {block.where(fault.event)}, {fault.found}; {fault.remedy}")
-        if last_t is not None and int(block.t[0]) < last_t:
-            raise source.fault(
-                f"at {block.where(0)}, time runs backwards, from {last_t} to {block.t[0]} microseconds; expected times "
-                "that never decrease; sort the events by time or cut the recording there"
-            )
+        fault = find_fault(**columns, sensor_size=size)
+        if fault is None and last_t is not None and int(block.t[0]) < last_t:
+            fault = backwards(0, last_t, block.t[0])
+        if fault is not None:
+            raise source.broken(block.where(fault.event), fault)
         last_t = int(block.t[-1])
         yield Events(**columns, sensor_size=size)
 

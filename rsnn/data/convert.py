@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.chunks import iter_events
+from rsnn.data.events import Events
 from rsnn.data.files import replacing
 from rsnn.data.frames import to_frames
 from rsnn.data.progress import progress
@@ -31,6 +34,8 @@ def convert(
     target_format: str | None = None,
     sensor_size: tuple[int, int] | None = None,
     truncated: str = "error",
+    unsorted: str = "error",
+    from_zero: bool = False,
     num_frames: int = 20,
     split_by: str = "time",
     size: tuple[int, int] | None = None,
@@ -38,7 +43,7 @@ def convert(
     """Write a recording in the format that the suffix of `target` says, or its frames if that is `.npy`.
 
     A recording is read and written a tenth of a second at a time, so that its length does not matter (`.npz`, read or
-    written, and frames excepted).
+    written, frames and recordings to sort excepted).
 
     Args:
         source: the recording.
@@ -47,6 +52,8 @@ def convert(
         target_format: as `format` of `write_events`.
         sensor_size: as for `read_events`.
         truncated: as for `read_events`.
+        unsorted: as for `read_events`.
+        from_zero: count times from the first event, for formats that have no room for the time of day.
         num_frames: of `.npy`, as for `to_frames`.
         split_by: of `.npy`, as for `to_frames`.
         size: of `.npy`, as for `to_frames`.
@@ -59,18 +66,28 @@ def convert(
         InputError: the target's suffix is none of those, or it cannot be written.
 
     """
+    reading: dict[str, Any] = {"format": source_format, "sensor_size": sensor_size, "truncated": truncated}
     path = Path(target).expanduser()
     if path.suffix.lower() == FRAMES_SUFFIX and target_format is None:
-        events = read_events(source, format=source_format, sensor_size=sensor_size, truncated=truncated)
+        events = read_events(source, **reading, unsorted=unsorted)
         frames = to_frames(events, num_frames, split_by, size=size)
         with replacing(path) as partial:
             np.save(partial, frames)
         return path
-    pieces = iter_events(
-        source, duration_us=PIECE_US, format=source_format, sensor_size=sensor_size, truncated=truncated
-    )
     with progress(f"converting {Path(source).name}"):
-        return write_events(path, pieces, format=target_format)
+        if unsorted == "error":
+            pieces = iter_events(source, duration_us=PIECE_US, **reading)
+        else:
+            pieces = iter([read_events(source, **reading, unsorted=unsorted)])
+        return write_events(path, _from_zero(pieces) if from_zero else pieces, format=target_format)
+
+
+def _from_zero(pieces: Iterator[Events]) -> Iterator[Events]:
+    first_us = None
+    for piece in pieces:
+        if first_us is None:
+            first_us = piece.t[0]
+        yield replace(piece, t=piece.t - first_us)
 
 
 def picture_frames(
@@ -81,6 +98,7 @@ def picture_frames(
     source_format: str | None = None,
     sensor_size: tuple[int, int] | None = None,
     truncated: str = "error",
+    unsorted: str = "error",
     split_by: str = "time",
     size: tuple[int, int] | None = None,
 ) -> npt.NDArray[Any]:
@@ -93,6 +111,7 @@ def picture_frames(
         source_format: as for `convert`.
         sensor_size: as for `convert`.
         truncated: as for `convert`.
+        unsorted: as for `convert`.
         split_by: as for `to_frames`.
         size: as for `to_frames`.
 
@@ -101,7 +120,7 @@ def picture_frames(
         InputError: the animation would have more than 1,500 frames.
 
     """
-    events = read_events(source, format=source_format, sensor_size=sensor_size, truncated=truncated)
+    events = read_events(source, format=source_format, sensor_size=sensor_size, truncated=truncated, unsorted=unsorted)
     if num_frames is None:
         num_frames = SHEET_FRAMES if fps is None else max(round(events.duration_us * 1e-6 * fps), 1)
     if num_frames > LONGEST_ANIMATION:

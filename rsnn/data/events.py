@@ -22,9 +22,10 @@ LARGEST_SIDE = 1 << 16  # x and y are kept in 16 bits
 
 
 class Fault(NamedTuple):
-    """The first event that breaks a rule: its index, what it has, and what to do about it."""
+    """The first event that breaks a rule: its index, the column, what it has, and what to do about it."""
 
     event: int
+    column: str
     found: str
     remedy: str
 
@@ -36,27 +37,37 @@ def find_fault(
     p: npt.NDArray[Any],
     sensor_size: tuple[int, int],
 ) -> Fault | None:
-    """Return the first rule that the columns break and the first event that breaks it, or `None`."""
+    """Return the first rule that the columns break and the first event that breaks it, or `None`.
+
+    That times never decrease is the last of the rules.
+    """
     width, height = sensor_size
     for name, column, limit, axis in (("x", x, width, "width"), ("y", y, height, "height")):
         if column.size and (int(column.max()) >= limit or int(column.min()) < 0):
             index = int(np.argmax((column >= limit) | (column < 0)))
             return Fault(
                 index,
+                name,
                 f"{name} = {column[index]} lies outside the sensor of {width} x {height} pixels",
                 f"expected 0 <= {name} < {limit}; pass sensor_size=(width, height) if the sensor's {axis} is larger",
             )
     if p.size and (int(p.max()) > 1 or int(p.min()) < 0):
         index = int(np.argmax((p > 1) | (p < 0)))
-        return Fault(index, f"p = {p[index]}", "expected a polarity of 0 (darker) or 1 (brighter)")
+        return Fault(index, "p", f"p = {p[index]}", "expected a polarity of 0 (darker) or 1 (brighter)")
     if t.size > 1 and bool((t[1:] < t[:-1]).any()):
         index = int(np.argmax(t[1:] < t[:-1])) + 1
-        return Fault(
-            index,
-            f"time runs backwards, from {t[index - 1]} to {t[index]} microseconds",
-            "expected times that never decrease; sort the events by time or cut the recording there",
-        )
+        return backwards(index, t[index - 1], t[index])
     return None
+
+
+def backwards(event: int, before_us: int, t_us: int) -> Fault:
+    """Return the fault of an event at `t_us` that comes after one at `before_us`."""
+    return Fault(
+        event,
+        "t",
+        f"time runs backwards, from {before_us} to {t_us} microseconds",
+        "expected times that never decrease; sort the events by time or cut the recording there",
+    )
 
 
 def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:

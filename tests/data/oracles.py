@@ -101,14 +101,15 @@ def slow_es(path: Path) -> list[tuple[int, int, int, int]]:
 
 
 def slow_evt3(path: Path) -> list[tuple[int, int, int, int]]:
-    """The state machine of the format's description, a word at a time."""
+    """The state machine of the format's description, a word at a time; events without a time are left out."""
     data = path.read_bytes()
     body = data[data.index(b"% end\n") + 6 :]
     events = []
-    high = low = y = x = p = wraps = 0
+    high: int | None = None
+    low = y = x = p = wraps = 0
     for (word,) in struct.iter_unpack("<H", body):
         kind, payload = word >> 12, word & 0xFFF
-        t = (wraps << 12 | high) << 12 | low
+        t = None if high is None else (wraps << 12 | high) << 12 | low
         if kind == 0:
             y = payload & 0x7FF
         elif kind == 2:
@@ -123,6 +124,7 @@ def slow_evt3(path: Path) -> list[tuple[int, int, int, int]]:
         elif kind == 6:
             low = payload
         elif kind == 8:
-            wraps += payload < high - 2048
-            high, low = payload, 0
-    return events
+            wraps += high is not None and payload < high - 2048
+            if payload != high:
+                high, low = payload, 0
+    return [event for event in events if event[0] is not None]

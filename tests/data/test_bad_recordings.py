@@ -9,7 +9,7 @@ import pytest
 import writers
 from made import random_events
 
-from rsnn.data import FORMATS, Events, iter_events, read_events
+from rsnn.data import FORMATS, Events, iter_events, read_events, write_events
 from rsnn.errors import InputError, RecordingError
 
 WRITERS = {
@@ -65,7 +65,10 @@ def test_truncation_says_where(tmp_path, rng, name):
     WRITERS[name](path, random_events(rng, 20, (34, 34)))
     data = path.read_bytes()[:-3]
     path.write_bytes(data)
-    with pytest.raises(RecordingError, match=rf"truncated: it ends at byte {len(data)}.*truncated='keep'"):
+    with pytest.raises(
+        RecordingError,
+        match=rf"truncated: it ends at byte {len(data)}.*truncated='keep' \(rsnn convert --keep-truncated",
+    ):
         read_events(path)
     assert len(read_events(path, truncated="keep")) == 19
 
@@ -89,8 +92,24 @@ def test_time_running_backwards(tmp_path, name):
         both.append(path.read_bytes())
     header = {"aedat-3.1": len(writers.AEDAT31_HEADER), "aedat-2.0": len(writers.AEDAT20_HEADER), "nmnist": 0}[name]
     path.write_bytes(both[0] + both[1][header:])
-    with pytest.raises(RecordingError, match=r"at byte \d+, time runs backwards, from 900 to 100 microseconds"):
+    said = r"at byte \d+, time runs backwards, from 900 to 100 microseconds.*unsorted='sort'.*rsnn convert --sort"
+    with pytest.raises(RecordingError, match=said):
         read_events(path)
+    with pytest.raises(RecordingError, match=said):
+        list(iter_events(path, duration_us=10))
+    assert read_events(path, unsorted="sort").t.tolist() == [100, 900]
+
+
+def test_sorting_by_time(tmp_path):
+    """Events of one time stay in the order of the file, and other faults are named by their place in it."""
+    path = tmp_path / "clip.csv"
+    path.write_text("t,x,y,p\n5,1,1,1\n7,2,2,0\n5,3,3,0\n5,4,4,1\n")
+    ordered = Events(t=[5, 5, 5, 7], x=[1, 3, 4, 2], y=[1, 3, 4, 2], p=[1, 0, 1, 0], sensor_size=(34, 34))
+    assert read_events(path, unsorted="sort") == ordered
+    write_events(tmp_path / "sorted.csv", ordered)
+    assert read_events(tmp_path / "sorted.csv", unsorted="sort") == ordered
+    with pytest.raises(RecordingError, match="at row 4, x = 3 lies outside the sensor"):
+        read_events(path, unsorted="sort", sensor_size=(3, 34))
 
 
 def test_empty_recordings(tmp_path):
@@ -131,6 +150,8 @@ def test_wrong_arguments(tmp_path):
         read_events(path, format="aedat3.1")
     with pytest.raises(InputError, match="truncated is 'yes'; expected 'error' or 'keep'"):
         read_events(path, truncated="yes")
+    with pytest.raises(InputError, match="unsorted is 'yes'; expected 'error' or 'sort'"):
+        read_events(path, unsorted="yes")
     with pytest.raises(InputError, match="sensor_size"):
         read_events(path, sensor_size=128)
     with pytest.raises(InputError, match="path is 3; expected the path of a file"):

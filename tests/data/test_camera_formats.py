@@ -13,6 +13,7 @@ from made import random_events, recordings
 from oracles import same_rows, slow_es, slow_evt3
 
 from rsnn.data import Events, read_events
+from rsnn.data.readers import open_source
 from rsnn.errors import MissingDependencyError, RecordingError
 
 SENSOR = (1280, 720)
@@ -68,6 +69,34 @@ def test_dat_damaged(tmp_path, data, message):
     path.write_bytes(data)
     with pytest.raises(RecordingError, match=message):
         read_events(path)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "% Version 2\n% Width 640\n% Height 480\n",
+        "% Version 2\n% Height 480\n% Width 640\n",
+        "% Data file\n% Width 640\n% Date 2020\n% Height 480\n",
+        "% height 480\r\n% Version 2\r\n% width 640\r\n% end\r\n",
+    ],
+)
+def test_dat_sensor_in_any_order(tmp_path, lines):
+    path = tmp_path / "clip.dat"
+    path.write_bytes(lines.encode() + bytes([12, 8]) + bytes(8))
+    assert read_events(path).sensor_size == (640, 480)
+
+
+@pytest.mark.parametrize("encoding", ["dat", "raw"])
+def test_prophesee_headers_of_any_length(tmp_path, encoding):
+    path = tmp_path / "clip"
+    more = "".join(f"% remark {n:05}\n" for n in range(10_000)).encode()
+    if encoding == "dat":
+        path.write_bytes(b"% Version 2\n" + more + b"% Width 640\n% Height 480\n" + bytes([12, 8]) + bytes(8))
+    else:
+        words = np.array([8 << 28, 3 << 11 | 4], dtype="<u4").tobytes()
+        path.write_bytes(b"% evt 2.0\n" + more + b"% geometry 640x480\n% end\n" + words)
+    assert read_events(path).sensor_size == (640, 480)
+    assert len(read_events(path)) == 1
 
 
 def gentle(events, largest_step, start):
@@ -152,6 +181,74 @@ def test_evt3_against_evlib(tmp_path, rng):
     assert_same_as_evlib(read_events(path), path)
 
 
+HIGH, LOW, ROW, EVENT = 8 << 12, 6 << 12, 0, 2 << 12
+
+
+def evt3_file(path, words):
+    writers.write_raw(path, Events.empty((640, 480)), "3.0", np.array(words, dtype="<u2").tobytes())
+
+
+@pytest.mark.parametrize("block", [2, 4, 6, 1 << 20])
+def test_evt3_high_bits_that_repeat_keep_the_low_bits(tmp_path, monkeypatch, block):
+    """Cameras repeat the high bits now and then; only a change of them sets the low bits to 0."""
+    monkeypatch.setattr("rsnn.data.readers.common.BLOCK_BYTES", block)
+    path = tmp_path / "clip.raw"
+    evt3_file(path, [HIGH | 1, LOW | 100, ROW | 10, EVENT | 5, HIGH | 1, EVENT | 6, LOW | 101, EVENT | 7])
+    assert read_events(path).t.tolist() == [4196, 4196, 4197]
+    evt3_file(path, [ROW | 9, EVENT | 4, HIGH | 1, EVENT | 5, HIGH | 1, EVENT | 1 << 11 | 6])
+    assert read_events(path) == Events(t=[4096, 4096], x=[5, 6], y=[9, 9], p=[0, 1], sensor_size=(640, 480))
+    evt3_file(path, [HIGH | 1, LOW | 100, HIGH | 1, ROW | 10, EVENT | 5, LOW | 200, EVENT | 6, HIGH | 2, EVENT | 7])
+    assert read_events(path).t.tolist() == [4196, 4296, 8192]
+
+
+@pytest.mark.parametrize("decoder", ["faery", "evlib", "expelliarmus"])
+def test_evt3_high_bits_that_repeat_against_others(tmp_path, decoder):
+    """Only faery, as Prophesee, sets the low bits to 0 where the high ones change: low ones follow at once here."""
+    path = tmp_path / "clip.raw"
+    words = [ROW | 10]
+    for high, low in [(1, 100), (1, 200), (2, 300), (2, 400), (4, 4000)]:
+        words += [HIGH | high, LOW | low, EVENT | 5, HIGH | high, EVENT | 1 << 11 | 6, LOW | low + 7, EVENT | 7]
+    evt3_file(path, words)
+    events = read_events(path)
+    assert events.t[:4].tolist() == [4196, 4196, 4203, 4296]
+    if decoder == "evlib":
+        assert_same_as_evlib(events, path)
+    elif decoder == "faery":
+        faery = pytest.importorskip("faery")
+        theirs = np.concatenate(list(faery.events_stream_from_file(str(path), dimensions_fallback=(640, 480))))
+        assert [(t, x, y, p) for t, x, y, p in events.to_structured().tolist()] == [
+            (int(t), int(x), int(y), int(p)) for t, x, y, p in theirs.tolist()
+        ]
+    else:
+        wizard = pytest.importorskip("expelliarmus").Wizard
+        assert events == Events.from_structured(wizard(encoding="evt3").read(str(path)), (640, 480))
+
+
+EVT3_WORDS = st.one_of(
+    st.builds(lambda kind, few: kind << 12 | few, st.sampled_from([6, 8]), st.integers(0, 3)),
+    st.builds(
+        lambda kind, value: kind << 12 | value, st.sampled_from([0, 2, 4, 5, 6, 7, 8, 10, 14]), st.integers(0, 4095)
+    ),
+    st.builds(lambda p, x: 3 << 12 | p << 11 | x, st.integers(0, 1), st.integers(0, 1000)),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(EVT3_WORDS, max_size=60), st.sampled_from([2, 6, 14, 1 << 20]))
+def test_evt3_any_words_against_a_slow_loop(tmp_path, words, block):
+    """Whatever the words and wherever blocks end; most such streams run backwards, so that blocks are compared."""
+    path = tmp_path / "clip.raw"
+    evt3_file(path, words)
+    source, reader = open_source(path, None, "error")
+    with mock.patch("rsnn.data.readers.common.BLOCK_BYTES", block):
+        rows = [
+            row
+            for block in reader.read(source).blocks
+            for row in zip(*(getattr(block, name).tolist() for name in "txyp"), strict=True)
+        ]
+    assert rows == slow_evt3(path)
+
+
 def test_raw_without_an_encoding(tmp_path):
     path = tmp_path / "clip.raw"
     path.write_bytes(b"% date 2024\n% end\n" + bytes(20))
@@ -167,6 +264,9 @@ def test_raw_header_that_names_camera_or_size(tmp_path):
         (b"% evt 2.0\n% plugin_name hal_plugin_gen31_fx3", (640, 480)),
         (b"% evt 2.0\n% plugin_name hal_plugin_genx320", (320, 320)),
         (b"% evt 2.0", (34, 34)),
+        (b"% evt 2.0\n% format EVT2;width=1280;camera_mode=1;height=720", SENSOR),
+        (b"% format EVT2;height=720;endianness=little;width=1280", SENSOR),
+        (b"% evt 2.0\n% Height 720\n% Date 2020\n% Width 1280", SENSOR),
     ]:
         path.write_bytes(line + b"\n" + body)
         assert read_events(path).sensor_size == size

@@ -50,6 +50,38 @@ def test_named_formats_and_truncated_files(clip, tmp_path):
     assert len(read_events(tmp_path / "out.npz")) == 3999
 
 
+def test_recordings_to_sort(tmp_path):
+    (tmp_path / "clip.csv").write_text("t,x,y,p\n1500000,1,1,1\n1500009,2,2,0\n1500004,3,3,0\n")
+    assert "rsnn convert --sort" in run("convert", tmp_path / "clip.csv", tmp_path / "out.npz", code=1)
+    run("convert", tmp_path / "clip.csv", tmp_path / "out.npz", "--sort")
+    assert read_events(tmp_path / "out.npz").t.tolist() == [1_500_000, 1_500_004, 1_500_009]
+    run("convert", tmp_path / "clip.csv", tmp_path / "out.npz", "--sort", "--from-zero")
+    assert read_events(tmp_path / "out.npz").t.tolist() == [0, 4, 9]
+    run("convert", tmp_path / "clip.csv", tmp_path / "out.npy", "--sort", "--frames", "3")
+    assert np.load(tmp_path / "out.npy").sum() == 3
+    run("convert", tmp_path / "clip.csv", tmp_path / "out.png", "--sort", "--frames", "3")
+
+
+@pytest.mark.parametrize("suffix", [".raw", ".dat", ".es", ".bin"])
+def test_times_of_day_counted_from_zero(tmp_path, rng, suffix):
+    """Microseconds since 1970, as cameras that know the time write them, are too large for most formats."""
+    events = random_events(rng, 500, (40, 30), last_us=400_000)
+    late = Events(t=events.t + 1_605_537_493_718_345, x=events.x, y=events.y, p=events.p, sensor_size=(40, 30))
+    clip = write_events(tmp_path / "clip.npz", late)
+    assert "rsnn convert --from-zero" in run("convert", clip, tmp_path / f"out{suffix}", code=1)
+    run("convert", clip, tmp_path / f"out{suffix}", "--from-zero")
+    found = read_events(tmp_path / f"out{suffix}", sensor_size=(40, 30))
+    assert found.t.tolist() == (events.t - events.t[0]).tolist()
+    assert found.x.tolist() == events.x.tolist()
+
+
+def test_info_of_what_is_left(clip, tmp_path):
+    run("convert", clip, tmp_path / "old.aedat", "--to", "aedat-2.0")
+    (tmp_path / "cut.aedat").write_bytes((tmp_path / "old.aedat").read_bytes()[:-3])
+    assert "--keep-truncated" in run("info", tmp_path / "cut.aedat", code=1)
+    assert "3,999" in run("info", tmp_path / "cut.aedat", "--keep-truncated")
+
+
 def test_a_suffix_that_says_nothing(clip, tmp_path):
     said = run("convert", clip, tmp_path / "out.xyz", code=1)
     assert "has the suffix '.xyz'; expected one of .aedat, " in said

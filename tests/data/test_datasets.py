@@ -88,6 +88,12 @@ def test_gestures_from_the_unpacked_folder(tmp_path, monkeypatch):
     check_gestures(tmp_path)
 
 
+def test_gestures_from_a_root_that_is_the_unpacked_folder(tmp_path, monkeypatch):
+    miniatures.expect_gestures(monkeypatch)
+    check_gestures(miniatures.gesture_folder(tmp_path / "DvsGesture"))
+    assert folders(tmp_path / "DvsGesture") == ["DvsGesture-samples-1"]
+
+
 def test_gestures_of_spikingjelly(tmp_path, monkeypatch):
     """Its folders: `download` with the archive, `extract` with what it unpacked, `events_np` with what it cut."""
     made = miniatures.gesture_archive(tmp_path / "a", monkeypatch) if (tmp_path / "a").mkdir() is None else None
@@ -499,6 +505,7 @@ def test_a_table(tmp_path):
         ("path,label\nx/9.npz,wave\n", r"row 2 names '.*x/9\.npz' of class 'wave'; expected a file that is there"),
         ("path,label\nx/1.npz,\n", "row 2 names .* of class ''"),
         ("path,label\nx/1.npz,a\nx/1.npz,b\n", r"x/1\.npz' twice"),
+        ("path,label\nx/1.npz,a\nx/../x/1.npz,b\n", r"x/1\.npz' twice"),
         ("path,label\n", "holds no recordings"),
     ],
 )
@@ -506,6 +513,31 @@ def test_tables_that_are_wrong(tmp_path, table, message):
     write_clips(tmp_path, ["x/1.npz"])
     (tmp_path / "manifest.csv").write_text(table)
     with pytest.raises(RecordingError, match=message):
+        EventFolder(tmp_path)
+
+
+def test_a_table_of_files_that_lie_anywhere(tmp_path, monkeypatch):
+    """Absolute paths, in the folder and outside it; an id is the way from the folder, however that is given."""
+    root = tmp_path / "data"
+    write_clips(tmp_path, ["data/x/1.npz", "elsewhere/2.npz", "data/3.npz"])
+    (root / "manifest.csv").write_text(
+        f"path,label\n{root}/x/1.npz,a\n{tmp_path}/elsewhere/2.npz,b\n../elsewhere/../data/3.npz,a\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for given in (root, "data", "./data/../data"):
+        data = EventFolder(given)
+        assert data.ids == ["x/1.npz", "../elsewhere/2.npz", "3.npz"]
+        assert [len(events) for events, _ in data] == [50, 50, 50]
+    (root / "manifest.csv").write_text(f"path,label\n{root}/x/1.npz,a\nx/1.npz,a\n")
+    with pytest.raises(RecordingError, match=r"x/1\.npz' twice"):
+        EventFolder("data")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_tables_that_are_not_utf_8(tmp_path, encoding):
+    write_clips(tmp_path, ["x/1.npz"])
+    (tmp_path / "manifest.csv").write_text("path,label\nx/1.npz,gr\u00fc\u00dfen\n", encoding=encoding)
+    with pytest.raises(RecordingError, match=r"manifest\.csv cannot be read .*expected a table of commas in UTF-8"):
         EventFolder(tmp_path)
 
 

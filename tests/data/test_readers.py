@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -75,6 +76,38 @@ def test_aedat31_camera_in_the_header(tmp_path):
     writers.write_aedat31(path, events, header=b"#!AER-DAT3.1\r\n#!END-HEADER\r\n")
     assert read_events(path).sensor_size == (34, 34)
     assert read_events(path, sensor_size=(50, 40)).sensor_size == (50, 40)
+    again = "#!AER-DAT3.1\r\n#-Source 0: DVS128\r\n#Source 1: {}\r\n#!END-HEADER\r\n"
+    for camera, size in (("Processing", (128, 128)), ("DAVIS240C", (240, 180))):
+        writers.write_aedat31(path, events[:0], header=again.format(camera).encode() + one_event_packet())
+        assert read_events(path).sensor_size == size
+
+
+def one_event_packet():
+    return writers.aedat31_packet(writers.aedat31_event(1, 2, 3, 1))
+
+
+def test_aedat31_headers_of_any_length(tmp_path):
+    path = tmp_path / "clip.aedat"
+    more = b"".join(b"# remark %05d\r\n" % n for n in range(10_000))
+    start, end = writers.AEDAT31_HEADER.split(b"#!END")
+    path.write_bytes(start + more + b"#!END" + end + one_event_packet())
+    assert read_events(path) == Events(t=[1], x=[2], y=[3], p=[1], sensor_size=(128, 128))
+
+
+@pytest.mark.parametrize("end", [b"", b"#!END-HEADER\r\n"])
+def test_aedat30_is_named_and_not_read(tmp_path, end):
+    """Its rows count from the lower left corner."""
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(b"#!AER-DAT3.0\r\n#Format: RAW\r\n" + end + one_event_packet())
+    with pytest.raises(RecordingError, match=r"AEDAT 3\.0, whose rows .* lower left corner; expected AEDAT 3\.1"):
+        read_events(path)
+
+
+def test_aedat31_without_an_end_of_its_header(tmp_path):
+    path = tmp_path / "clip.aedat"
+    path.write_bytes(b"#!AER-DAT3.1\r\n#Format: RAW\r\n" + one_event_packet())
+    with pytest.raises(RecordingError, match="no line #!END-HEADER in the header, which ends at byte 28"):
+        read_events(path)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +158,40 @@ def test_aedat20_external_signals_and_other_cameras(tmp_path):
         read_events(path)
     path.write_bytes(b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis240C\r\n" + bytes(8))
     with pytest.raises(RecordingError, match=r"Davis240C'; expected a DVS128"):
+        read_events(path)
+
+
+def test_aedat20_headers_of_any_length(tmp_path, monkeypatch):
+    """JAER writes its preferences into it; a limit keeps a file that only looks like one from filling the memory."""
+    path = tmp_path / "clip.aedat"
+    more = b"".join(b'# <entry key="DVS128.k%05d" value="1"/>\r\n' % n for n in range(3000))
+    path.write_bytes(writers.AEDAT20_HEADER + more + struct.pack(">II", 0x0203, 2))
+    assert path.stat().st_size > 2**17 * 0.9
+    assert read_events(path) == Events(t=[2], x=[1], y=[2], p=[0], sensor_size=(128, 128))
+    monkeypatch.setattr("rsnn.data.readers.common.LONGEST_HEADER_BYTES", 50_000)
+    with pytest.raises(
+        RecordingError, match=r"header .* byte \d+ .*expected lines of text that begin with '#', at most"
+    ):
+        read_events(path)
+    path.write_bytes(writers.AEDAT20_HEADER + b"# AEChip: DV")
+    at = len(writers.AEDAT20_HEADER)
+    with pytest.raises(RecordingError, match=f"byte {at} does not end.*cut or damaged"):
+        read_events(path)
+
+
+@pytest.mark.parametrize("block", [8, 16, 1 << 20])
+def test_aedat20_times_wrap(tmp_path, monkeypatch, block):
+    """From 2^32 to 0, which is where times that begin below zero are at first."""
+    monkeypatch.setattr("rsnn.data.readers.common.BLOCK_BYTES", block)
+    path = tmp_path / "clip.aedat"
+    for times in ([2**32 - 3, 2, 7, 2**31 + 7, 2**32 - 1, 0], [-3, 2], [5]):
+        body = b"".join(struct.pack(">II", 0x0203, t & 0xFFFF_FFFF) for t in times)
+        path.write_bytes(writers.AEDAT20_HEADER + body)
+        found = read_events(path).t
+        assert found[0] == times[0] & 0xFFFF_FFFF
+        assert np.diff(found).tolist() == [(b - a) % 2**32 for a, b in itertools.pairwise(times)]
+    path.write_bytes(writers.AEDAT20_HEADER + struct.pack(">4I", 0x0203, 900, 0x0203, 100))
+    with pytest.raises(RecordingError, match="from 900 to 100"):
         read_events(path)
 
 
@@ -227,6 +294,18 @@ def test_units_in_names(tmp_path, name, expected):
     assert read_events(path).t.tolist() == [0, expected]
 
 
+def test_names_that_differ_only_in_case(tmp_path):
+    """The exact name is the column; where there is none, case does not matter."""
+    path = tmp_path / "clip.npz"
+    others = {"x": [1, 1], "y": [1, 1], "p": [0, 1]}
+    np.savez(path, T=[500, 501], t=[10, 20], X=[7, 7], **others)
+    assert (read_events(path).t.tolist(), read_events(path).x.tolist()) == ([10, 20], [1, 1])
+    np.savez(path, T=[500, 501], timestamp=[10, 20], **others)
+    assert read_events(path).t.tolist() == [10, 20]
+    np.savez(path, T=[500, 501], **others)
+    assert read_events(path).t.tolist() == [500, 501]
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -292,6 +371,7 @@ def test_text_separators(tmp_path, mark, end):
     "text",
     [
         "t,x,y,p\n10,3,4,1\n20,5,6,0\n20,33,0,1\n",
+        "T,t,x,y,p\n5,10,3,4,1\n6,20,5,6,0\n7,20,33,0,1\n",
         "# made by hand\n\np;X;Y;timestamp_us\n1;3;4;10\n0;5;6;20\n1;33;0;20\n",
         "\ufeffx,y,polarity,time,extra\n3,4,True,10,a\n5,6,False,20,b\n33,0,True,20,c\n",
         "t_ms,x,y,p\n0.010,3,4,1\n0.020,5,6,-1\n0.020,33,0,1\n",

@@ -23,10 +23,10 @@ PARTS = ("train", "validation", "test")
 class EventFolder(EventDataset):
     """Recordings of any known format, below one folder.
 
-    Either `root` has the table `manifest.csv` with the columns `path` (from `root`), `label` (the class's name) and, if
-    there are parts, `split`; or it has a folder for each class with recordings in it; or folders `train`, `validation`,
-    `test` which have those. Files whose names begin with a dot are left out. Classes are numbered in the order of their
-    names, over all parts.
+    Either `root` has the table `manifest.csv` with the columns `path` (from `root`, or absolute), `label` (the class's
+    name) and, if there are parts, `split`; or it has a folder for each class with recordings in it; or folders `train`,
+    `validation`, `test` which have those. Files whose names begin with a dot are left out. Classes are numbered in the
+    order of their names, over all parts.
 
     Args:
         root: the folder.
@@ -53,7 +53,7 @@ class EventFolder(EventDataset):
         parts = sorted({part for _, _, part in rows if part})
         check_split(split, ("all", *parts))
         samples = [
-            Sample(path.relative_to(root).as_posix(), class_names.index(label), path)
+            Sample(_id(root, path), class_names.index(label), path)
             for path, label, part in rows
             if split in ("all", part)
         ]
@@ -74,6 +74,14 @@ class EventFolder(EventDataset):
 Row = tuple[Path, str, str]  # file, class, part or ""
 
 
+def _id(root: Path, path: Path) -> str:
+    """Return the way from `root` to a file, the same however either is written."""
+    try:
+        return Path(os.path.relpath(path, root)).as_posix()
+    except ValueError:  # on another drive of Windows there is none
+        return path.as_posix()
+
+
 def _from_folders(root: Path) -> list[Row]:
     parts = [part for part in PARTS if (root / part).is_dir()]
     rows = []
@@ -90,25 +98,40 @@ def _visible(folder: Path) -> list[Path]:
 
 def _from_manifest(root: Path) -> list[Row]:
     table = root / MANIFEST
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
+    rows = []
+    for number, row in read_manifest(root):
+        path, label = root / (row["path"] or ""), row["label"]
+        if not path.is_file() or not label:
             raise RecordingError(
-                f"{table} has the columns {reader.fieldnames}; expected path and label, and split if wanted"
+                f"{table}: row {number} names {str(path)!r} of class {label!r}; expected a file that is there, its "
+                "path counted from the table's folder, and a class"
             )
-        rows = []
-        for row in reader:
-            path, label = root / (row["path"] or ""), row["label"]
-            if not path.is_file() or not label:
-                raise RecordingError(
-                    f"{table}: row {reader.line_num} names {str(path)!r} of class {label!r}; expected a file that is "
-                    "there, "
-                    "its path counted from the table's folder, and a class"
-                )
-            rows.append((path, label, row.get("split") or ""))
-    twice = [path for path, count in Counter(path for path, _, _ in rows).items() if count > 1]
+        rows.append((path, label, row.get("split") or ""))
+    twice = [name for name, count in Counter(_id(root, path) for path, _, _ in rows).items() if count > 1]
     if twice:
-        raise RecordingError(f"{table} names {str(twice[0])!r} twice; expected each recording once")
+        raise RecordingError(f"{table} names {str(root / twice[0])!r} twice; expected each recording once")
+    return rows
+
+
+def read_manifest(root: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a folder's table, each with its number in the file.
+
+    Raises:
+        RecordingError: the table lacks a column or is no text.
+
+    """
+    table = root / MANIFEST
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordingError(
+            f"{table} cannot be read ({error}); expected a table of commas in UTF-8: save it as 'CSV UTF-8'"
+        ) from error
+    if not {"path", "label"} <= set(columns or ()):
+        raise RecordingError(f"{table} has the columns {columns}; expected path and label, and split if wanted")
     return rows
 
 

@@ -84,10 +84,10 @@ class DVS128Gesture(EventDataset):
     """DVS128 Gesture, cut into samples.
 
     Looked for below `root`, in this order: samples that this class cut before; SpikingJelly's `events_np`; the unpacked
-    folder `DvsGesture` (SpikingJelly's is in `extract`); `DvsGesture.tar.gz` (SpikingJelly's is in `download`); tonic's
-    `DVSGesture/ibmGestureTrain` (another cut of 1,077 and 264 samples with times in milliseconds, named so in
-    `split_name`). The archive is checked, unpacked to `DvsGesture` and cut into `DvsGesture-samples-1`, each folder
-    appearing when it is complete.
+    folder `DvsGesture` (SpikingJelly's is in `extract`), which `root` may also be itself; `DvsGesture.tar.gz`
+    (SpikingJelly's is in `download`); tonic's `DVSGesture/ibmGestureTrain` (another cut of 1,077 and 264 samples with
+    times in milliseconds, named so in `split_name`). The archive is checked, unpacked to `DvsGesture` and cut into
+    `DvsGesture-samples-1` in `root`, each folder appearing when it is complete.
 
     Args:
         root: the folder that holds, or will hold, the data.
@@ -129,7 +129,9 @@ class DVS128Gesture(EventDataset):
 
 
 def _unpacked(root: Path) -> Path | None:
-    return next((f for f in (root / "DvsGesture", root / "extract" / "DvsGesture") if f.is_dir()), None)
+    if unpacked := next((f for f in (root / "DvsGesture", root / "extract" / "DvsGesture") if f.is_dir()), None):
+        return unpacked
+    return root if next(root.glob("user*.aedat"), None) else None
 
 
 def _prepare(root: Path, *, download: bool) -> Path:

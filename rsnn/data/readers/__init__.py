@@ -55,6 +55,7 @@ READERS: dict[str, Reader] = {
 }
 
 TRUNCATED = ("error", "keep")
+UNSORTED = ("error", "sort")
 
 
 def read_events(
@@ -63,6 +64,7 @@ def read_events(
     format: str | None = None,  # noqa: A002 - the word users look for
     sensor_size: tuple[int, int] | None = None,
     truncated: str = "error",
+    unsorted: str = "error",
 ) -> Events:
     """Read the events of one recording.
 
@@ -76,18 +78,21 @@ def read_events(
             coordinates plus one.
         truncated: what to do if the file ends within an event or a packet: "error", or "keep" the events
             before.
+        unsorted: what to do if time runs backwards: "error", or "sort" the events by time, those of one time in
+            the order of the file.
 
     Returns:
         All events of the recording, times as stored.
 
     Raises:
         RecordingError: the file is missing, is no recording, is damaged or truncated, holds no events, or its
-        events
-            lie outside the sensor or run backwards in time. The message names the file and the byte or row.
+            events lie outside the sensor or run backwards in time. The message names the file and the byte or row.
         InputError: an argument has a value that it cannot have.
         MissingDependencyError: the format needs an optional package that is not installed.
 
     """
+    if unsorted not in UNSORTED:
+        raise InputError(f"unsorted is {unsorted!r}; expected 'error' or 'sort'")
     source, reader = open_source(path, format, truncated)
     if sensor_size is not None:
         sensor_size = check_sensor_size(sensor_size)
@@ -103,7 +108,10 @@ def read_events(
         for name in EVENT_DTYPE.names or ()
     }
     if fault := find_fault(**columns, sensor_size=size):
-        raise source.fault(f"at {_where(blocks, fault.event)}, {fault.found}; {fault.remedy}")
+        if fault.column != "t" or unsorted == "error":
+            raise source.broken(_where(blocks, fault.event), fault)
+        order = np.argsort(columns["t"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
     return Events(**columns, sensor_size=size)
 
 

@@ -19,10 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.common import BLOCK_BYTES, HEAD_BYTES, Block, Decoded, Source, at_bytes
+from rsnn.data.readers.common import BLOCK_BYTES, Block, Decoded, Source, at_bytes, read_header
 
 NAME = "AEDAT 3.1"
-END_OF_HEADER = b"#!END-HEADER\r\n"
+MARK = b"#"
+VERSION = "!AER-DAT3.1"
+END_OF_HEADER = "!END-HEADER"
 
 WORD_BYTES = 4
 HEADER_WORDS = 7
@@ -50,28 +52,34 @@ class Packets(NamedTuple):
 
 
 def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
-    """Tell whether the file begins as AEDAT 3 does."""
+    """Tell whether the file begins as AEDAT 3 does; `read` says which versions of it are not known."""
     return head.startswith(b"#!AER-DAT3")
 
 
 def read(source: Source) -> Decoded:
     """Read the polarity events that are marked valid; packets of other types are skipped."""
     with source.path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    end = head.find(END_OF_HEADER)
-    if end < 0:
+        header = read_header(file, MARK, END_OF_HEADER)
+    version = header.lines[0] if header.lines else ""
+    if version.startswith("!AER-DAT3") and version != VERSION:
         raise source.fault(
-            f"no line #!END-HEADER in the first {len(head)} bytes; expected a text header that ends with it: "
-            "the file is cut or damaged at its beginning, copy it again"
+            f"the file is AEDAT {version.removeprefix('!AER-DAT')}, whose rows count from the lower left corner; "
+            "expected AEDAT 3.1: log it again with cAER, which writes 3.1"
         )
-    return Decoded(_sensor_size(head[:end].decode("latin-1")), _blocks(source, end + len(END_OF_HEADER)))
+    if not header.lines or header.lines[-1] != END_OF_HEADER:
+        raise source.fault(
+            f"no line #!END-HEADER in the header, which ends at byte {header.end}; expected lines of text that end "
+            "with it: the file is cut or damaged at its beginning, copy it again"
+        )
+    return Decoded(_sensor_size(header.lines), _blocks(source, header.end))
 
 
-def _sensor_size(header: str) -> tuple[int, int] | None:
-    for line in header.splitlines():
-        if line.startswith("#Source"):
+def _sensor_size(lines: list[str]) -> tuple[int, int] | None:
+    # A file that was logged again names its camera as the source of its source.
+    for mark in ("Source", "-Source"):
+        for line in lines:
             for camera, size in SENSOR_OF_CAMERA.items():
-                if camera in line.upper():
+                if line.startswith(mark) and camera in line.upper():
                     return size
     return None
 

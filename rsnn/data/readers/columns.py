@@ -41,11 +41,15 @@ MICROSECONDS_OF_SUFFIX = {"_us": 1.0, "_ms": 1e3, "_s": 1e6, "_ns": 1e-3}
 
 
 def find_columns(names: Iterable[str]) -> dict[str, str] | None:
-    """Return which of `names` is t, x, y and p, or `None` if one of them is missing; case does not matter."""
-    available = {name.lower(): name for name in reversed(list(names))}
+    """Return which of `names` is t, x, y and p, or `None` if one of them is missing.
+
+    Case does not matter, unless it is all that tells two columns apart: of T and t the latter is the time.
+    """
+    exact = {name: name for name in names}
+    lower = {name.lower(): name for name in reversed(exact)}
     found = {}
     for field, aliases in ALIASES.items():
-        match = next((available[alias] for alias in aliases if alias in available), None)
+        match = next((known[alias] for known in (exact, lower) for alias in aliases if alias in known), None)
         if match is None:
             return None
         found[field] = match

@@ -15,10 +15,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.events import Fault
 from rsnn.errors import RecordingError
 
-HEAD_BYTES = 1 << 16  # enough to recognise every format: the longest text header seen is 4 kB
+HEAD_BYTES = 1 << 16  # enough to recognise every format
+LONGEST_HEADER_BYTES = 1 << 24  # jAER writes all its preferences into a header, hundreds of kB
 BLOCK_BYTES = 1 << 23  # 8 MiB of a file at a time: about a million events
+
+UNSORTED = "expected times that never decrease: unsorted='sort' of read_events (rsnn convert --sort) sorts the events"
 
 # Pixels (width, height) of the event cameras in use, smallest first. A recording that does not name its
 # sensor gets the first of these that holds all its events, since the outermost pixels of a real sensor are
@@ -47,6 +51,14 @@ class Block(NamedTuple):
     where: Callable[[int], str]  # index of an event -> "byte 1234" or "row 5"
 
 
+class Header(NamedTuple):
+    """A header of text: where it ends, its lines without their mark, and whether the last one was whole."""
+
+    end: int
+    lines: list[str]
+    whole: bool
+
+
 class Decoded(NamedTuple):
     """A recording being read: the sensor's (width, height) if the file says it, and the events in blocks."""
 
@@ -70,9 +82,14 @@ class Source:
         """Raise the error of a truncated file, unless what is left of it was asked for."""
         if not self.keep_truncated:
             raise self.fault(
-                f"the file is truncated: {what}; expected {expected}: copy it again, "
-                "or read the events before that place with truncated='keep'"
+                f"the file is truncated: {what}; expected {expected}: copy it again, or take the events before that "
+                "place, with truncated='keep' (rsnn convert --keep-truncated)"
             )
+
+    def broken(self, where: str, fault: Fault) -> RecordingError:
+        """Return the error that says which rule the event at a place breaks; the caller raises it."""
+        remedy = UNSORTED if fault.column == "t" else fault.remedy
+        return self.fault(f"at {where}, {fault.found}; {remedy}")
 
     def size(self) -> int:
         """Return the file's length in bytes."""
@@ -104,26 +121,42 @@ def at_bytes(offset: int, record_bytes: int, place: npt.NDArray[np.intp] | None 
     return lambda index: f"byte {offset + int(index if place is None else place[index]) * record_bytes}"
 
 
-def read_comment_lines(source: Source, head: bytes, mark: bytes) -> tuple[int, list[str]]:
-    """Return where the lines that begin with `mark` end in `head`, and those lines without the mark.
+def read_header(file: IO[bytes], mark: bytes, last: str | None = None) -> Header:
+    """Read the lines of text that begin with `mark`, up to the line `last` if it is among them.
 
-    Raises:
-        RecordingError: a line does not end in `head`.
+    Args:
+        file: stands at its beginning.
+        mark: first bytes of each line.
+        last: the line that ends the header, without the mark.
 
     """
     lines: list[str] = []
     end = 0
-    while head.startswith(mark, end):
-        newline = head.find(b"\n", end)
-        if newline < 0:
-            raise source.fault(
-                f"the header line at byte {end} does not end before byte {len(head)}; expected lines of "
-                "text that begin "
-                f"with {mark.decode()!r}, then the events: the file is cut or damaged, copy it again"
-            )
-        lines.append(head[end + len(mark) : newline].decode("latin-1").strip())
-        end = newline + 1
-    return end, lines
+    while end < LONGEST_HEADER_BYTES and file.read(len(mark)) == mark:
+        line = file.readline(LONGEST_HEADER_BYTES)
+        if not line.endswith(b"\n"):
+            return Header(end, lines, whole=False)
+        lines.append(line.decode("latin-1").strip())
+        end += len(mark) + len(line)
+        if lines[-1] == last:
+            break
+    return Header(end, lines, whole=end < LONGEST_HEADER_BYTES)
+
+
+def unwrap(counter: npt.NDArray[Any], bits: int, before: int) -> npt.NDArray[np.int64]:
+    """Return a counter of `bits` bits counted on over its wraps, from the value `before` that came before it.
+
+    A step down by more than half the range is a wrap; a smaller one is kept, for it is a fault of the
+    recording.
+    """
+    counted = counter.astype(np.int64)
+    wraps, last = divmod(before, 1 << bits)
+    if counted.size and (counted[0] < last or bool((counted[1:] < counted[:-1]).any())):  # in few blocks
+        down = np.diff(counted, prepend=last) < -(1 << (bits - 1))
+        counted += np.cumsum(down) << bits
+    if wraps:
+        counted += wraps << bits
+    return counted
 
 
 def usual_sensor_size(width: int, height: int) -> tuple[int, int]:

@@ -9,13 +9,14 @@ Source: docs.prophesee.ai, "DAT file format".
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from rsnn.data.readers import prophesee
-from rsnn.data.readers.common import HEAD_BYTES, Block, Decoded, Source, at_bytes, read_records
+from rsnn.data.readers.common import Block, Decoded, Source, at_bytes, read_records, unwrap
 
 NAME = "Prophesee DAT"
 CHANGE_DETECTION = (0, 12)
@@ -25,22 +26,22 @@ WRAP_BITS = 32
 
 def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
     """Tell whether a header of `%` lines is followed by the type and size of events."""
-    header = prophesee.read_header(head)
-    described = any(line.startswith(("Data file", "Version", "Width")) for line in header.lines)
-    return described and (len(head) < header.end + 2 or head[header.end + 1] == RECORD.itemsize)
+    header = prophesee.read_header(io.BytesIO(head))
+    described = any(line.startswith(("Data file", "Version", "Width", "Height")) for line in header.lines)
+    kind = head[header.end : header.end + 2]
+    return described and (not header.whole or len(kind) < 2 or kind[1] == RECORD.itemsize)
 
 
 def read(source: Source) -> Decoded:
     """Read change detection events."""
     with source.path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    header = prophesee.read_header(head)
-    kind = head[header.end : header.end + 2]
+        header = prophesee.read_header(file)
+        file.seek(header.end)
+        kind = file.read(2)
     if not header.whole or len(kind) < 2:
         raise source.fault(
-            f"the file ends at byte {len(head)}, within its header; expected lines that begin with %, then "
-            "the type "
-            "and the size of the events: copy the file again"
+            f"the file ends at byte {source.size()}, within its header; expected lines that begin with %, then the "
+            "type and the size of the events: copy the file again"
         )
     if kind[0] not in CHANGE_DETECTION or kind[1] != RECORD.itemsize:
         raise source.fault(
@@ -54,14 +55,13 @@ def read(source: Source) -> Decoded:
 
 
 def _blocks(source: Source, start: int) -> Iterator[Block]:
-    last_t = wraps = 0
+    last_t = 0
     with source.path.open("rb") as file:
         file.seek(start)
         for offset, data in read_records(source, file, RECORD.itemsize):
             records = np.frombuffer(data, dtype=RECORD)
-            counter = np.concatenate([[last_t], records["t"]])
-            t = prophesee.unwrap(counter, WRAP_BITS, wraps)[1:]
-            last_t, wraps = int(counter[-1]), int(t[-1]) >> WRAP_BITS
+            t = unwrap(records["t"], WRAP_BITS, last_t)
+            last_t = int(t[-1])
             pixel = records["pixel"].astype(np.uint32)
             yield Block(
                 t=t,

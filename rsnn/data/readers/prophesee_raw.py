@@ -11,15 +11,16 @@ their kind.
 - EVT 3.0, 16 bits: the words change a state and events take the rest of their fields from it: 0 has y, 2 is
   one event with x and polarity, 3 has x and polarity of the vectors after it, 4 and 5 are vectors of 12 and 8
   pixels, which move that x on, 6 and 8 have the 12 low and the 12 high bits of the time. The low bits are 0
-  after new high ones.
+  after high ones that changed; high ones that only repeat those before them leave them as they are.
 
-What comes before the first high bits of a time is skipped, for its time is not known.
+Events before the first high bits of a time are skipped, for their time is not known.
 
 Source: docs.prophesee.ai, "EVT 2.0 Format", "EVT 2.1 Format", "EVT 3.0 Format".
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.readers import prophesee
-from rsnn.data.readers.common import HEAD_BYTES, Block, Decoded, Source, at_bytes, read_records
+from rsnn.data.readers.common import Block, Decoded, Header, Source, at_bytes, read_records, unwrap
 
 NAME = "Prophesee RAW"
 
@@ -42,14 +43,13 @@ EVT3_TIME_BITS = 12
 
 def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
     """Tell whether a header of `%` lines names one of the encodings."""
-    return _encoding(prophesee.read_header(head).lines) is not None
+    return _encoding(prophesee.read_header(io.BytesIO(head)).lines) is not None
 
 
 def read(source: Source) -> Decoded:
     """Read the change detection events; triggers and words of other kinds are skipped."""
     with source.path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    header = prophesee.read_header(head)
+        header = prophesee.read_header(file)
     encoding = _encoding(header.lines)
     if encoding is None or not header.whole:
         raise source.fault(
@@ -68,7 +68,7 @@ def _encoding(lines: list[str]) -> str | None:
     return None
 
 
-def _evt20(source: Source, header: prophesee.Header) -> Iterator[Block]:
+def _evt20(source: Source, header: Header) -> Iterator[Block]:
     high: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
     with source.path.open("rb") as file:
         file.seek(header.end)
@@ -94,16 +94,15 @@ def _high_bits(
 
     `before` is what the block before ended with: one value, or none at the beginning of the recording.
     """
-    mask = (1 << EVT2_HIGH_BITS) - 1
-    wraps = int(before[0]) >> EVT2_HIGH_BITS if before.size else 0
-    values = prophesee.unwrap(np.concatenate([before & mask, payload[is_high]]), EVT2_HIGH_BITS, wraps)
+    highs = unwrap(payload[is_high], EVT2_HIGH_BITS, int(before[0]) if before.size else 0)
+    values = np.concatenate([before, highs])
     which = np.cumsum(is_high) - 1 + before.size
     known = which >= 0
     at_word = values[np.maximum(which, 0)] if values.size else np.zeros(which.size, dtype=np.int64)
     return at_word, values[-1:], known
 
 
-def _evt21(source: Source, header: prophesee.Header) -> Iterator[Block]:
+def _evt21(source: Source, header: Header) -> Iterator[Block]:
     high: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
     upper_first: bool | None = None
     with source.path.open("rb") as file:
@@ -137,54 +136,58 @@ def _upper_half_first(lines: list[str], halves: npt.NDArray[np.uint32]) -> bool:
     return bool((valid[0], high[0]) >= (valid[1], high[1]))
 
 
-def _evt30(source: Source, header: prophesee.Header) -> Iterator[Block]:
-    state: npt.NDArray[np.uint16] = np.empty(0, dtype=np.uint16)
-    wraps = 0
+def _evt30(source: Source, header: Header) -> Iterator[Block]:
+    state, high = _state_evt30(0, 0, 0), -1
     with source.path.open("rb") as file:
         file.seek(header.end)
         for offset, data in read_records(source, file, 2):
-            # The state that the block before ended with comes first, as the words that would set it.
             words = np.concatenate([state, np.frombuffer(data, dtype="<u2")])
-            first_word = -state.size
-            if state.size == 0:
-                begin = int(np.argmax(words >> 12 == EVT3_TIME_HIGH))
-                if words[begin] >> 12 != EVT3_TIME_HIGH:
-                    continue
-                words, first_word = words[begin:], begin
-            block, state, wraps = _decode_evt30(
-                words,
-                wraps,
-                lambda place, first=first_word, offset=offset: at_bytes(  # type: ignore[misc]
-                    offset, 2, place + first
-                ),
-            )
+            block, state, high = _decode_evt30(words, high, offset - 2 * state.size)
             yield block
 
 
+def _state_evt30(low: int, y: int, base: int) -> npt.NDArray[np.uint16]:
+    """Return the words that set a state: the low bits of the time, the row, and x and polarity of vectors."""
+    return np.array([EVT3_TIME_LOW << 12 | low, ADDR_Y << 12 | y, BASE_X << 12 | base], dtype=np.uint16)
+
+
 def _decode_evt30(
-    words: npt.NDArray[np.uint16], wraps: int, where: Callable[[npt.NDArray[np.intp]], Callable[[int], str]]
+    words: npt.NDArray[np.uint16], high_before: int, offset: int
 ) -> tuple[Block, npt.NDArray[np.uint16], int]:
-    """Decode words of which the first sets the high bits of the time; return the state after them as well."""
+    """Decode a block of words.
+
+    Args:
+        words: those that set the state that the block before ended with, then those of the block.
+        high_before: the high bits of the time before them, counted on over their wraps; -1 if they are not known.
+        offset: byte of the file where the first of `words` would be.
+
+    Returns:
+        The events, the words that set the state at the end, and the high bits of the time then.
+
+    """
     kind = words >> 12
     index = np.arange(words.size)
 
     def last(of_kind: int) -> npt.NDArray[np.intp]:
-        """Return, at each word, the index of the last word of a kind so far, or -1."""
-        return np.maximum.accumulate(np.where(kind == of_kind, index, -1))
+        """Return, at each word, the index of the last word of a kind so far."""
+        return np.maximum.accumulate(np.where(kind == of_kind, index, 0))
 
-    last_high, last_low, last_y, last_base = (last(k) for k in (EVT3_TIME_HIGH, EVT3_TIME_LOW, ADDR_Y, BASE_X))
-    highs = prophesee.unwrap(words[kind == EVT3_TIME_HIGH] & 0xFFF, EVT3_TIME_BITS, wraps)
-    high = highs[np.cumsum(kind == EVT3_TIME_HIGH) - 1]
-    low = np.where(last_low > last_high, words[last_low] & 0xFFF, 0)
-    y = np.where(last_y >= 0, words[last_y] & 0x7FF, 0)
+    last_low, last_y, last_base = (last(k) for k in (EVT3_TIME_LOW, ADDR_Y, BASE_X))
+    high_at = np.flatnonzero(kind == EVT3_TIME_HIGH)
+    highs = np.concatenate([[high_before], unwrap(words[high_at] & 0xFFF, EVT3_TIME_BITS, max(high_before, 0))])
+    changed_at = np.concatenate([[-1], np.maximum.accumulate(np.where(np.diff(highs), high_at, -1))])
+    nth_high = np.cumsum(kind == EVT3_TIME_HIGH)
+    high = highs[nth_high]
+    low = np.where(last_low > changed_at[nth_high], words[last_low] & 0xFFF, 0)
+    y = words[last_y] & 0x7FF
 
     length = np.where(kind == VECTOR_12, 12, np.where(kind == VECTOR_8, 8, 0))
     passed = np.cumsum(length) - length
-    base = np.where(last_base >= 0, words[last_base], 0).astype(np.int64)
-    vector_x = (base & 0x7FF) + passed - passed[np.maximum(last_base, 0)]
+    base = words[last_base].astype(np.int64)
+    vector_x = (base & 0x7FF) + passed - passed[last_base]
 
     # A single event is a vector of one pixel.
-    is_event = (kind == ADDR_X) | (length > 0)
+    is_event = ((kind == ADDR_X) | (length > 0)) & (high >= 0)
     place = np.flatnonzero(is_event)
     single = kind[place] == ADDR_X
     word = words[place]
@@ -195,21 +198,12 @@ def _decode_evt30(
     block = Block(
         t=high[place] << EVT3_TIME_BITS | low[place],
         x=(start[row] + bit).astype(np.uint16),
-        y=y[place].astype(np.uint16),
+        y=y[place],
         p=polarity[row].astype(np.uint8),
-        where=where(place),
+        where=at_bytes(offset, 2, place),
     )
     end_x = min(int(vector_x[-1] + length[-1]), 0x7FF)
-    state = np.array(
-        [
-            EVT3_TIME_HIGH << 12 | int(high[-1]) & 0xFFF,
-            EVT3_TIME_LOW << 12 | int(low[-1]),
-            ADDR_Y << 12 | int(y[-1]),
-            BASE_X << 12 | int(base[-1]) & 0x800 | end_x,
-        ],
-        dtype=np.uint16,
-    )
-    return block, state, int(high[-1]) >> EVT3_TIME_BITS
+    return block, _state_evt30(int(low[-1]), int(y[-1]), int(base[-1]) & 0x800 | end_x), int(high[-1])
 
 
 def _set_bits(masks: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -219,4 +213,4 @@ def _set_bits(masks: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.intp], npt.
     return row, bit
 
 
-DECODERS: dict[str, Callable[[Source, prophesee.Header], Iterator[Block]]] = {"20": _evt20, "21": _evt21, "30": _evt30}
+DECODERS: dict[str, Callable[[Source, Header], Iterator[Block]]] = {"20": _evt20, "21": _evt21, "30": _evt30}

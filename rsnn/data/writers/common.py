@@ -24,7 +24,9 @@ def check_room(events: Events, limits: dict[str, int], format_name: str) -> None
         if wrong.any():
             index = int(np.argmax(wrong))
             advice = (
-                "subtract the first event's time from all" if name == "t" else "crop the events, or use another format"
+                "count times from the first event (rsnn convert --from-zero), or use another format"
+                if name == "t"
+                else "crop the events, or use another format"
             )
             raise RecordingError(
                 f"event {index} has {name} = {column[index]}, for which {format_name} has no room; expected "

@@ -82,11 +82,14 @@ def save_animation(
         frame_ms: how long each frame is shown, in milliseconds; the format knows hundredths of a second only.
 
     Raises:
-        InputError: shapes do not go together, or the file cannot be written there.
+        InputError: shapes do not go together, the suffix of `path` is not .gif, or the file cannot be written there.
 
     """
     from PIL import Image, ImageDraw
 
+    target = Path(path)
+    if target.suffix.lower() != ".gif":
+        raise InputError(f"{target} has the suffix {target.suffix!r}; expected .gif, an animated picture")
     colours = (255 * polarity_colours(frames)).astype(np.uint8)
     shares = None if probabilities is None else np.asarray(probabilities, dtype=np.float64)
     if shares is not None and shares.shape != (len(colours), len(labels)):
@@ -112,7 +115,6 @@ def save_animation(
                 fill = "#2a9d5c" if best else "#b8c4bd"
                 draw.rectangle((width + 8, top + 13, width + 9 + round(270 * share), top + 13 + pitch // 3), fill=fill)
         pictures.append(picture)
-    target = Path(path)
     durations = [max(round(frame_ms), 20)] * (len(pictures) - 1) + [_LAST_MS]
     with _written(target, "picture") as made:
         pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

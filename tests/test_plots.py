@@ -48,6 +48,9 @@ def test_an_animation_has_a_picture_a_step_and_leaves_no_other_file(tmp_path):
 def test_an_animation_of_shapes_that_do_not_go_together(tmp_path):
     with pytest.raises(rsnn.RSNNError, match=r"shape \(2, 2\) for 3 frames and 2 labels"):
         save_animation(np.zeros((3, 2, 4, 4)), tmp_path / "a.gif", probabilities=np.ones((2, 2)), labels=("a", "b"))
+    with pytest.raises(rsnn.RSNNError, match=r"has the suffix '\.png'; expected \.gif"):
+        save_animation(np.zeros((1, 2, 4, 4)), tmp_path / "a.png")
+    (tmp_path / "b.gif").mkdir()
     with pytest.raises(rsnn.RSNNError, match="cannot be written"):
-        save_animation(np.zeros((1, 2, 4, 4)), tmp_path)
-    assert not list(tmp_path.iterdir())
+        save_animation(np.zeros((1, 2, 4, 4)), tmp_path / "b.gif")
+    assert [file.name for file in tmp_path.iterdir()] == ["b.gif"]

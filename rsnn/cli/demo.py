@@ -16,7 +16,7 @@ from rich.table import Table
 import rsnn
 from rsnn.cli.console import ModelOption, out, user_errors
 from rsnn.data import Events
-from rsnn.errors import UnknownNameError
+from rsnn.errors import InputError, UnknownNameError
 from rsnn.models import EventClassifier
 
 
@@ -32,13 +32,21 @@ def demo(
 ) -> None:
     """Watch a model make up its mind about a simulated gesture, or about your recordings, and draw an animation."""
     with user_errors():
+        if output.suffix.lower() != ".gif":
+            raise InputError(f"{output} has the suffix {output.suffix!r}; expected .gif, an animated picture")
         loaded = rsnn.load(model)
         if files:
             for number, file in enumerate(files):
                 picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
                 _demonstrate(loaded, model, file.name, rsnn.read_events(file), picture)
         else:
-            _demonstrate(loaded, model, f"a simulated {gesture}", simulated_gesture(gesture, seed), output)
+            events = simulated_gesture(gesture, seed)
+            if loaded.class_names is not None and gesture not in loaded.class_names:
+                raise InputError(
+                    f"{model} knows no {gesture}, but {', '.join(loaded.class_names)}; expected a model of these "
+                    "gestures, such as rsnn-gesture-cl, or recordings for this one: rsnn demo FILE --model MODEL"
+                )
+            _demonstrate(loaded, model, f"a simulated {gesture}", events, output)
 
 
 def simulated_gesture(gesture: str, seed: int) -> Events:
@@ -80,7 +88,10 @@ def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, 
     out.print(_bars("", labels, shares[-1].tolist()))
     report = rsnn.energy_report(loaded, frames[:, None])
     joules = report.total.cost(report.model)
-    out.print(f"Energy of its operations: {1e6 * joules:.1f} µJ ({escape(report.model.source)})", highlight=False)
+    out.print(
+        f"Energy of its operations: {1e6 * joules:.1f} {_printable('µJ', 'uJ')} ({escape(report.model.source)})",
+        highlight=False,
+    )
     title = f"{what}: {labels[best]} by {name}"
     written = save_animation(
         frames.numpy(), picture, probabilities=torch.stack(shares).numpy(), labels=labels, title=title
@@ -89,7 +100,17 @@ def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, 
 
 
 def _bars(title: str, labels: Sequence[str], shares: Sequence[float]) -> Table:
+    block = _printable("█", "#")
     table = Table(title=title or None, title_justify="left", box=None, show_header=False, padding=(0, 1))
     for label, share in zip(labels, shares, strict=True):
-        table.add_row(escape(label), f"{share:6.1%}", "█" * round(40 * share))
+        table.add_row(escape(label), f"{share:6.1%}", block * round(40 * share))
     return table
+
+
+def _printable(text: str, plain: str) -> str:
+    """Return a text if the terminal, file or program that is written to has its characters, else a plain one."""
+    try:
+        text.encode(out.encoding)
+    except UnicodeEncodeError:
+        return plain
+    return text

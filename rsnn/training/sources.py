@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
 from rsnn.data.files import locked
 from rsnn.data.fingerprint import cache_root, code_digest, file_digests
+from rsnn.data.processes import check_not_started_again, pool
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError, shortened, suggest
 from rsnn.training.recipe import DataKind
@@ -304,14 +305,11 @@ def _one_of(split: str, parts: Iterable[str], text: str) -> str:
 
 
 def _folder_parts(path: Path) -> set[str]:
-    from rsnn.data.datasets.folder import MANIFEST, PARTS
+    from rsnn.data.datasets.folder import MANIFEST, PARTS, read_manifest
 
     if not (path / MANIFEST).is_file():
         return {part for part in PARTS if (path / part).is_dir()}
-    import csv
-
-    with (path / MANIFEST).open(newline="", encoding="utf-8-sig") as file:
-        return {row.get("split") or "" for row in csv.DictReader(file)} - {""}
+    return {row.get("split") or "" for _, row in read_manifest(path)} - {""}
 
 
 def _is_folder_of_classes(path: Path) -> bool:
@@ -347,6 +345,7 @@ def _simulated(text: str, split: str) -> Part:
     clips = SimulatedGestures(number, split=split)
     path = cache_root() / "simulated" / f"gestures-{split}-{number}-seed{clips.seed}-{code_digest()[:12]}.npz"
     if not path.is_file():
+        check_not_started_again()
         try:
             with locked(path):
                 if not path.is_file():  # another process made it meanwhile
@@ -363,14 +362,12 @@ def _simulated(text: str, split: str) -> Part:
 def _simulate_into(clips: SimulatedGestures, path: Path) -> None:
     """Write the clips as an archive, on all cores: simulating one costs more than training on it."""
     import io
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
 
     from rich.console import Console
     from rich.progress import track
 
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        made = pool.map(clips.__getitem__, range(len(clips)), chunksize=4)
+    with pool(os.cpu_count() or 1) as executor:
+        made = executor.map(clips.__getitem__, range(len(clips)), chunksize=4)
         shown = track(made, f"simulating {clips.split}", len(clips), console=Console(stderr=True))
         all_clips = [events for events, _ in shown]
     columns: dict[str, Any] = {

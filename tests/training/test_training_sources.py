@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -233,3 +236,14 @@ def test_recordings_of_ones_own_under_an_official_name_say_how_they_are_taken(ar
 @pytest.mark.parametrize(("kind", "dataset"), [("gesture", gesture), ("cifar10dvs", cifar10dvs), ("nmnist", nmnist)])
 def test_the_official_data_sets_name_their_classes_as_the_zoo_does(kind, dataset):
     assert zoo.create_model(f"scnn-{kind}").class_names == dataset.CLASS_NAMES
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from rsnn.training.sources import open_part\nopen_part('gestures:22')\n")
+    environment = {**os.environ, "RSNN_CACHE": str(tmp_path / "cache")}
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+    assert ran.returncode == 1
+    assert 'below `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]

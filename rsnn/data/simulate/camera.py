@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
+from rsnn.data.simulate.checks import check_seed, is_number
 from rsnn.data.simulate.footage import LUMA, check_fps, read_frames
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
 from rsnn.data.simulate.readout import Readout
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shown
 
 ONE_AS_BITS = int(np.float32(1).view(np.uint32))
 
@@ -48,7 +49,7 @@ def to_events(
         Events from the first frame's time to the last one's, sensor_size = (W, H).
 
     Raises:
-        InputError: a frame or a time is not as above.
+        InputError: a frame, a time, `fps` or `seed` is not as above.
         UnknownNameError: there is no such preset.
 
     """
@@ -70,12 +71,12 @@ def iter_events(
     may hold no events. The pixels see the same as in one piece; the readout's chances fall differently.
 
     Raises:
-        InputError: `piece_us` is not positive; and when it is reached, a frame or a time that `to_events` refuses.
+        InputError: `piece_us` is not positive; and when it is reached, what `to_events` refuses.
         UnknownNameError: there is no such preset; raised with the first piece.
 
     """
-    if not piece_us > 0:
-        raise InputError(f"piece_us is {piece_us!r}; expected a positive number of microseconds")
+    if not is_number(piece_us) or not piece_us > 0:
+        raise InputError(f"piece_us is {shown(piece_us)}; expected a positive number of microseconds")
     return _simulate(frames, parameters, fps, seed, piece_us)
 
 
@@ -83,7 +84,7 @@ def _simulate(
     frames: Frames, parameters: DVSParameters | str, fps: float | None, seed: int | tuple[int, ...], piece_us: float
 ) -> Iterator[Events]:
     chosen = resolve_parameters(parameters)
-    pixel_seed, readout_seed = np.random.SeedSequence(seed).spawn(2)
+    pixel_seed, readout_seed = np.random.SeedSequence(check_seed(seed)).spawn(2)
     pixels: DVSPixels | None = None
     readout: Readout | None = None
     parts: list[PixelEvents] = []
@@ -125,10 +126,32 @@ def deliver(readout: Readout, parts: list[PixelEvents], start_us: int, end_us: i
 def _timed(frames: Frames, fps: float | None) -> Iterable[tuple[npt.NDArray[Any], int]]:
     if isinstance(frames, str | os.PathLike):
         return read_frames(frames, fps=fps)
-    if fps is None:
-        return frames  # type: ignore[return-value]
-    step_us = 1e6 / check_fps(fps)
-    return ((image, round(number * step_us)) for number, image in enumerate(frames))  # type: ignore[misc]
+    if not isinstance(frames, Iterable):
+        raise InputError(
+            f"frames is {shown(frames)}; expected a file or folder, pairs of an image and its time in microseconds, "
+            "or images with fps="
+        )
+    return _pairs(frames) if fps is None else _images(frames, 1e6 / check_fps(fps))
+
+
+def _pairs(frames: Iterable[Any]) -> Iterator[tuple[npt.NDArray[Any], int]]:
+    for number, pair in enumerate(frames):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"frame {number} is of type {type(pair).__name__}; expected a pair of an image and its time in "
+                "microseconds, or images alone with fps="
+            )
+        yield pair[0], pair[1]
+
+
+def _images(frames: Iterable[Any], step_us: float) -> Iterator[tuple[npt.NDArray[Any], int]]:
+    for number, image in enumerate(frames):
+        if isinstance(image, tuple | list) and len(image) == 2 and np.ndim(image[1]) == 0:
+            raise InputError(
+                f"frame {number} is a pair with a time of its own, and fps is given; expected images alone with fps=, "
+                "or pairs of an image and its time in microseconds without"
+            )
+        yield image, round(number * step_us)
 
 
 def _check_time(time: object, number: int) -> int:

@@ -87,7 +87,8 @@ def build_cifar10dvs(
             1,000 by name are taken.
         root: where the recordings go, some 9 GB.
         seed: of mismatch and noise.
-        jobs: processes; as many as there are cores by default.
+        jobs: processes; as many as there are cores by default. With more than one, a script calls this below
+            `if __name__ == "__main__":`, since each process runs the rest of the script.
         on_progress: called with the number of recordings that are there, of 10,000.
 
     Returns:
@@ -95,6 +96,7 @@ def build_cifar10dvs(
 
     Raises:
         InputError: the pictures are not as above, or the folder holds other recordings.
+        RSNNError: a process ended before its work was done.
 
     """
     recorder = Recorder(Path(images).expanduser(), PARAMETERS, seed, on_its_side=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rsnn.data.events import Events
 from rsnn.data.progress import progress
 from rsnn.data.simulate.camera import iter_events
 from rsnn.data.simulate.cifar10dvs import SUFFIX, build_cifar10dvs
-from rsnn.data.simulate.footage import is_image, read_frames
+from rsnn.data.simulate.footage import read_frames
 from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.stills import list_members, record_images
@@ -66,7 +67,7 @@ def simulate(
         with progress("recording", 10_000) as advance:
             build_cifar10dvs(source, output, seed=seed, jobs=jobs, on_progress=advance)
         return _many(output, 10_000, began)
-    if moving and not (source.is_file() and is_image(source)):
+    if moving and (not source.is_file() or zipfile.is_zipfile(source)):
         total = len(list_members(source))
         with progress("recording", total) as advance:
             record_images(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Rational
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import check_sensor_size
-from rsnn.errors import InputError, MissingDependencyError
+from rsnn.data.files import as_path
+from rsnn.data.simulate.checks import as_float, is_number
+from rsnn.errors import InputError, MissingDependencyError, shown
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue, ITU-R BT.601, as Pillow and FFmpeg
 SMALLEST_FPS, LARGEST_FPS = 0.001, 1e6
@@ -37,7 +40,7 @@ class Footage:
 
     path: Path
     kind: str
-    fps: float | None
+    fps: Fraction | None
     size: tuple[int, int] | None
     gamma: float
 
@@ -45,29 +48,26 @@ class Footage:
         pictures = {"video": _video, "animation": _animation, "folder": _folder}[self.kind](self.path)
         last_us = -1
         for number, (picture, seconds) in enumerate(pictures):
-            time_us = round(
-                seconds * 1_000_000 if self.fps is None else number * Fraction(1_000_000) / Fraction(self.fps)
-            )
+            time_us = round(seconds * 1_000_000 if self.fps is None else number * Fraction(1_000_000) / self.fps)
             if time_us <= last_us:
                 raise InputError(
                     f"{self.path}: frame {number} is at {time_us} us and the one before at {last_us} us; expected "
                     "times that increase: pass fps"
                 )
             last_us = time_us
-            yield self._intensity(picture), time_us
-
-    def _intensity(self, picture: Any) -> npt.NDArray[Any]:
-        if self.size is not None and picture.size != self.size:
-            picture = fitted(picture, self.size)
-        return as_intensity(picture, self.gamma)
+            try:
+                intensity = as_intensity(picture, self.gamma, self.size)
+            except InputError as error:
+                raise InputError(f"{self.path}: frame {number}: {error}") from error
+            yield intensity, time_us
 
     def count(self) -> int | None:
         """Return the number of frames as far as it is known without decoding them."""
         if self.kind == "folder":
             return len(list_images(self.path))
         if self.kind == "animation":
-            with _pillow().open(self.path) as picture:
-                return int(getattr(picture, "n_frames", 1))
+            with open_image(self.path) as picture:
+                return count_frames(picture)
         with _open_video(self.path) as container:
             return container.streams.video[0].frames or None
 
@@ -83,7 +83,8 @@ def read_frames(
 
     Args:
         path: a video of any kind that FFmpeg reads (needs the extra `rsnn[video]`), an animated GIF, PNG, WebP or TIFF,
-            or a folder of images, which are taken in the order of their names (`2.png` before `10.png`).
+            or a folder of images, which are taken in the order of their names (`2.png` before `10.png`), upright as
+            their EXIF orientation says.
         fps: frames a second. A folder needs it; for a file it replaces the times that the file says, as for a slow
             motion video that was filmed faster than it plays.
         size: (width, height) to rescale to, after the frames were cut centrally to this shape.
@@ -99,44 +100,42 @@ def read_frames(
         MissingDependencyError: it is a video and PyAV is not installed.
 
     """
-    source = Path(path).expanduser()
-    if fps is not None:
-        check_fps(fps)
+    source = as_path(path)
+    rate = None if fps is None else check_fps(fps)
     if size is not None:
         size = check_sensor_size(size)
-    check_gamma(gamma)
+    gamma = check_gamma(gamma)
     if source.is_dir():
         if not list_images(source):
             raise InputError(
                 f"{source} holds no images; expected a folder of the frames of one scene, such as 0001.png"
             )
-        if fps is None:
+        if rate is None:
             raise InputError(f"{source} does not say when its images were taken; expected fps, frames a second")
-        return Footage(source, "folder", fps, size, gamma)
+        return Footage(source, "folder", rate, size, gamma)
     if not source.is_file():
         raise InputError(f"{source} does not exist; expected a video, an animated picture or a folder of images")
-    if is_image(source):
+    if is_image(source) or _is_image_to_ffmpeg(source):
         with open_image(source) as picture:
-            if getattr(picture, "n_frames", 1) == 1:
+            if count_frames(picture) == 1:
                 raise InputError(
                     f"{source} is a single image, in which nothing changes; expected a video or a folder of images: "
                     "moving_image moves a still (rsnn simulate --moving)"
                 )
-        return Footage(source, "animation", fps, size, gamma)
-    with _open_video(source):
-        return Footage(source, "video", fps, size, gamma)
+        return Footage(source, "animation", rate, size, gamma)
+    return Footage(source, "video", rate, size, gamma)
 
 
-def check_fps(fps: float) -> Fraction:
+def check_fps(fps: Any) -> Fraction:
     """Return a frame rate as an exact number.
 
     Raises:
         InputError: it is none.
 
     """
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not SMALLEST_FPS <= fps <= LARGEST_FPS:
-        raise InputError(f"fps is {fps!r}; expected frames a second, between {SMALLEST_FPS} and {LARGEST_FPS:.0f}")
-    return Fraction(fps)
+    if not is_number(fps) or not SMALLEST_FPS <= fps <= LARGEST_FPS:
+        raise InputError(f"fps is {shown(fps)}; expected frames a second, between {SMALLEST_FPS} and {LARGEST_FPS:.0f}")
+    return Fraction(fps if isinstance(fps, Rational) else as_float(fps))
 
 
 def check_gamma(gamma: float) -> float:
@@ -146,9 +145,9 @@ def check_gamma(gamma: float) -> float:
         InputError: it is not.
 
     """
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0.1 <= gamma <= 10 or math.isnan(gamma):
-        raise InputError(f"gamma is {gamma!r}; expected a number between 0.1 and 10")
-    return gamma
+    if not is_number(gamma) or not 0.1 <= gamma <= 10:
+        raise InputError(f"gamma is {shown(gamma)}; expected a number between 0.1 and 10")
+    return as_float(gamma)
 
 
 def is_image(path: Path) -> bool:
@@ -174,62 +173,111 @@ def open_image(source: Any) -> Any:
     """Return an image opened by Pillow; `source` is a path or a file.
 
     Raises:
-        InputError: it is damaged, or no image.
+        InputError: it is damaged, too large, or no image.
 
     """
     try:
         return _pillow().open(source)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{getattr(source, 'name', source)} is not an image that can be read ({error})") from error
+    except Exception as error:  # of Pillow's many readers, each has errors of its own
+        raise InputError(f"{_name(source)} is not an image that can be read ({error})") from error
 
 
-def fitted(picture: Any, size: tuple[int, int]) -> Any:
-    """Return a picture cut centrally to the shape of (width, height) and rescaled to it."""
+def count_frames(picture: Any) -> int:
+    """Return how many frames an opened image has.
+
+    Raises:
+        InputError: it is damaged.
+
+    """
+    with _decoding(picture):
+        return int(getattr(picture, "n_frames", 1))
+
+
+def upright(picture: Any) -> Any:
+    """Return an opened image decoded and turned as its EXIF orientation says.
+
+    Raises:
+        InputError: it is damaged.
+
+    """
+    from PIL import ImageOps
+
+    with _decoding(picture):
+        picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF data do not spoil the picture
+        return picture
+
+
+@contextmanager
+def _decoding(picture: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # as in `open_image`
+        raise InputError(f"{_name(picture)} cannot be decoded ({error}); expected a whole image") from error
+
+
+def _name(source: Any) -> Any:
+    """Return what a message calls a path, an open file or an opened image."""
+    if isinstance(source, str | os.PathLike):
+        return source
+    return getattr(source, "filename", None) or getattr(source, "name", None) or "the image"
+
+
+def as_intensity(picture: Any, gamma: float, size: tuple[int, int] | None = None) -> npt.NDArray[Any]:
+    """Return the luma of a Pillow image, (H, W): uint8, or float32 from 0 to 1 if it has more bits or a gamma.
+
+    With a size (width, height) it is cut centrally to this shape and rescaled to it.
+
+    Raises:
+        InputError: it holds floats beyond 0 to 1.
+
+    """
+    if picture.mode == "F":
+        values = np.asarray(picture)
+        if not 0 <= values.min() <= values.max() <= 1:
+            raise InputError(f"an image holds values from {values.min()} to {values.max()}; expected 0 to 1 in floats")
+    if size is not None and picture.size != size:
+        picture = _fitted(picture, size)
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float32)
+        # Rescaling overshoots at edges.
+        return np.clip(values if picture.mode == "F" else values / np.float32(65535), 0, 1) ** gamma
+    codes = np.asarray(picture.convert("L"))
+    return codes if gamma == 1 else _GAMMA_STEPS[codes] ** np.float32(gamma)
+
+
+def _fitted(picture: Any, size: tuple[int, int]) -> Any:
     scale = min(picture.width / size[0], picture.height / size[1])
     width, height = size[0] * scale, size[1] * scale
     left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    colour = "RGB" if picture.mode in ("P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA") else picture.mode
+    colour = _RESCALED_AS.get(picture.mode, picture.mode)
     return picture.convert(colour).resize(
         size, _pillow().Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
 
 
-def as_intensity(picture: Any, gamma: float) -> npt.NDArray[Any]:
-    """Return the luma of a Pillow image, (H, W): uint8, or float32 from 0 to 1 if it has more bits or a gamma."""
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float32)
-        if picture.mode == "F" and not 0 <= values.min() <= values.max() <= 1:
-            raise InputError(f"an image holds values from {values.min()} to {values.max()}; expected 0 to 1 in floats")
-        intensity = values if picture.mode == "F" else np.clip(values / np.float32(65535), 0, 1)
-        return intensity**gamma
-    codes = np.asarray(picture.convert("L"))
-    return codes if gamma == 1 else _GAMMA_STEPS[codes] ** np.float32(gamma)
-
-
+# Modes that Pillow rescales without blending the pixels, or not at all.
+_RESCALED_AS = {"1": "L"} | dict.fromkeys(("P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA"), "RGB")
 _GAMMA_STEPS = (np.arange(256) / 255).astype(np.float32)
 
 
 def _folder(path: Path) -> Iterator[tuple[Any, Fraction]]:
     for file in list_images(path):
         with open_image(file) as picture:
-            yield _loaded(picture, file), Fraction(0)
+            yield upright(picture), Fraction(0)
 
 
 def _animation(path: Path) -> Iterator[tuple[Any, Fraction]]:
     seconds = Fraction(0)
     with open_image(path) as picture:
-        for number in range(picture.n_frames):
-            picture.seek(number)
-            yield _loaded(picture, path), seconds
+        for number in range(count_frames(picture)):
+            with _decoding(picture):
+                picture.seek(number)
+                picture.load()
+            yield picture, seconds
             seconds += Fraction(picture.info.get("duration") or DEFAULT_DURATION_MS) / 1000
-
-
-def _loaded(picture: Any, path: Path) -> Any:
-    try:
-        picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); expected a whole image") from error
-    return picture
 
 
 def _video(path: Path) -> Iterator[tuple[Any, Fraction]]:
@@ -248,6 +296,12 @@ def _video(path: Path) -> Iterator[tuple[Any, Fraction]]:
                 yield picture.rotate(turn, expand=True) if turn else picture, seconds - first
         except av.FFmpegError as error:
             raise InputError(f"{path} cannot be decoded ({error}); expected a whole video") from error
+
+
+def _is_image_to_ffmpeg(path: Path) -> bool:
+    """Tell whether a file that is no image by its name is one by its content."""
+    with _open_video(path) as container:
+        return str(container.format.name).endswith("_pipe")
 
 
 def _open_video(path: Path) -> Any:

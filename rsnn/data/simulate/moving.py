@@ -16,14 +16,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import check_sensor_size
-from rsnn.data.simulate.footage import LUMA, as_intensity, check_gamma, fitted, open_image
-from rsnn.errors import InputError
+from rsnn.data.simulate.checks import as_float, check_whole, is_number
+from rsnn.data.simulate.footage import LUMA, as_intensity, check_gamma, open_image, upright
+from rsnn.errors import InputError, shown
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -33,7 +37,7 @@ LONGEST_STEP = 0.25  # sensor pixels to a side from one frame to the next
 
 
 def moving_image(
-    image: str | os.PathLike[str] | IO[bytes] | npt.NDArray[Any],
+    image: str | os.PathLike[str] | IO[bytes] | PIL.Image.Image | npt.NDArray[Any],
     *,
     size: tuple[int, int] = (128, 128),
     distance: float = 2.5,
@@ -48,7 +52,8 @@ def moving_image(
     edges: each side of the diamond shows other edges.
 
     Args:
-        image: a file (its name, or opened), or an array (H, W) or (H, W, 3) in RGB, uint8 or float from 0 to 1.
+        image: a file (its name, or opened), an image of Pillow, or an array (H, W) or (H, W, 3) in RGB, uint8 or float
+            from 0 to 1. A photo is turned upright as its EXIF orientation says.
         size: (width, height) of the sensor in pixels.
         distance: sensor pixels that a way goes along x and along y; a loop is as wide and as high as twice that.
         loop_us: microseconds for one loop of four ways.
@@ -63,12 +68,11 @@ def moving_image(
 
     """
     W, H = check_sensor_size(size)
-    if not (isinstance(distance, int | float) and 0 < distance <= min(W, H)):
-        raise InputError(f"distance is {distance!r}; expected pixels, above 0 and at most {min(W, H)}")
-    for name, value in (("loop_us", loop_us), ("loops", loops)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-    check_gamma(gamma)
+    if not (is_number(distance) and 0 < distance <= min(W, H)):
+        raise InputError(f"distance is {shown(distance)}; expected pixels, above 0 and at most {min(W, H)}")
+    distance = as_float(distance)
+    loop_us, loops = check_whole("loop_us", loop_us, 1), check_whole("loops", loops, 1)
+    gamma = check_gamma(gamma)
     frames = 4 * math.ceil(distance / LONGEST_STEP)
     if loop_us < frames:
         raise InputError(f"loop_us is {loop_us}; expected at least {frames} for a loop of this size")
@@ -79,10 +83,10 @@ def moving_image(
     # Centred: x and y run from -distance to distance.
     right, down = (distance * (np.interp(corners, range(5), CORNERS[:, axis]) - (axis == 0)) for axis in (0, 1))
     # What comes round again is drawn once.
-    shown = [_see(picture, (W, H), margin, x, y) ** np.float32(gamma) for x, y in zip(right, down, strict=True)]
-    for image_shown in shown:
-        image_shown.flags.writeable = False
-    return ((shown[number % frames], number * loop_us // frames) for number in range(loops * frames + 1))
+    views = [_see(picture, (W, H), margin, x, y) ** np.float32(gamma) for x, y in zip(right, down, strict=True)]
+    for view in views:
+        view.flags.writeable = False
+    return ((views[number % frames], number * loop_us // frames) for number in range(loops * frames + 1))
 
 
 def _see(picture: FloatArray, size: tuple[int, int], margin: int, right: float, down: float) -> FloatArray:
@@ -120,18 +124,24 @@ def _load(image: Any, size: tuple[int, int]) -> FloatArray:
     if isinstance(image, np.ndarray):
         picture = PIL.Image.fromarray(_as_codes(image))
     else:
-        with open_image(image) as opened:
-            picture = opened if opened.mode.startswith(("I", "F")) else opened.convert("RGB")
-            picture.load()
-    scale = min(picture.width / size[0], picture.height / size[1])
-    if scale > 1:
-        picture = fitted(picture, size)
-    else:
-        # Enlarging is left to the sampling, which knows where the sensor's pixels are.
-        cut = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-        picture = picture if cut == picture.size else fitted(picture, cut)
-    values = as_intensity(picture, 1.0)
+        picture = _opened(image)
+        if not picture.mode.startswith(("I", "F")):
+            picture = picture.convert("RGB")
+    # Enlarging is left to the sampling, which knows where the sensor's pixels are.
+    scale = min(picture.width / size[0], picture.height / size[1], 1.0)
+    values = as_intensity(picture, 1.0, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
     return values.astype(np.float32) / np.float32(255) if values.dtype == np.uint8 else values
+
+
+def _opened(image: Any) -> Any:
+    import PIL.Image
+
+    if isinstance(image, PIL.Image.Image):
+        return upright(image)
+    if not isinstance(image, str | os.PathLike) and not hasattr(image, "read"):
+        raise InputError(f"image is {shown(image)}; expected a file, an image of Pillow or a NumPy array")
+    with open_image(image) as opened:
+        return upright(opened)
 
 
 def _as_codes(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -144,4 +154,4 @@ def _as_codes(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not (image.min() >= 0 and image.max() <= 1):
         raise InputError(f"image holds values from {image.min()} to {image.max()}; expected floats between 0 and 1")
     grey = image if image.ndim == 2 else image @ LUMA
-    return np.ascontiguousarray(grey, dtype=np.float32)
+    return np.ascontiguousarray(np.clip(grey, 0, 1), dtype=np.float32)  # luma's weights add up to a bit more than 1

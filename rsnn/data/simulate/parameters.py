@@ -10,7 +10,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from rsnn.errors import ConfigError, UnknownNameError, suggest
+from rsnn.data.simulate.checks import as_float, is_number
+from rsnn.errors import ConfigError, UnknownNameError, shown, suggest
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,10 @@ class DVSParameters:
             share = field.name.endswith(("_fraction", "_probability", "_crosstalk"))
             least = 0.01 if field.name in ("pos_thres", "neg_thres") else 1e-6 if field.name == "log_eps" else 0.0
             most = 1.0 if share else math.inf
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not least <= value <= most
-                or value == math.inf
-            ):
+            if not is_number(value) or not least <= value <= most or value == math.inf:
                 limit = f"between {least} and {most}" if share else f"of at least {least}"
-                raise ConfigError(f"{field.name} is {value!r}; expected a number {limit}")
+                raise ConfigError(f"{field.name} is {shown(value)}; expected a number {limit}")
+            object.__setattr__(self, field.name, as_float(value))
 
 
 PRESETS = {

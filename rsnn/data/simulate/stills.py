@@ -7,23 +7,24 @@ import csv
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rsnn.data.events import Events
-from rsnn.data.files import locked, remove_partial, replacing
+from rsnn.data.files import as_path, locked, remove_partial, replacing
+from rsnn.data.processes import check_not_started_again, pool
 from rsnn.data.simulate.camera import to_events
+from rsnn.data.simulate.checks import check_whole
 from rsnn.data.simulate.footage import is_image
 from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.writers import FORMAT_OF_SUFFIX, write_events
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shortened
 
 SETTINGS = "simulation.json"
 MANIFEST = "manifest.csv"
@@ -89,14 +90,16 @@ def record_images(
     """Record every still picture of a folder or zip as `moving_image` moves it, several at a time.
 
     The recordings lie in `folder` as the pictures do in `images`. With the table `manifest.csv`, which is written last,
-    they are an `EventFolder` if the pictures lie in a folder for each class. An interrupted run goes on where it ended.
+    they are an `EventFolder` if the pictures lie in a folder for each class. An interrupted run goes on where it ended,
+    also with further pictures.
 
     Args:
         images: a folder or a zip, with pictures at any depth.
         folder: where the recordings go.
         parameters: of the pixels, or the name of a preset.
         seed: of mismatch and noise. Each recording depends on it, on the picture and on the picture's name alone.
-        jobs: processes; as many as there are cores by default.
+        jobs: processes; as many as there are cores by default. With more than one, a script calls this below
+            `if __name__ == "__main__":`, since each process runs the rest of the script.
         suffix: of the recordings, which says their format (see `write_events`).
         on_progress: called with the number of recordings that are there.
         movement: further arguments of `moving_image`.
@@ -106,11 +109,12 @@ def record_images(
 
     Raises:
         InputError: there are no pictures, one cannot be read, an argument is out of its range, or the folder holds
-            recordings that were made in another way.
+            recordings that were made in another way or of other pictures.
+        RSNNError: a process ended before its work was done.
 
     """
-    recorder = Recorder(Path(images).expanduser(), resolve_parameters(parameters), seed, movement)
-    return record(recorder, Path(folder).expanduser(), suffix, jobs, on_progress)
+    recorder = Recorder(as_path(images), resolve_parameters(parameters), seed, movement)
+    return record(recorder, as_path(folder), suffix, jobs, on_progress)
 
 
 def record(
@@ -123,26 +127,43 @@ def record(
     part: Callable[[str], str] | None = None,
 ) -> Path:
     """Record pictures (all, or `members`); `part` says in which part of the data set a picture is."""
+    check_not_started_again()
     if suffix not in FORMAT_OF_SUFFIX:
         raise InputError(f"suffix is {suffix!r}; expected one of {', '.join(FORMAT_OF_SUFFIX)}")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise InputError(f"jobs is {jobs!r}; expected a whole number of at least 1")
+    check_whole("seed", recorder.seed, 0)
+    jobs = os.cpu_count() or 1 if jobs is None else check_whole("jobs", jobs, 1)
     members = members or list_members(recorder.images)
-    targets = {member: str(PurePosixPath(member).with_suffix(suffix)) for member in members}
+    targets = {member: _target(member, suffix) for member in members}
     if len(set(targets.values())) < len(targets):
         raise InputError(f"{recorder.images} holds two pictures that differ in their suffix alone; rename one of them")
-    with locked(folder):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be written ({error}); expected a folder that this user may write to"
+            ) from error
         remove_partial(folder)  # of a run that was killed: the lock is ours
-        _keep_settings(folder, json.loads(json.dumps(recorder.settings() | {"suffix": suffix})))
+        settings = json.loads(json.dumps(recorder.settings() | {"suffix": suffix}, default=_plain))
+        _keep_settings(folder, settings, _digests(recorder.images, members))
         missing = [member for member in members if not (folder / targets[member]).is_file()]
         done = len(members) - len(missing)
         work = [(recorder, member, folder / targets[member]) for member in missing]
-        for number, _ in enumerate(_run(work, jobs or os.cpu_count() or 1)):
+        for number, _ in enumerate(_run(work, jobs)):
             if on_progress:
                 on_progress(done + number + 1)
         if missing or not (folder / MANIFEST).is_file():
             _write_manifest(folder, [(targets[member], part(member) if part else "") for member in members])
     return folder
+
+
+def _target(member: str, suffix: str) -> str:
+    return str(PurePosixPath(member).with_suffix(suffix))
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar or array, or a number of another kind, as JSON has it."""
+    return value.tolist() if hasattr(value, "tolist") else float(value)
 
 
 def list_members(images: Path) -> list[str]:
@@ -155,8 +176,7 @@ def list_members(images: Path) -> list[str]:
     if images.is_dir():
         names = [path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()]
     elif zipfile.is_zipfile(images):
-        with zipfile.ZipFile(images) as archive:
-            names = [member.filename for member in archive.infolist() if not member.is_dir()]
+        names = _names_in_zip(images)
     else:
         raise InputError(f"{images} is neither a folder nor a zip; expected one that holds pictures")
     # Hidden ones are left out, and with them names that lead out of a zip by "..".
@@ -165,7 +185,22 @@ def list_members(images: Path) -> list[str]:
         raise InputError(f"{images} holds no pictures; expected images such as <class>/0001.png")
     if any(PurePosixPath(name).is_absolute() for name in pictures):
         raise InputError(f"{images} holds names that lead out of it; expected a zip that can be unpacked")
+    for name in pictures:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{images} holds a picture whose name is not UTF-8, {os.fsencode(name)!r}; rename it"
+            ) from None
     return pictures
+
+
+def _names_in_zip(images: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(images) as archive:
+            return [member.filename for member in archive.infolist() if not member.is_dir()]
+    except Exception as error:  # what a damaged directory raises is not documented
+        raise InputError(f"{images} cannot be read ({error}); expected a whole zip") from error
 
 
 def _opened(images: Path, member: str) -> Any:
@@ -174,8 +209,23 @@ def _opened(images: Path, member: str) -> Any:
     try:
         with zipfile.ZipFile(images) as archive:
             return io.BytesIO(archive.read(member))
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{images}: {member} cannot be read ({error}); expected a whole zip") from error
+    except Exception as error:  # also those of whatever it is compressed with
+        raise InputError(
+            f"{images}: {member} cannot be read ({error}); expected a whole zip without a password"
+        ) from error
+
+
+def _digests(images: Path, members: Sequence[str]) -> dict[str, str]:
+    """Return the size and the CRC-32 of each picture's file, as text."""
+    if images.is_dir():
+        files = ((member, (images / member).read_bytes()) for member in members)
+        try:
+            return {member: f"{len(data)} {zlib.crc32(data):08x}" for member, data in files}
+        except OSError as error:
+            raise InputError(f"{images} cannot be read ({error}); expected pictures that this user may read") from error
+    with zipfile.ZipFile(images) as archive:
+        infos = {member: archive.getinfo(member) for member in members}
+    return {member: f"{info.file_size} {info.CRC:08x}" for member, info in infos.items()}
 
 
 Work = tuple[Recorder, str, Path]
@@ -190,44 +240,26 @@ def _run(work: Sequence[Work], jobs: int) -> Iterator[None]:
     if jobs == 1 or len(work) <= TOGETHER:
         yield from map(_do, work)
         return
-    # A picture is too small a task for more than one thread.
-    with (
-        _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"),
-        ProcessPoolExecutor(min(jobs, len(work)), multiprocessing.get_context("spawn")) as pool,
-    ):
-        try:
-            yield from pool.map(_do, work, chunksize=TOGETHER)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with pool(min(jobs, len(work))) as executor:
+        yield from executor.map(_do, work, chunksize=TOGETHER)
 
 
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _keep_settings(folder: Path, settings: dict[str, Any], pictures: dict[str, str]) -> None:
+    """Write the settings and the pictures' digests beside the recordings, or check them against those already there.
 
-
-def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings beside the recordings, or check that those already there were made with the same."""
+    There may be more pictures than before, and others in place of those that have no recording yet.
+    """
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir()):
             raise InputError(f"{folder} holds other files; expected a new or empty folder for the recordings")
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        _write_settings(path, settings | {"pictures": pictures})
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        known = before.pop("pictures", None)  # early folders have none
+        known = None if known is None else dict(known)
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected the settings of the recordings beside it"
         ) from error
@@ -237,6 +269,21 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} holds recordings made with other settings ({', '.join(different)}); expected the same to go on: "
             "choose another folder, or delete this one"
         )
+    if known is None or known == pictures:
+        return
+    recorded = (member for member in known if (folder / _target(member, settings["suffix"])).is_file())
+    others = [member for member in recorded if known[member] != pictures.get(member)]
+    if others:
+        raise InputError(
+            f"{folder} holds recordings of other pictures ({shortened(', '.join(others))}); expected the same to go "
+            "on: choose another folder, or delete these recordings"
+        )
+    _write_settings(path, settings | {"pictures": pictures})
+
+
+def _write_settings(path: Path, settings: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_manifest(folder: Path, rows: Sequence[tuple[str, str]]) -> None:

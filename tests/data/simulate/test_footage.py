@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,8 +26,6 @@ def ball(number, size=(64, 48)):
 
 def write_video(path, frames, rate=50, pts=None):
     av = pytest.importorskip("av")
-    from fractions import Fraction
-
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
         stream.height, stream.width = frames[0].shape
@@ -113,6 +113,42 @@ def test_colours_transparency_and_16_bits_become_intensity(tmp_path):
     assert frames[2][0, 0] == pytest.approx(32768 / 65535, rel=1e-6)
 
 
+def test_floats_stay_between_0_and_1_when_they_are_rescaled(tmp_path):
+    chequers = np.kron(np.indices((10, 10)).sum(0) % 2, np.ones((32, 32))).astype(np.float32)
+    Image.fromarray(chequers).save(tmp_path / "1.tif")
+    ((frame, _),) = read_frames(tmp_path, fps=100, size=(128, 128))
+    assert (frame.min(), frame.max()) == (0, 1)
+    Image.fromarray(1.1 * chequers).save(tmp_path / "1.tif")
+    with pytest.raises(InputError, match=r"frame 0: an image holds values from 0\.0 to 1\.1"):
+        list(read_frames(tmp_path, fps=100, size=(128, 128)))
+
+
+def test_black_and_white_is_rescaled_to_greys(tmp_path):
+    Image.fromarray(np.indices((40, 40)).sum(0) % 2 == 0).save(tmp_path / "1.png")
+    ((frame, _),) = read_frames(tmp_path, fps=100, size=(10, 10))
+    assert frame[2:-2, 2:-2] == pytest.approx(127.5, abs=8)
+
+
+def test_photos_are_filmed_upright(tmp_path):
+    photo, exif = picture(0, (30, 20)), Image.Exif()
+    photo.paste(255, (0, 0, 10, 20))  # the left of a camera held upright, which is the top of what it sees
+    exif[0x0112] = 6
+    photo.save(tmp_path / "1.jpg", exif=exif, quality=95)
+    ((frame, _),) = read_frames(tmp_path, fps=100)
+    assert frame.shape == (30, 20)
+    assert frame[:8].min() > 200
+    assert frame[12:].max() < 50
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, Fraction])
+def test_rates_and_exponents_may_be_any_numbers(tmp_path, kind):
+    for number in range(2):
+        picture(64).save(tmp_path / f"{number}.png")
+    (_, _), (frame, time_us) = read_frames(tmp_path, fps=kind(100), gamma=kind(2))
+    assert time_us == 10_000
+    assert frame[0, 0] == pytest.approx((64 / 255) ** 2, rel=1e-5)
+
+
 def test_films_can_be_gone_through_again(tmp_path):
     for number in range(3):
         picture(number).save(tmp_path / f"{number}.png")
@@ -137,6 +173,8 @@ def test_bad_arguments_are_refused(tmp_path, arguments, words):
 
 
 def test_what_is_no_film_is_refused(tmp_path):
+    with pytest.raises(InputError, match="path is None"):
+        read_frames(None)
     with pytest.raises(InputError, match="does not exist"):
         read_frames(tmp_path / "missing.mp4")
     with pytest.raises(InputError, match="holds no images"):
@@ -158,6 +196,31 @@ def test_damaged_films_are_refused(tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:80])
     with pytest.raises(InputError, match=r"1\.png cannot be decoded"):
         list(read_frames(tmp_path, fps=10))
+
+
+def test_a_flipped_byte_and_a_huge_picture_are_named(tmp_path, monkeypatch):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)).save(tmp_path / "1.png")
+    data = bytearray((tmp_path / "1.png").read_bytes())
+    data[len(data) // 2] ^= 0x55
+    (tmp_path / "1.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"1\.png cannot be decoded"):
+        list(read_frames(tmp_path, fps=10))
+    picture(9, (90, 90)).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"1\.png is not an image that can be read .*exceeds limit"):
+        list(read_frames(tmp_path, fps=10))
+
+
+def test_an_image_without_its_suffix_is_known_by_its_content(tmp_path):
+    pytest.importorskip("av")
+    frames = [picture(value) for value in (10, 250)]
+    frames[0].save(tmp_path / "still.png")
+    shutil.copy(tmp_path / "still.png", tmp_path / "still")
+    with pytest.raises(InputError, match="is a single image"):
+        read_frames(tmp_path / "still")
+    frames[0].save(tmp_path / "film.webp", save_all=True, append_images=frames[1:], duration=40, lossless=True)
+    shutil.copy(tmp_path / "film.webp", tmp_path / "film")
+    assert [t for _, t in read_frames(tmp_path / "film")] == [0, 40_000]
 
 
 def test_frames_of_different_sizes_are_refused(tmp_path):

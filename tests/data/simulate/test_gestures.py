@@ -219,6 +219,11 @@ def test_an_ideal_sensor_can_be_asked_for():
         ({"num_samples": 1, "seed": -3}, "seed is -3"),
         ({"num_samples": 1, "split": "tset"}, "no split 'tset'.*test"),
         ({"num_samples": 1, "duration_s": (2, 1)}, r"duration_s is \(2, 1\)"),
+        ({"num_samples": 1, "duration_s": 1.5}, "duration_s is 1.5; expected .* pair"),
+        ({"num_samples": 1, "duration_s": [1.5]}, r"duration_s is \[1.5\]"),
+        ({"num_samples": 1, "parameters": "claen"}, "no preset 'claen'.*Did you mean 'clean'"),
+        ({"num_samples": 1, "parameters": {}}, "parameters is a dict"),
+        ({"num_samples": True}, "num_samples is True"),
         ({"num_samples": 1, "duration_s": (0.01, 1)}, "expected 0.1 <= shortest"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,6 +81,36 @@ def test_large_pictures_are_reduced_without_aliasing():
     assert frame == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("shape", [(320, 320), (320, 320, 3)])
+def test_large_pictures_of_floats_may_overshoot_when_they_are_reduced(shape):
+    chequers = np.kron(np.indices((10, 10)).sum(0) % 2, np.ones((32, 32)))
+    picture = np.broadcast_to(chequers[..., None], shape) if len(shape) == 3 else chequers
+    frame, _ = next(moving_image(picture, gamma=1))
+    assert (frame.min(), frame.max()) == (0, 1)
+
+
+def test_images_of_pillow_and_photos_lying_on_their_side(tmp_path):
+    upright = np.zeros((60, 40), dtype=np.uint8)
+    upright[:30] = 255
+    expected, _ = next(moving_image(upright, size=(20, 30)))
+    assert np.array_equal(next(moving_image(Image.fromarray(upright), size=(20, 30)))[0], expected)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn the picture right by a quarter
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "photo.png", exif=exif)
+    assert np.array_equal(next(moving_image(tmp_path / "photo.png", size=(20, 30)))[0], expected)
+
+
+def test_numbers_of_numpy_and_fractions_will_do():
+    plain = list(moving_image(ramp(0), distance=2.5, loop_us=100_000, loops=2, gamma=2))
+    other = list(
+        moving_image(
+            ramp(0), distance=Fraction(5, 2), loop_us=np.int64(100_000), loops=np.uint8(2), gamma=np.float32(2)
+        )
+    )
+    assert [t for _, t in other] == [t for _, t in plain]
+    assert all(np.array_equal(one, two) for (one, _), (two, _) in zip(plain, other, strict=True))
+
+
 def test_frames_cannot_be_changed_since_they_come_again():
     frame, _ = next(moving_image(ramp(0)))
     with pytest.raises(ValueError, match="read-only"):
@@ -89,6 +121,8 @@ def test_frames_cannot_be_changed_since_they_come_again():
     ("arguments", "words"),
     [
         ({"size": (0, 4)}, "sides between"),
+        ({"distance": True}, "distance is True"),
+        ({"loops": True}, "loops is True"),
         ({"distance": 0}, "distance is 0"),
         ({"distance": 200}, "distance is 200"),
         ({"distance": float("nan")}, "distance is nan"),
@@ -111,6 +145,7 @@ def test_bad_arguments_are_refused_at_once(arguments, words):
         (np.full((4, 4), 2.0), "values from 2.0 to 2.0"),
         (np.full((4, 4), np.nan), "values from nan"),
         ("missing.png", "missing.png"),
+        (None, "image is None; expected a file, an image of Pillow or a NumPy array"),
     ],
 )
 def test_bad_pictures_are_refused_at_once(image, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -78,13 +79,44 @@ def test_bad_frames_are_refused(frames, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("frames", "fps", "words"),
+    [
+        ([BLACK, WHITE], None, "frame 0 is of type ndarray; expected a pair .* images alone with fps="),
+        (np.stack([BLACK[:2], WHITE[:2]]), None, "frame 0 is of type ndarray"),  # of two rows each
+        ([(BLACK, 0), (WHITE, 10)], 100, "frame 0 is a pair with a time of its own, and fps is given"),
+        (None, None, "frames is None; expected a file or folder, pairs"),
+        (5, 100, "frames is 5"),
+    ],
+)
+def test_pairs_and_images_are_told_apart(frames, fps, words):
+    with pytest.raises(InputError, match=words):
+        to_events(frames, fps=fps)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", None, True, (0, -1)])
+def test_bad_seeds_are_refused(seed):
+    with pytest.raises(InputError, match=r"seed is .*; expected a whole number of at least 0"):
+        to_events([(BLACK, 0)], seed=seed)
+
+
+def test_numbers_of_numpy_and_fractions_will_do():
+    plain = to_events([BLACK, WHITE], DVSParameters(pos_thres=0.25), fps=50, seed=3)
+    parameters = DVSParameters(pos_thres=np.float32(0.25), neg_thres=Fraction(1, 5))
+    assert parameters == DVSParameters(pos_thres=0.25)
+    for fps in (np.int64(50), np.float32(50), Fraction(50)):
+        events = to_events([BLACK, WHITE], parameters, fps=fps, seed=np.int64(3))
+        assert np.array_equal(events.t, plain.t)
+    assert to_events([BLACK, WHITE], fps=Fraction(1, 2)).t.max() <= 2_000_000
+
+
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), "30", True])
 def test_bad_rates_are_refused(fps):
     with pytest.raises(InputError, match="fps is"):
         to_events([BLACK], fps=fps)
 
 
-@pytest.mark.parametrize("piece_us", [0, -5, float("nan")])
+@pytest.mark.parametrize("piece_us", [0, -5, float("nan"), "1000"])
 def test_bad_pieces_are_refused(piece_us):
     with pytest.raises(InputError, match="piece_us is"):
         iter_events([(BLACK, 0)], piece_us=piece_us)
@@ -100,7 +132,7 @@ def test_presets_are_known_by_name():
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DVSParameters)])
 def test_every_parameter_is_checked_and_does_something(field, rng):
-    for value in (-0.001, float("nan"), float("inf"), "1", None, True):
+    for value in (-0.001, float("nan"), float("inf"), "1", None, True, np.bool_(True)):
         with pytest.raises(ConfigError, match=field):
             DVSParameters(**{field: value})
     frames = [(image, 4000 * k) for k, image in enumerate(rng.random((30, 16, 16), dtype=np.float32))]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +103,88 @@ def test_another_way_of_recording_needs_another_folder(pictures, tmp_path):
         record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
 
 
+def test_other_pictures_need_another_folder(pictures, tmp_path):
+    (pictures / "ship" / "0001.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"ship/0001\.png"):
+        record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+    Image.new("L", (9, 9)).save(pictures / "ship" / "0001.png")  # it had no recording yet
+    Image.new("L", (9, 9)).save(pictures / "ship" / "0002.png")
+    record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+    assert len(EventFolder(tmp_path / "out")) == 5
+    record_images(zipped(pictures, tmp_path / "p.zip"), tmp_path / "out", jobs=1, **SMALL)  # the same ones
+    others = save_pictures(tmp_path / "others", seed=1)
+    expected = r"holds recordings of other pictures \(cat/0000.png, .*ship/0002.png\)"
+    with pytest.raises(InputError, match=expected):
+        record_images(others, tmp_path / "out", jobs=1, **SMALL)
+    # Folders of before say nothing of their pictures.
+    settings = json.loads((tmp_path / "out" / "simulation.json").read_text())
+    assert settings["pictures"].keys() >= {"cat/0000.png", "ship/0002.png"}
+    del settings["pictures"]
+    (tmp_path / "out" / "simulation.json").write_text(json.dumps(settings))
+    record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+    (tmp_path / "out" / "simulation.json").write_text("[1]")
+    with pytest.raises(InputError, match="cannot be read"):
+        record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+
+
+def test_numbers_of_numpy_are_settings_as_others_are(pictures, tmp_path):
+    record_images(pictures, tmp_path / "out", seed=np.int64(1), jobs=np.int64(1), size=(24, 20), loops=np.int64(1))
+    record_images(pictures, tmp_path / "out", seed=1, jobs=1, **SMALL)
+    assert len(EventFolder(tmp_path / "out")) == 4
+
+
+def run_script(text, folder, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, input=text, capture_output=True, text=True, timeout=120
+    )
+
+
+UNGUARDED = """
+from rsnn.data import simulate
+simulate.record_images("p", "out", jobs=2, size=(24, 20), loops=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    save_pictures(tmp_path / "p", number=5)
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    for ran in (run_script("", tmp_path, "script.py"), run_script(UNGUARDED, tmp_path, "-")):
+        assert ran.returncode == 1
+        last = ran.stderr.strip().splitlines()[-1]
+        assert "ended before its work was done" in last
+        assert 'below `if __name__ == "__main__":`' in last
+        assert "jobs=1" in last
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    save_pictures(tmp_path / "p", number=200)
+    command = [sys.executable, "-m", "rsnn", "simulate", "p", "out", "--moving", "--jobs", "2"]
+    with subprocess.Popen(command, cwd=tmp_path) as started:
+        wait_until(lambda: list(tmp_path.glob("out/*/*.raw")))
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        started.kill()
+    assert len(children) >= 2
+    wait_until(lambda: not any(is_running(child) for child in children))
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(happens, seconds=60):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_several_processes_make_what_one_makes(tmp_path):
     save_pictures(tmp_path / "p", number=6)
@@ -120,6 +207,8 @@ def test_several_processes_make_what_one_makes(tmp_path):
     ("arguments", "words"),
     [
         ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": True}, "jobs is True"),
+        ({"seed": -1}, "seed is -1"),
         ({"suffix": "npz"}, "suffix is 'npz'"),
         ({"loops": 0}, "loops is 0"),
         ({"parameters": "dirty"}, "no preset 'dirty'"),
@@ -147,6 +236,50 @@ def test_bad_pictures_are_refused(pictures, tmp_path):
     Image.new("L", (9, 9)).save(pictures / "ship" / "0000.jpg")
     with pytest.raises(InputError, match="two pictures that differ in their suffix alone"):
         record_images(pictures, tmp_path / "third")
+
+
+def damaged(data, change):
+    """Return a zip with a part of its only member's header, or its content, changed."""
+    data, directory = bytearray(data), data.index(b"PK\x01\x02")
+    if change == "content":
+        data[60:100] = bytes(byte ^ 0x5A for byte in data[60:100])
+    elif change == "encrypted":
+        data[6] |= 1
+        data[directory + 8] |= 1
+    else:
+        data[8] = data[directory + 10] = 97  # a compression that there is none of
+    return bytes(data)
+
+
+@pytest.mark.parametrize("change", ["content", "encrypted", "compression"])
+def test_damaged_zips_are_refused(tmp_path, change):
+    Image.new("L", (40, 40), 7).save(tmp_path / "1.bmp")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "1.bmp", "cat/1.bmp")
+    (tmp_path / "p.zip").write_bytes(damaged((tmp_path / "p.zip").read_bytes(), change))
+    with pytest.raises(InputError, match=r"p\.zip: cat/1\.bmp cannot be read .*whole zip without a password"):
+        record_images(tmp_path / "p.zip", tmp_path / "out", jobs=1, **SMALL)
+
+
+def test_half_a_picture_is_named(pictures, tmp_path):
+    half = pictures / "cat" / "0001.png"
+    half.write_bytes(half.read_bytes()[:100])
+    for source in (pictures, zipped(pictures, tmp_path / "p.zip")):
+        with pytest.raises(InputError, match=r"cat/0001\.png: .*cannot be decoded"):
+            record_images(source, tmp_path / f"out{source.suffix}", jobs=1, **SMALL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_refused(pictures, tmp_path):
+    (pictures / "cat" / "0001.png").rename(pictures / "cat" / os.fsdecode(b"\xff.png"))
+    with pytest.raises(InputError, match=r"name is not UTF-8, b'cat/\\xff.png'; rename it"):
+        record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+
+
+def test_a_target_that_cannot_be_written_is_refused(pictures, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"out cannot be written .* this user may write to"):
+        record_images(pictures, tmp_path / "file" / "out", jobs=1, **SMALL)
 
 
 @pytest.fixture
@@ -263,6 +396,13 @@ def test_the_command_moves_a_still_and_changes_parameters(pictures, tmp_path):
     more = simulate(still, tmp_path / "b.npz", "--moving", "--size", "40x30", "--gamma", 1)
     assert more.exit_code == 0
     assert np.count_nonzero(read_events(tmp_path / "b.npz").p) > 1.5 * np.count_nonzero(events.p)
+
+
+def test_the_command_moves_a_still_without_its_suffix(pictures, tmp_path):
+    still = (pictures / "cat" / "0000.png").rename(tmp_path / "still")
+    ran = simulate(still, tmp_path / "a.npz", "--moving", "--size", "24x20")
+    assert ran.exit_code == 0, ran.output
+    assert read_events(tmp_path / "a.npz").sensor_size == (24, 20)
 
 
 def test_the_command_records_many_stills(pictures, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,14 +14,15 @@ import numpy.typing as npt
 from rsnn.data.datasets.gesture import CLASS_NAMES
 from rsnn.data.events import Events
 from rsnn.data.simulate.camera import to_events
+from rsnn.data.simulate.checks import check_whole, is_number
 from rsnn.data.simulate.gestures.body import draw_body
 from rsnn.data.simulate.gestures.classes import perform
 from rsnn.data.simulate.gestures.film import STEP_US, Film
 from rsnn.data.simulate.gestures.film_cupy import CLIPS, Take, check, record
 from rsnn.data.simulate.gestures.motion import Tempo
 from rsnn.data.simulate.gestures.scene import draw_scene
-from rsnn.data.simulate.parameters import PRESETS, DVSParameters
-from rsnn.errors import InputError, UnknownNameError, suggest
+from rsnn.data.simulate.parameters import PRESETS, DVSParameters, resolve_parameters
+from rsnn.errors import InputError, UnknownNameError, shown, suggest
 
 # Performers (first, number) of each part: no body occurs in two parts, whatever the seed.
 SUBJECTS = {"train": (0, 100_000), "validation": (100_000, 10_000), "test": (110_000, 10_000)}
@@ -40,7 +41,8 @@ class SimulatedGestures:
         seed: of everything random.
         split: "train", "validation" or "test"; each has performers of its own (`SUBJECTS`).
         duration_s: shortest and longest clip in seconds; the logarithms of the lengths are uniform between them.
-        parameters: of the pixels; by default drawn anew for each clip around the "dvs128" preset.
+        parameters: of the pixels, or the name of a preset; by default drawn anew for each clip around the "dvs128"
+            preset.
         device: "cpu", or "cuda" or "cuda:1" to film on a GPU through CuPy: the same clips with other noise. What is
             asked for at once, as a `DataLoader` asks for a batch, is filmed together.
 
@@ -48,7 +50,8 @@ class SimulatedGestures:
         InputError: a number is out of its range, or `device` is none of these; when a clip is asked for, also if there
             is no such GPU.
         MissingDependencyError: a GPU is to film, and CuPy is not installed.
-        UnknownNameError: there is no such split.
+        UnknownNameError: there is no such split or preset.
+        ConfigError: `parameters` is neither parameters nor a name.
 
     """
 
@@ -62,20 +65,19 @@ class SimulatedGestures:
         *,
         split: str = "train",
         duration_s: tuple[float, float] = (0.5, 6.0),
-        parameters: DVSParameters | None = None,
+        parameters: DVSParameters | str | None = None,
         device: str = "cpu",
     ) -> None:
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 0:
-            raise InputError(f"num_samples is {num_samples!r}; expected a whole number, at least 0")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InputError(f"seed is {seed!r}; expected a whole number, at least 0")
-        if split not in SUBJECTS:
+        num_samples, seed = check_whole("num_samples", num_samples, 0), check_whole("seed", seed, 0)
+        if not isinstance(split, str) or split not in SUBJECTS:
             raise UnknownNameError(
                 f"there is no split {split!r}; expected one of {', '.join(SUBJECTS)}.{suggest(str(split), SUBJECTS)}"
             )
-        shortest, longest = duration_s
-        if not 0.1 <= shortest <= longest <= 60:
-            raise InputError(f"duration_s is {duration_s!r}; expected 0.1 <= shortest <= longest <= 60 seconds")
+        pair = tuple(duration_s) if isinstance(duration_s, Iterable) else ()
+        if len(pair) != 2 or not all(map(is_number, pair)) or not 0.1 <= pair[0] <= pair[1] <= 60:
+            raise InputError(
+                f"duration_s is {shown(duration_s)}; expected 0.1 <= shortest <= longest <= 60 seconds, as a pair"
+            )
         if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
             raise InputError(f"device is {device!r}; expected 'cpu', 'cuda' or 'cuda:<number>'")
         if device != "cpu":
@@ -83,8 +85,8 @@ class SimulatedGestures:
         self.num_samples = num_samples
         self.seed = seed
         self.split = split
-        self.duration_s = (float(shortest), float(longest))
-        self.parameters = parameters
+        self.duration_s = (float(pair[0]), float(pair[1]))
+        self.parameters = None if parameters is None else resolve_parameters(parameters)
         self.device = device
 
     def __len__(self) -> int:

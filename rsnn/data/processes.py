@@ -1,0 +1,76 @@
+"""Work on all cores: processes that end with the one that started them, and errors that say what a script lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from rsnn.errors import InputError, RSNNError
+
+_ADVICE = (
+    'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; what '
+    "takes jobs= runs anywhere with jobs=1"
+)
+
+
+def check_not_started_again() -> None:
+    """Raise InputError in a process that was started to do a part of the work and runs the whole script again.
+
+    To be called before a lock is taken, which the parent holds: multiprocessing finds out itself, but later.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(f"a process that was started to simulate recordings ran the script again; {_ADVICE}")
+
+
+@contextlib.contextmanager
+def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield an executor of so many processes, of one thread each.
+
+    Raises:
+        RSNNError: one of them ended before its work was done.
+
+    """
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    spawn = multiprocessing.get_context("spawn")
+    with _environment(one_thread), ProcessPoolExecutor(jobs, spawn, initializer=_end_with_parent) as executor:
+        try:
+            yield executor
+        except BrokenProcessPool as error:
+            raise RSNNError(
+                "a process that simulated recordings ended before its work was done. Where memory ran out, fewer jobs "
+                f"need less; in a script, {_ADVICE}"
+            ) from error
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

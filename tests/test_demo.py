@@ -1,0 +1,45 @@
+"""What `rsnn demo` refuses before it simulates, and how it looks where not every character can be written."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rsnn.cli import app, demo
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output", "seen.png"], "seen.png has the suffix '.png'; expected .gif"),
+        (["--output", "seen"], "seen has the suffix ''; expected .gif"),
+        (["--model", "rsnn-nmnist-cl"], "rsnn-nmnist-cl knows no air_guitar, but 0, 1, 2"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(app, ["demo", *arguments])
+    assert ran.exit_code == 1
+    assert words in ran.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bar", "unit"),
+    [("ascii", "#", "uJ"), ("cp1252", "#", "µJ"), ("latin-1", "#", "µJ"), ("utf-8", "█", "µJ")],
+)
+def test_the_demo_keeps_to_what_can_be_written(tmp_path, monkeypatch, encoding, bar, unit):
+    with (tmp_path / "seen.txt").open("w", encoding=encoding) as file:
+        monkeypatch.setattr(demo, "out", Console(file=file, width=120))
+        ran = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "seen.gif")])
+    assert ran.exit_code == 0, ran.output
+    text = (tmp_path / "seen.txt").read_text(encoding=encoding)
+    assert 20 * bar in text
+    assert f" {unit} (" in text

@@ -32,7 +32,7 @@ def built(kind, classifier, preprocessing=None):
         for weight in model.parameters():
             weight.mul_(2.0)
         for _ in range(20):  # norms learn what comes in, or no neuron would fire
-            model(counts(seed=1))
+            model(counts(steps=2, seed=1))
     return model.eval()
 
 

@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 import rsnn
-from rsnn import nn
+from rsnn import export, nn
 from rsnn.cli import app
-from rsnn.errors import InputError, MissingDependencyError
+from rsnn.errors import InputError, MissingDependencyError, RSNNError
 from rsnn.export import to_onnx
 
 SIZE = (12, 12)
@@ -95,6 +95,27 @@ def test_a_head_that_needs_all_frames_is_written_whole(tmp_path):
     (found,) = session_of(kept).run(None, {"frames": frames.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(frames), rtol=1e-4, atol=1e-5)
+
+
+def test_sums_of_spikes_are_sums_in_the_file_too(tmp_path):
+    """SLAYER's pooling, of whose divisor torch's exporter knows nothing."""
+    torch.manual_seed(0)
+    network = nn.SpikingNetwork(2, K, SIZE, ("4C3", "SP2", "4FC"), neuron=nn.SRM())
+    model = rsnn.models.SLAYER(nn.FramePool(2), network).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4.0)
+    assert to_onnx(model, tmp_path / "slayer.onnx", frame_size=SIZE) < 1e-4
+    with torch.no_grad():
+        assert model(counts()).unique().numel() > 1
+
+
+def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch):
+    run = export._run
+    monkeypatch.setattr(export, "_run", lambda *of, **how: run(*of, **how) + 0.1)
+    with pytest.raises(RSNNError, match=r"logits that differ by up to 0\.1 from the model's, so it was not written"):
+        to_onnx(spiking(), tmp_path / "x.onnx", frame_size=SIZE)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_model_stays_as_it_is(step_file):

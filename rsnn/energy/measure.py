@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from rsnn.data import Events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
-from rsnn.energy import modules
 from rsnn.energy.costs import EnergyModel, energy_model
 from rsnn.energy.ledger import Ledger
 from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
+from rsnn.energy.states import memories
 from rsnn.errors import InputError
 
 _AT_ONCE = 16  # recordings that came one by one
@@ -99,11 +99,11 @@ def _fresh(model: nn.Module) -> Iterator[None]:
     """Have what keeps its state between calls start from its reset state, and leave it with the state it had."""
     kept: list[tuple[Any, dict[str, Any]]] = []
     for module in model.modules():
-        memories = modules.memories(module)
-        if memories is not None:
+        found = memories(module)
+        if found is not None:
             kept.append((module, dict(vars(module))))
             # A reset writes into the tensors that it finds.
-            copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in memories.items()}
+            copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in found.items()}
             vars(module)["_memories"] = copies
     try:
         for module, _ in kept:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
-from rsnn.nn import LIF, SRM, ConcatFrames, ConvLSTM, MeanFrames, NeuNorm, SumFrames
+from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
 from rsnn.nn.pooling import max_pool
 from rsnn.nn.scnn import SpikingConv
 
@@ -82,45 +82,6 @@ def watched(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if isinstance(module, SpikingConv):
         number = asked["number"] = torch.zeros((), dtype=torch.int64, device=module.conv.weight.device)
     return Call(x, rest[0] if len(names) > 1 else None, given.get("pool", 1), number), asked
-
-
-def memories(module: nn.Module) -> dict[str, Any] | None:
-    """Return what a module of SpikingJelly keeps between its calls, by name; None for a module of another kind."""
-    kept = vars(module).get("_memories")
-    return kept if isinstance(kept, dict) and callable(getattr(module, "reset", None)) else None
-
-
-def state(module: nn.Module, output: Any, samples: int) -> tuple[list[Tensor], int] | None:
-    """Return what of its output a module takes back at its next call, and how many samples that is the state of.
-
-    None where nothing tells: it is no recurrent layer of torch, and its `forward` takes no `state` as the library's do.
-    """
-    axis = next((axis for kind, axis in _SAMPLES_AXIS.items() if isinstance(module, kind)), None)
-    if isinstance(module, nn.RNNCellBase):
-        after = tensors_in(output)  # all of it
-    elif not isinstance(output, tuple | list):
-        return None
-    elif axis is not None or isinstance(module, nn.RNNBase) or _takes_state(module):
-        after = tensors_in(output[1:])
-    else:
-        return None
-    if after and isinstance(module, nn.RNNBase | nn.RNNCellBase):  # (layers, N, F) or (layers, F); (N, F) or (F,)
-        layers = len(after[0]) if isinstance(module, nn.RNNBase) else 1
-        samples = after[0].numel() // (layers * after[0].shape[-1])
-    elif after and axis is not None and after[0].ndim > axis:
-        samples = after[0].shape[axis]
-    return after, samples
-
-
-def _takes_state(module: nn.Module) -> bool:
-    return "state" in inspect.signature(type(module).forward).parameters
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples and lists."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    return [tensor for branch in tree for tensor in tensors_in(branch)] if isinstance(tree, tuple | list) else []
 
 
 def _neurons(ledger: Ledger, name: str, neurons: int, spikes: int, size: int, *, mac: int = 0, ac: int = 0) -> None:
@@ -264,10 +225,4 @@ _RULES: dict[type[nn.Module], Whole] = {
     nn.LSTM: Whole(_lstm, spikes=False),
     SumFrames: Whole(_sum, spikes=False),
     MeanFrames: Whole(_sum, spikes=False),
-}
-
-# Where the samples are in the states of the library's modules that have one of their own.
-_SAMPLES_AXIS: dict[type[nn.Module], int] = {
-    **dict.fromkeys((LIF, SRM, ConvLSTM, SpikingConv, NeuNorm, SumFrames, MeanFrames), 0),
-    ConcatFrames: 1,
 }

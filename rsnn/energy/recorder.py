@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from rsnn.energy import arithmetic, modules, rules
 from rsnn.energy.ledger import Ledger
-from rsnn.energy.modules import tensors_in
+from rsnn.energy.padding import Padding
+from rsnn.energy.states import States
+from rsnn.energy.tensors import storage, tensors_in
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
@@ -47,10 +47,8 @@ class Recorder(TorchDispatchMode):
         self._accumulated: set[int] = set()  # fresh outputs of convolutions and products: batch norms fold into them
         self._weights: list[Tensor] = []  # parameters and buffers, kept so that nothing else takes their storage
         self._fixed: set[int] = set()  # they, and what is made of nothing else: the same for every sample
-        self._padded: dict[int, _Padding] = {}
-        self._returned: dict[str, list[ref[Tensor]]] = {}  # by modules, at their last call
-        self._fed: dict[str, int] = {}  # bytes of it that a module has got back at the call that runs
-        self._state_paths: set[str] = set()
+        self._padded: dict[int, Padding] = {}
+        self._states = States()
         self._onednn: list[bool] = []
         self._hooks: list[Any] = []
 
@@ -84,7 +82,7 @@ class Recorder(TorchDispatchMode):
         self._forget()
         self._samples = samples
         self._weights = [*self._model.parameters(), *self._model.buffers()]
-        self._fixed.update(map(_storage, self._weights))
+        self._fixed.update(map(storage, self._weights))
         self.__enter__()  # type: ignore[no-untyped-call]
         try:
             yield
@@ -99,9 +97,10 @@ class Recorder(TorchDispatchMode):
         """Forget what belongs to one pass: storages are reused by the next."""
         for of_one_pass in (
             *(self._path, self._binary, self._accumulated, self._constants, self._comparing),
-            *(self._weights, self._fixed, self._padded, self._returned, self._fed),
+            *(self._weights, self._fixed, self._padded),
         ):
             of_one_pass.clear()
+        self._states.forget()
 
     # Modules
 
@@ -114,7 +113,7 @@ class Recorder(TorchDispatchMode):
                 if whole is None:
                     torch._C._set_mkldnn_enabled(False)
             if whole is None:
-                self._take_back(name, args, kwargs)
+                self._states.take_back(name, args, kwargs)
                 return None
             call, watched = modules.watched(module, args, kwargs)
             if not self._calls:
@@ -173,35 +172,14 @@ class Recorder(TorchDispatchMode):
                 layer.neuron_steps += first.numel()
         self._carry(name, module, output)
 
-    def _take_back(self, name: str, args: Any, kwargs: Any) -> None:
-        """Note what a module gets beside its input of what it returned at its last call: a state, whatever it is."""
-        if len(args) + len(kwargs) < 2 or name not in self._returned:
-            return
-        returned = {_storage(tensor) for tensor in (alive() for alive in self._returned[name]) if tensor is not None}
-        returned.difference_update(map(_storage, tensors_in(args[:1])))
-        given = tensors_in((args[1:], tuple(kwargs.values())))
-        self._fed[name] = sum(tensor.nbytes for tensor in given if _storage(tensor) in returned)
-
     def _carry(self, name: str, module: nn.Module, output: Any) -> None:
-        samples, fed = self._samples, self._fed.pop(name, 0)
-        memories = modules.memories(module)
-        if memories is not None:
-            size = sum(tensor.nbytes for tensor in tensors_in(tuple(memories.values())))
-        else:
-            self._returned[name] = [ref(tensor) for tensor in tensors_in(output)]
-            if any(other != name and other.startswith(f"{name}." if name else "") for other in self._state_paths):
-                return  # what a module returns of its parts' states is theirs
-            state = modules.state(module, output, samples)
-            size = fed if state is None else sum(tensor.nbytes for tensor in state[0])
-            if state is not None:
-                samples = min(samples, max(1, state[1]))  # it may take them one by one
+        size = self._states.size(name, module, output, self._samples)
         if not size:
             return
-        self._state_paths.add(name)
         whole = modules.find(module)
         row = ".".join(filter(None, (name, "" if whole is None else whole.neurons)))
         spikes = (whole is not None and whole.spikes) or (row, "neuron") in self.ledger.layers
-        self.ledger.carries(self.ledger.layer(row, "neuron" if spikes else "pointwise"), size / samples)
+        self.ledger.carries(self.ledger.layer(row, "neuron" if spikes else "pointwise"), size)
 
     # Operations
 
@@ -221,19 +199,19 @@ class Recorder(TorchDispatchMode):
             binary = constant = self._constant_binary(name, args, kwargs)
             if name in rules.FILLS_IN_PLACE and not _is_whole(args[0]):  # the rest stays what it is
                 binary = binary and self._is_binary(args[0])
-                constant = binary and _storage(args[0]) in self._constants
+                constant = binary and storage(args[0]) in self._constants
             out = func(*args, **kwargs)
             if not func.is_view and name != "detach":
                 for tensor in tensors_in(out):
                     self._mark(tensor, binary=binary, fixed=fixed)
                     if constant:
-                        self._constants.add(_storage(tensor))
+                        self._constants.add(storage(tensor))
             return out
         binaries = [self._is_binary(tensor) for tensor in inputs]
         binary = name in rules.BINARY or (name in rules.KEEPS_BINARY and self._stays_binary(name, args))
         binary = binary and not _accumulates(name, args)
         biased = name in ("add", "add_") and self._is_biased(*args[:2])
-        accumulated = biased or (bool(inputs) and _storage(inputs[0]) in self._accumulated)
+        accumulated = biased or (bool(inputs) and storage(inputs[0]) in self._accumulated)
         # In place it changes what it is given: looked at before it runs.
         both = _both(args[0], args[1]) if name in rules.ADDITIONS else 0
         out = func(*args, **kwargs)
@@ -247,9 +225,9 @@ class Recorder(TorchDispatchMode):
             one_binary = binary and not position if name in rules.WITH_INDICES else binary
             self._mark(tensor, binary=one_binary, fixed=fixed)
         if name == "constant_pad_nd" and not (len(args) > 2 and args[2]):
-            self._padded[_storage(out)] = _Padding.of(out, args[1])
+            self._padded[storage(out)] = Padding.of(out, args[1])
         if name in rules.ACCUMULATED or biased or (accumulated and name in ("_unsafe_view", "clone")):
-            self._accumulated.update(_storage(tensor) for tensor in tensors_in(out))
+            self._accumulated.update(storage(tensor) for tensor in tensors_in(out))
         return out
 
     def _count(
@@ -292,7 +270,7 @@ class Recorder(TorchDispatchMode):
         elif name in rules.MULTIPLICATIONS:
             if all(binaries) and name.startswith("mul") and _by_binary(name, args):
                 return  # a logical and
-            selects = any(b and _storage(t) not in self._constants for t, b in zip(inputs, binaries, strict=True))
+            selects = any(b and storage(t) not in self._constants for t, b in zip(inputs, binaries, strict=True))
             times = rules.MULTIPLICATIONS[name]
             count = (times * arithmetic.nonzero(made), times * each)
             self._pointwise("pointwise", made, **{"ac" if selects and name.startswith("mul") else "mac": count})
@@ -386,7 +364,7 @@ class Recorder(TorchDispatchMode):
         """Count the product of a term of a sum with a number; that of a weight folds into it."""
         if factor in (1, -1) or not isinstance(term, Tensor) or self._is_fixed(term):
             return
-        selects = self._is_binary(term) and _storage(term) not in self._constants
+        selects = self._is_binary(term) and storage(term) not in self._constants
         self._pointwise("pointwise", term, **{"ac" if selects else "mac": (arithmetic.nonzero(term), term.numel())})
 
     # Book-keeping
@@ -401,19 +379,15 @@ class Recorder(TorchDispatchMode):
         return name in rules.ZEROS_AND_ONES
 
     def _is_binary(self, tensor: Tensor) -> bool:
-        return tensor.dtype == torch.bool or _storage(tensor) in self._binary
+        return tensor.dtype == torch.bool or storage(tensor) in self._binary
 
     def _is_fixed(self, *tensors: Tensor) -> bool:
-        return all(_storage(tensor) in self._fixed for tensor in tensors)
+        return all(storage(tensor) in self._fixed for tensor in tensors)
 
     def _unpadded(self, x: Tensor, axes: int) -> tuple[Tensor, list[int]]:
         """Return x without the zeros that were put around it along its last axes, and how many came before it there."""
-        padding = self._padded.get(_storage(x))
-        if padding is None or not padding.is_all_of(x, axes):
-            return x, [0] * axes
-        for axis, (before, after) in enumerate(padding.sides, start=-len(padding.sides)):
-            x = x.narrow(axis, before, x.shape[axis] - before - after)
-        return x, [0] * (axes - len(padding.sides)) + [before for before, _ in padding.sides]
+        padding = self._padded.get(storage(x))
+        return (x, [0] * axes) if padding is None else padding.cut_off(x, axes)
 
     def _stays_binary(self, name: str, args: Any) -> bool:
         """Tell whether all that an operation of `rules.KEEPS_BINARY` makes its output of are zeros and ones."""
@@ -430,48 +404,20 @@ class Recorder(TorchDispatchMode):
             if not isinstance(product, Tensor) or not isinstance(bias, Tensor):
                 return False
             along_one_axis = bias.ndim > 0 and bias.numel() == max(bias.shape)
-            if _storage(product) in self._accumulated and along_one_axis and self.ledger.is_parameter(bias):
+            if storage(product) in self._accumulated and along_one_axis and self.ledger.is_parameter(bias):
                 return True
         return False
 
     def _mark(self, tensor: Tensor, *, binary: bool, fixed: bool = False) -> None:
-        storage = _storage(tensor)
-        self._accumulated.discard(storage)
-        self._constants.discard(storage)
-        self._padded.pop(storage, None)
+        key = storage(tensor)
+        self._accumulated.discard(key)
+        self._constants.discard(key)
+        self._padded.pop(key, None)
         for known, kind in ((binary, self._binary), (fixed, self._fixed)):
             if known:
-                kind.add(storage)
+                kind.add(key)
             else:
-                kind.discard(storage)
-
-
-@dataclass(frozen=True)
-class _Padding:
-    """Zeros around a tensor: how many before and after it along each of its last axes, and how those lie in memory."""
-
-    sides: tuple[tuple[int, int], ...]
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    elements: int
-
-    @classmethod
-    def of(cls, padded: Tensor, pad: Sequence[int]) -> _Padding:
-        """Return the padding of `torch.nn.functional.pad`, which names the last axis first."""
-        sides = list(zip(pad[-2::-2], pad[::-2], strict=True))
-        while sides and sides[0] == (0, 0):
-            del sides[0]
-        first = padded.ndim - len(sides)
-        return cls(tuple(sides), padded.shape[first:], padded.stride()[first:], padded.numel())
-
-    def is_all_of(self, x: Tensor, axes: int) -> bool:
-        """Tell whether x is the padded tensor, or a view that leaves the padded axes, at most so many, as they are."""
-        first = x.ndim - len(self.sides)
-        return (
-            len(self.sides) <= axes
-            and all(before >= 0 <= after for before, after in self.sides)
-            and (x.numel(), x.shape[first:], x.stride()[first:]) == (self.elements, self.shape, self.stride)
-        )
+                kind.discard(key)
 
 
 @cache
@@ -507,7 +453,3 @@ def _is_zero_or_one(value: Any) -> bool:
 def _is_whole(tensor: Tensor) -> bool:
     """Tell whether a tensor is all that is in its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata

@@ -19,7 +19,7 @@ from rsnn.data import Events, read_events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
-from rsnn.streaming.modes import evaluating as evaluating  # those who classify take it from here
+from rsnn.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from rsnn.models.base import EventClassifier

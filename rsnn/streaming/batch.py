@@ -16,8 +16,8 @@ from torch import Tensor
 from rsnn.data import Events
 from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
+from rsnn.nn.modes import evaluating
 from rsnn.streaming import snapshots, trees
-from rsnn.streaming.modes import evaluating
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
 from rsnn.streaming.step import Step
 from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing, whole_number

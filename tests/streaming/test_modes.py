@@ -12,7 +12,7 @@ import torch
 from stream_models import flat, random_events, small_model
 from torch import nn
 
-from rsnn.models.prediction import evaluating
+from rsnn.nn.modes import evaluating
 
 WINDOW_US = 60_000
 

@@ -156,6 +156,13 @@ class DVSPixels:
         still = after >= 1
         self._held, self._release_us = self._held[still], self._release_us[still]
 
+    def _hold(self, pixel: IndexArray, release: FloatArray, start_us: int, span_us: float) -> None:
+        """Let pixels take the brightness at a fraction of this interval as their reference; hold them if it is later."""
+        self.excess[pixel] = self._change[pixel] * (1 - np.minimum(release, 1))
+        later = release >= 1
+        self._held = np.concatenate((self._held, pixel[later]))
+        self._release_us = np.concatenate((self._release_us, start_us + release[later] * span_us))
+
     def _fire(self, pixel: IndexArray, start_us: int, span_us: float) -> PixelEvents:
         """Return the events of the pixels that crossed a threshold, and reset these pixels.
 
@@ -225,17 +232,14 @@ class DVSPixels:
         self._busy[self._held] = True
         keep &= ~self._busy.take(pixel)
         pause = self.parameters.refractory_period_s * 1e6 / span_us
-        if pause:
-            again = (pixel[1:] == pixel[:-1]).nonzero()[0] + 1  # not the first noise event of its pixel
-            if again.size:
-                when = when[np.lexsort((when, pixel))]
-                keep[again] &= when[again] - when[again - 1] >= pause
+        again = (pixel[1:] == pixel[:-1]).nonzero()[0] + 1  # not the first noise event of its pixel
+        if again.size:
+            when = when[np.lexsort((when, pixel))]
+            keep[again] &= when[again] - when[again - 1] >= pause
         p = (side < self.noise_on.take(pixel))[keep].view(np.uint8)
-        pixel, t = pixel[keep], start_us + when[keep] * span_us
-        self.excess[pixel] = 0
-        if pause:
-            self._held = np.concatenate((self._held, pixel))
-            self._release_us = np.concatenate((self._release_us, t + pause * span_us))
+        pixel, when = pixel[keep], when[keep]
+        self._hold(pixel, when + pause, start_us, span_us)
+        t = start_us + when * span_us
         return PixelEvents(t, pixel, p)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 
-def pixel_events(levels, times, *, on, off, refractory_us=0.0, start=0.0):
+def pixel_events(levels, times, *, on, off, refractory_us=0.0, start=0.0, noise=()):
     """Events (t, polarity) of one pixel whose log intensity runs straight between `levels` at `times`.
 
     `on` and `off` are its thresholds; it starts `start` above its reference. After an event the pixel is dead for
     `refractory_us` and then takes the level at that moment as its reference. A leak of the reference is the same as
-    levels that rise.
+    levels that rise. At the times of `noise` it sends an event whatever its level, which is not among those returned.
     """
-    events = []
+    events, noise = [], list(noise)
     reference, alive_from = levels[0] - start, times[0]
     for before, after, begin, end in zip(levels, levels[1:], times, times[1:], strict=False):
         slope = (after - before) / (end - begin)
@@ -23,10 +23,12 @@ def pixel_events(levels, times, *, on, off, refractory_us=0.0, start=0.0):
                     break
                 now = alive_from
                 reference = before + slope * (now - begin)
-            if slope == 0:
-                break
             wanted = reference + on if slope > 0 else reference - off
-            crossing = max(begin + (wanted - before) / slope, now)
+            crossing = max(begin + (wanted - before) / slope, now) if slope else math.inf
+            if noise and noise[0] <= min(crossing, end):
+                now = noise.pop(0)
+                reference, alive_from = before + slope * (now - begin), now + refractory_us
+                continue
             if crossing > end:
                 break
             events.append((crossing, int(slope > 0)))

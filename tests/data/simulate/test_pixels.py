@@ -284,6 +284,32 @@ def test_a_noise_event_is_followed_by_the_refractory_period():
     assert len(events) == pytest.approx(40 * 100 * 2, rel=0.08)
 
 
+@pytest.mark.parametrize("refractory_us", [0, 100, 700, 2500])
+def test_a_noise_event_takes_a_new_reference(refractory_us):
+    # It gets darker all the time, and the noise of hot pixels is all ON: which events are noise is known.
+    rng = np.random.default_rng(17)
+    F, H, W = 60, 6, 7
+    times = np.cumsum(rng.integers(600, 1600, F)).tolist()
+    levels = -0.5 - rng.uniform(0.01, 0.04, (F, H, W)).cumsum(0)
+    parameters = ideal(hot_pixel_fraction=1.0, hot_pixel_rate_hz=60.0, refractory_period_s=refractory_us * 1e-6)
+    frames = frames_of(levels, times)
+    events = to_events(frames, parameters, seed=4)
+    light = np.log(np.array([frame for frame, _ in frames]) + LOG_EPS)
+    assert 60 < events.p.sum() < 200
+    after_noise = 0
+    for y in range(H):
+        for x in range(W):
+            mine = (events.y == y) & (events.x == x)
+            noise = events.t[mine & (events.p == 1)]
+            expected = pixel_events(
+                light[:, y, x].tolist(), times, on=0.2, off=0.2, refractory_us=refractory_us, noise=noise.tolist()
+            )
+            dark = events.t[mine & (events.p == 0)]
+            assert np.abs(dark - np.array([t for t, _ in expected])).max(initial=0) <= 5  # noise came at whole microseconds
+            after_noise += len(dark) if noise.size else 0
+    assert after_noise > 100
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_seed_fixes_everything(preset, rng):
     frames = [(image, 2000 * k) for k, image in enumerate(rng.random((30, 12, 10), dtype=np.float32))]

@@ -317,8 +317,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
             const Chances chance = chances(clip.seed, pixel, ++noise);
             const bool late = noise_us - last_us >= clip.pause_us;
             if (!busy && late && chance.of[1] >= image * array[kNoiseLost]) {
-                excess = 0;
-                if (clip.pause_us > 0) release_us = noise_us + clip.pause_us;
+                const double end = (noise_us + clip.pause_us - start_us) / span;
+                excess = end < 1 ? static_cast<float>(change * (1 - end)) : 0.0f;
+                if (end >= 1) release_us = noise_us + clip.pause_us;
                 send(sink, noise_us, chance.of[2] < array[kNoiseOn]);
             }
             last_us = noise_us;

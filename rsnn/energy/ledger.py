@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -54,16 +55,21 @@ class Ledger:
         self._convolutions: dict[tuple[Any, ...], _Convolution] = {}
         self._carried: dict[tuple[str, str], float] = {}
 
-    def layer(self, name: str, kind: str, weight: Tensor | None = None) -> LayerEnergy:
-        """Return the layer of that name and kind, a new one where there is none."""
+    def layer(self, name: str, kind: str, weight: Tensor | None = None, sums: Tensor | None = None) -> LayerEnergy:
+        """Return the layer of that name and kind, a new one where there is none.
+
+        Args:
+            name, kind: of the layer.
+            weight: what it multiplies by, if anything.
+            sums: of the weight's non-zero mask, along some axes.
+
+        """
         layer = self.layers.get((name, kind))
         if layer is None:
             layer = self.layers[name, kind] = LayerEnergy(name, kind, binary=kind in PRODUCTS)
-            if weight is not None:
-                once = weight[
-                    tuple(0 if step == 0 else slice(None) for step in weight.stride())
-                ]  # where it is repeated
-                layer.weights, layer.nonzero_weights = once.numel(), arithmetic.nonzero(once)
+            if weight is not None and sums is not None:
+                repeated = prod(size for size, step in zip(weight.shape, weight.stride(), strict=True) if step == 0)
+                layer.weights, layer.nonzero_weights = weight.numel() // repeated, int(sums.sum()) // repeated
         return layer
 
     def is_parameter(self, tensor: Tensor) -> bool:
@@ -109,12 +115,12 @@ class Ledger:
 
         """
         self.use(weight)
-        layer = self.layer(name, "convolution", weight)
+        taps = self._mask(weight, ("taps", groups, transposed))
+        layer = self.layer(name, "convolution", weight, taps)
         layer.inputs += samples * nonzero.numel()
         layer.steps += samples
         layer.nonzero_inputs += int(nonzero.sum())
         self.split(layer, binary, 0, 0)
-        taps = self._mask(weight, ("taps", groups, transposed))
         every, channels = (
             (weight.shape[1], weight.shape[1] * groups) if transposed else (weight.shape[0] // groups, weight.shape[0])
         )
@@ -151,8 +157,9 @@ class Ledger:
     ) -> None:
         """Count `rows` inputs (F,) times a weight (D, F), of which `nonzero` (F,) are not zero."""
         self.use(weight)
-        layer = self.layer(name, "linear", weight)
-        effective = arithmetic.matrix_product(nonzero, self.columns(weight.t()))
+        columns = self.columns(weight.t())
+        layer = self.layer(name, "linear", weight, columns)
+        effective = arithmetic.matrix_product(nonzero, columns)
         self.split(layer, binary, effective, rows * weight.numel())
         layer.inputs += rows * weight.shape[1]
         layer.steps += rows
@@ -162,9 +169,10 @@ class Ledger:
     def product(self, here: str, left: Tensor, right: Tensor, out: Tensor, *, binary: bool) -> None:
         """Count a matrix product (..., m, k) by (..., k, n); a parameter among the two makes it a linear layer."""
         weight = next((t for t in (right, left) if self.is_parameter(t)), None)
-        layer = self.layer(self.name_of(weight, here), "linear" if weight is not None else "product", weight)
         activation = left if weight is not left else right
         rows, columns = self.rows(left), self.columns(right)
+        kind, sums = ("product", None) if weight is None else ("linear", rows if weight is left else columns)
+        layer = self.layer(self.name_of(weight, here), kind, weight, sums)
         dense = left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
         self.split(layer, binary, arithmetic.matrix_product(rows, columns), dense)
         layer.inputs += activation.numel()

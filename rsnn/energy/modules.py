@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
 from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
-from rsnn.nn.pooling import max_pool
 from rsnn.nn.scnn import SpikingConv
 
-# Each rule gets the ledger, the module's name and itself, the call, its output before pooling (but see `Call.number`),
-# and whether the input can only hold zeros and ones.
+_COUNTS = ("number", "places")  # names of the arguments into which modules count
+
+# Each rule gets the ledger, the module's name and itself, the call, its output, and whether the input
+# can only hold zeros and ones.
 Rule = Callable[[Ledger, str, Any, "Call", Any, bool], None]
 
 
@@ -57,31 +59,41 @@ class Call:
     Attributes:
         x: its input.
         state: its state before, None for a fresh one.
-        pool: side of the windows whose maxima it was asked for instead of its output.
-        number: spikes before the pooling, where the module counts them itself.
+        counted: what the module counts itself, as its output may be pooled: how often each hidden state of a `ConvLSTM`
+            is not zero, (D, H, W); the spikes of a `SpikingConv`.
+        wanted: where its caller wanted that added, if anywhere.
 
     """
 
     x: Any
     state: Any
-    pool: int
-    number: Tensor | None = None
+    counted: Tensor
+    wanted: Tensor | None = None
 
-    def pooled(self, output: Any) -> Any:
-        """Return the module's output (T, N, C, H, W) with the maxima it was asked for."""
-        return output if self.pool == 1 else (max_pool(output[0], self.pool), *output[1:])
+    def over(self) -> None:
+        """Add what was counted where the caller wanted it."""
+        if self.wanted is not None:
+            self.wanted.add_(self.counted)
+
+
+@cache
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
 
 
 def watched(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-    """Return a call, and the arguments to call with instead: the rules look at what pooling hides."""
-    given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-    _, x, *rest = given.values()
-    names = [name for name in given if name not in ("self", "pool", "number")]
-    asked = {name: given[name] for name in names}
-    number = None
+    """Return a call, and the arguments to call with instead, which ask the module to count what pooling hides."""
+    asked = _signature(type(module).forward).bind(module, *args, **kwargs).arguments
+    del asked["self"]
+    x, *rest = (value for name, value in asked.items() if name not in ("pool", *_COUNTS))
+    counted, wanted = torch.zeros((), dtype=torch.int64), None
     if isinstance(module, SpikingConv):
-        number = asked["number"] = torch.zeros((), dtype=torch.int64, device=module.conv.weight.device)
-    return Call(x, rest[0] if len(names) > 1 else None, given.get("pool", 1), number), asked
+        wanted = asked.get("number")
+        counted = asked["number"] = counted.to(module.conv.weight.device)
+    elif isinstance(module, ConvLSTM) and isinstance(x, Tensor) and x.ndim == 5:
+        wanted = asked.get("places")
+        counted = asked["places"] = x.new_zeros(module.hidden_channels, *x.shape[3:], dtype=torch.int64)
+    return Call(x, rest[0] if rest else None, counted, wanted), asked
 
 
 def _neurons(ledger: Ledger, name: str, neurons: int, spikes: int, size: int, *, mac: int = 0, ac: int = 0) -> None:
@@ -103,15 +115,16 @@ def _srm(ledger: Ledger, name: str, _module: SRM, _call: Call, output: Any, _bin
     _neurons(ledger, name, spikes.numel(), nonzero(spikes), spikes.element_size(), mac=6, ac=2)
 
 
-def _gates(ledger: Ledger, name: str, hidden: Tensor, outputs: int, cell: Tensor | None) -> None:
+def _gates(ledger: Ledger, name: str, steps: int, last: Tensor, outputs: int, cell: Tensor | None) -> None:
     """Count what an LSTM does besides its products.
 
-    Its hidden states (T, ...), of which `outputs` are not zero, came from `cell`, or zeros where that is None.
+    Its hidden states of so many steps, the last of them `last`, of which `outputs` are not zero, came from `cell`, or
+    zeros where that is None.
 
     cell = f o cell + i o g;  hidden = o o tanh(cell);  i, f, o = sigmoid, g = tanh of input's sum + hidden's sum
     """
-    each, size = hidden.numel(), hidden.element_size()
-    later = each - hidden[0].numel()  # a fresh state is zero
+    each, size = steps * last.numel(), last.element_size()
+    later = each - last.numel()  # a fresh state is zero
     forgets = later + (0 if cell is None else nonzero(cell))
     products, sums = forgets + each + outputs, later if cell is None else each
     ledger.pointwise(name, "pointwise", 8 * each, size, mac=(products, 3 * each), ac=(4 * sums + forgets, 5 * each))
@@ -119,32 +132,31 @@ def _gates(ledger: Ledger, name: str, hidden: Tensor, outputs: int, cell: Tensor
 
 
 def _convlstm(ledger: Ledger, name: str, module: ConvLSTM, call: Call, output: Any, binary: bool) -> None:
-    frames, state, hidden = call.x, call.state, output[0]
+    frames, state, last = call.x, call.state, output[1].hidden
     T, N = frames.shape[:2]
     before = (module.kernel_size - 1) // 2
     how = {
         "stride": (1, 1),
         "padding": (before, before),
         "dilation": (1, 1),
-        "bytes_per_element": hidden.element_size(),
+        "bytes_per_element": last.element_size(),
     }
     prefix = f"{name}." if name else ""
-    size = hidden.shape[3:]
+    size = last.shape[2:]
     ledger.convolution(
         f"{prefix}input_gates",
         module.input_gates.weight,
-        nonzero_map(frames.flatten(0, 1)),
+        nonzero_map(frames.flatten(0, 1), binary=binary),
         T * N,
         size,
         binary=binary,
         **how,
     )
-    states = nonzero_map(hidden.flatten(0, 1))
-    earlier = states - nonzero_map(hidden[-1])
+    earlier = call.counted - nonzero_map(last)
     if state is not None:
         earlier += nonzero_map(state[0])
     ledger.convolution(f"{prefix}hidden_gates", module.hidden_gates.weight, earlier, T * N, size, binary=False, **how)
-    _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
+    _gates(ledger, name, T, last, int(call.counted.sum()), None if state is None else state[1])
 
 
 def _spiking_conv(ledger: Ledger, name: str, module: SpikingConv, call: Call, output: Any, binary: bool) -> None:
@@ -154,7 +166,7 @@ def _spiking_conv(ledger: Ledger, name: str, module: SpikingConv, call: Call, ou
     ledger.convolution(
         f"{prefix}conv",
         conv.weight,
-        nonzero_map(x.flatten(0, 1)),
+        nonzero_map(x.flatten(0, 1), binary=binary),
         x.shape[0] * x.shape[1],
         potential.shape[2:],
         stride=conv.stride,
@@ -164,8 +176,7 @@ def _spiking_conv(ledger: Ledger, name: str, module: SpikingConv, call: Call, ou
         binary=binary,
         bytes_per_element=spikes.element_size(),
     )
-    assert call.number is not None
-    _neurons(ledger, f"{prefix}lif", len(x) * potential.numel(), int(call.number), spikes.element_size(), mac=1)
+    _neurons(ledger, f"{prefix}lif", len(x) * potential.numel(), int(call.counted), spikes.element_size(), mac=1)
 
 
 def _as_made(module: nn.Module) -> bool:
@@ -188,7 +199,7 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, call: Call, output: Any, b
     ledger.linear(
         f"{prefix}weight_ih_l0",
         module.get_parameter("weight_ih_l0"),
-        nonzero_map(x.flatten(0, -2)),
+        nonzero_map(x.flatten(0, -2), binary=binary),
         rows,
         binary=binary,
         bytes_per_element=size,
@@ -205,7 +216,7 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, call: Call, output: Any, b
         binary=False,
         bytes_per_element=size,
     )
-    _gates(ledger, name, hidden, int(states.sum()), None if state is None else state[1])
+    _gates(ledger, name, len(hidden), hidden[-1], int(states.sum()), None if state is None else state[1])
 
 
 def _sum(ledger: Ledger, name: str, module: nn.Module, call: Call, output: Any, _binary: bool) -> None:

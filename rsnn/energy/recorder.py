@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,19 @@ from rsnn.energy.states import States
 from rsnn.energy.tensors import storage, tensors_in
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """What a module calls before it runs, or after."""
+
+    run: Callable[..., Any]
+    name: str
+    whole: modules.Whole | None
+    takes: ClassVar = frozenset({"pooling"})  # see `rsnn.kernels.watched.is_watched`
+
+    def __call__(self, module: nn.Module, *call: Any) -> Any:
+        return self.run(self.name, self.whole, module, *call)
 
 
 class Recorder(TorchDispatchMode):
@@ -63,10 +77,9 @@ class Recorder(TorchDispatchMode):
             whole = modules.find(module)
             if whole is not None:
                 known.append(name)
-            self._hooks.append(module.register_forward_pre_hook(self._enter(name, whole), with_kwargs=True))
-            self._hooks.append(
-                module.register_forward_hook(self._leave(name, whole), always_call=True, with_kwargs=True)
-            )
+            enter, leave = _Hook(self._enter, name, whole), _Hook(self._leave, name, whole)
+            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(leave, always_call=True, with_kwargs=True))
 
     def close(self) -> None:
         """Take the hooks off, and forget what belongs to one pass."""
@@ -104,46 +117,42 @@ class Recorder(TorchDispatchMode):
 
     # Modules
 
-    def _enter(self, name: str, whole: modules.Whole | None) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            self._path.append(name)
-            if isinstance(module, _RECURRENT):
-                # oneDNN runs a whole network as one operation; without it, it comes apart into products and functions.
-                self._onednn.append(torch._C._get_mkldnn_enabled())
-                if whole is None:
-                    torch._C._set_mkldnn_enabled(False)
+    def _enter(self, name: str, whole: modules.Whole | None, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        self._path.append(name)
+        if isinstance(module, _RECURRENT):
+            # oneDNN runs a whole network as one operation; without it, it comes apart into products and functions.
+            self._onednn.append(torch._C._get_mkldnn_enabled())
             if whole is None:
-                self._states.take_back(name, args, kwargs)
-                return None
-            call, watched = modules.watched(module, args, kwargs)
-            if not self._calls:
-                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._calls.append(call)
-            return (), watched
+                torch._C._set_mkldnn_enabled(False)
+        if whole is None:
+            self._states.take_back(name, args, kwargs)
+            return None
+        call, watched = modules.watched(module, args, kwargs)
+        if not self._calls:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._calls.append(call)
+        return (), watched
 
-        return hook
+    def _leave(
+        self, name: str, whole: modules.Whole | None, module: nn.Module, _args: Any, _kwargs: Any, output: Any
+    ) -> None:
+        self._path.pop()
+        if isinstance(module, _RECURRENT):
+            torch._C._set_mkldnn_enabled(self._onednn.pop())
+        if whole is not None:
+            call = self._calls.pop()
+            call.over()
+            if self._calls:
+                return
+            try:
+                if output is not None:  # None: it failed
+                    self._count_whole(name, module, whole, call, output)
+            finally:
+                self.__enter__()  # type: ignore[no-untyped-call]
+        if not self._calls and output is not None:
+            self._outcome(name, module, output)
 
-    def _leave(self, name: str, whole: modules.Whole | None) -> Any:
-        def hook(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
-            self._path.pop()
-            if isinstance(module, _RECURRENT):
-                torch._C._set_mkldnn_enabled(self._onednn.pop())
-            if whole is not None:
-                call = self._calls.pop()
-                if self._calls:
-                    return output if output is None else call.pooled(output)
-                try:
-                    if output is not None:  # None: it failed
-                        output = self._count_whole(name, module, whole, call, output)
-                finally:
-                    self.__enter__()  # type: ignore[no-untyped-call]
-            if not self._calls and output is not None:
-                self._outcome(name, module, output)
-            return output
-
-        return hook
-
-    def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, call: modules.Call, output: Any) -> Any:
+    def _count_whole(self, name: str, module: nn.Module, whole: modules.Whole, call: modules.Call, output: Any) -> None:
         if isinstance(call.x, Tensor):
             whole.rule(self.ledger, name, module, call, output, self._is_binary(call.x))
         else:
@@ -151,12 +160,10 @@ class Recorder(TorchDispatchMode):
             self.ledger.not_counted[what] += 1
         for parameter in module.parameters():
             self.ledger.use(parameter)
-        output = call.pooled(output)
         for tensor in tensors_in(output):
             self._mark(tensor, binary=False)
         if whole.spikes:
             self._mark(output[0], binary=True)
-        return output
 
     def _outcome(self, name: str, module: nn.Module, output: Any) -> None:
         """Count spikes of neurons made of a user's operations, and the state that a module carries to its next call."""
@@ -302,7 +309,7 @@ class Recorder(TorchDispatchMode):
         self.ledger.convolution(
             self.ledger.name_of(weight, self._here()),
             weight,
-            arithmetic.nonzero_map(x),
+            arithmetic.nonzero_map(x, binary=binary),
             x.shape[0],
             out.shape[2:],
             stride=stride,
@@ -436,7 +443,7 @@ def _both(left: Any, right: Any) -> int:
     if len(tensors) < 2:
         number = right if isinstance(left, Tensor) else left
         return arithmetic.nonzero(tensors[0]) if number else 0
-    return arithmetic.nonzero((left != 0) & (right != 0).to(left.device))
+    return arithmetic.nonzero(torch.logical_and(left, right.to(left.device)))
 
 
 def _by_binary(name: str, args: Any) -> bool:

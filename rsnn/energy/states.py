@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 from weakref import ref
 
@@ -79,7 +81,7 @@ def _returned_state(module: nn.Module, output: Any, samples: int) -> tuple[list[
         after = tensors_in(output)  # all of it
     elif not isinstance(output, tuple | list):
         return None
-    elif axis is not None or isinstance(module, nn.RNNBase) or _takes_state(module):
+    elif axis is not None or isinstance(module, nn.RNNBase) or _takes_state(type(module).forward):
         after = tensors_in(output[1:])
     else:
         return None
@@ -91,5 +93,6 @@ def _returned_state(module: nn.Module, output: Any, samples: int) -> tuple[list[
     return after, samples
 
 
-def _takes_state(module: nn.Module) -> bool:
-    return "state" in inspect.signature(type(module).forward).parameters
+@cache
+def _takes_state(forward: Callable[..., Any]) -> bool:
+    return "state" in inspect.signature(forward).parameters

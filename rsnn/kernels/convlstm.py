@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from rsnn.kernels import convlstm_cupy, convlstm_native, convlstm_triton, convlstm_triton_gates
 from rsnn.kernels.selection import selected
+from rsnn.kernels.watched import nothing_looks
 
 
 def convlstm(
@@ -19,6 +20,7 @@ def convlstm(
     cell: Tensor | None = None,
     *,
     pool: int = 1,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run frames through a ConvLSTM layer: for every step [`convlstm_step`][rsnn.kernels.convlstm_step] of
 
@@ -31,6 +33,8 @@ def convlstm(
         bias: (4 D), or None.
         hidden, cell: state (N, D, H, W) before the first step; zeros where they are None.
         pool: side of the windows whose maxima are returned in place of the hidden states.
+        places: (D, H, W) of int64; where given, how often each hidden state is not zero is added to it, over all steps
+            and samples.
 
     Returns:
         the hidden states (T, N, D, H, W), or their maxima (T, N, D, H // pool, W // pool); and hidden state and cell
@@ -42,10 +46,15 @@ def convlstm(
         dtype = torch.get_autocast_dtype(device)
     tensors = (w_input, w_hidden, bias)
     kernel = selected(frames.device, "convlstm")
-    if kernel == "native" and convlstm_native.supports(frames, *tensors):
+    native = kernel == "native" and convlstm_native.supports(frames, *tensors)
+    if places is not None and not (native and nothing_looks()):
+        features, hidden, cell = convlstm(frames, *tensors, hidden, cell)
+        places += features.count_nonzero(dim=(0, 1))
+        return _pooled(features, pool), hidden, cell
+    if native:
         h, c = (None if x is None else x.to(w_input.dtype) for x in (hidden, cell))
         features, hidden, cell = convlstm_native.convlstm(
-            frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16
+            frames.to(w_input.dtype), *tensors, h, c, pool, reduced=dtype == torch.bfloat16, places=places
         )
         return features.to(dtype), hidden.to(dtype), cell
     if kernel == "cupy":
@@ -60,9 +69,11 @@ def convlstm(
         features, hidden, cell = convlstm_triton_gates.convlstm(from_input, w_hidden, hidden, cell)
     else:
         features, hidden, cell = _steps(from_input, w_hidden, hidden, cell)
-    if pool > 1:
-        features = F.max_pool2d(features.flatten(0, 1), pool).unflatten(0, features.shape[:2])
-    return features, hidden, cell
+    return _pooled(features, pool), hidden, cell
+
+
+def _pooled(features: Tensor, pool: int) -> Tensor:
+    return features if pool == 1 else F.max_pool2d(features.flatten(0, 1), pool).unflatten(0, features.shape[:2])
 
 
 def _steps(

@@ -34,18 +34,24 @@ def convlstm(
     pool: int = 1,
     *,
     reduced: bool = False,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run `frames` (T, N, C, H, W) through the layer; see [`rsnn.kernels.convlstm`][].
 
     Args:
         reduced: let the convolutions round frames, hidden states and weights to bfloat16, where the processor has
             products of pairs of them; sums, gates and states stay in float32, and so does all of backward.
+        places: how often each hidden state is not zero is added to it, where it is given and
+            [`nothing_looks`][rsnn.kernels.watched.nothing_looks].
 
     Returns:
         the hidden states (T, N, D, H, W), or with `pool` their maxima in windows, and the last hidden state and cell.
 
     """
     tensors = (frames, w_input, w_hidden, bias, hidden, cell)
+    if places is not None:
+        whole, _, pooled, hidden, cell = _forward(*tensors, pool, pool == 1, False, reduced, places)
+        return (whole if pool == 1 else pooled), hidden, cell
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     run = _forward if nothing_looks() else torch.ops.rsnn.convlstm
     whole, _, pooled, hidden, cell = run(*tensors, pool, keep or pool == 1, keep, reduced)
@@ -91,12 +97,16 @@ def _forward(
     whole: bool,
     keep: bool,
     reduced: bool,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     outputs = tuple(map(kept, _outputs(frames, w_hidden, pool, whole, keep)))
     inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
     reduced = reduced and frames.dtype == torch.float32 and bool(native.library("convlstm").convlstm_has_pairs())
     function = "convlstm_forward_pairs" if reduced else "convlstm_forward"
-    _run(function, "convlstm", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs))
+    counts = None if places is None else torch.zeros(places.shape, dtype=frames.dtype)  # exact below 2^24
+    _run(function, "convlstm", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs, counts))
+    if places is not None and counts is not None:
+        places += counts.to(places.dtype)
     return outputs
 
 

@@ -48,9 +48,19 @@ def shortest_way(operator: Any, function: Callable[..., Any], with_gradients: ty
     return with_gradients.apply
 
 
-def is_watched(*modules: nn.Module) -> bool:
-    """Tell whether a hook watches the calls of any of the modules, so that none may be skipped or done another way."""
+def is_watched(*modules: nn.Module, way: str = "") -> bool:
+    """Tell whether a hook watches the calls of any of the modules, so that none may be skipped or done another way.
+
+    Hooks that have the other way's name in their `takes` do not count.
+    """
     return nn.modules.module._has_any_global_hook() or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        way not in getattr(hook, "takes", ())
         for module in modules
+        for hooks in (
+            module._forward_pre_hooks,
+            module._forward_hooks,
+            module._backward_pre_hooks,
+            module._backward_hooks,
+        )
+        for hook in hooks.values()
     )

@@ -81,7 +81,12 @@ class ConvLSTM(nn.Module):
                 self.input_gates.bias[self.hidden_channels : 2 * self.hidden_channels] = 1.0
 
     def forward(
-        self, frames: Float[Tensor, "T N C H W"], state: ConvLSTMState | None = None, *, pool: int = 1
+        self,
+        frames: Float[Tensor, "T N C H W"],
+        state: ConvLSTMState | None = None,
+        *,
+        pool: int = 1,
+        places: Tensor | None = None,
     ) -> tuple[Float[Tensor, "T N D H W"], ConvLSTMState]:
         """Run the frames through the layer.
 
@@ -89,6 +94,8 @@ class ConvLSTM(nn.Module):
             frames: (T, N, in_channels, H, W).
             state: what an earlier call returned, to go on from there; None starts from zeros.
             pool: side of the windows whose maxima are returned, in less time than a max pooling of the hidden states.
+            places: (hidden_channels, H, W) of int64; where given, how often each hidden state is not zero, over all
+                steps and samples, is added to it.
 
         Returns:
             the hidden state of every step (T, N, hidden_channels, H, W), or its maxima (H // pool, W // pool), and the
@@ -107,7 +114,7 @@ class ConvLSTM(nn.Module):
             w_hidden = torch.cat((gate, gate, gate, candidate))
         hidden, cell = (None, None) if state is None else state
         features, hidden, cell = convlstm(
-            frames, self.input_gates.weight, w_hidden, self.input_gates.bias, hidden, cell, pool=pool
+            frames, self.input_gates.weight, w_hidden, self.input_gates.bias, hidden, cell, pool=pool, places=places
         )
         return features, ConvLSTMState(hidden, cell)
 

@@ -124,7 +124,7 @@ class ConvLSTMEncoder(nn.Module):
         features = average_pool(frames, self.input_pool)
         states = []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            if type(layer) in (ConvLSTM, ConvLSTMAttention) and not is_watched(layer):
+            if type(layer) in (ConvLSTM, ConvLSTMAttention) and not is_watched(layer, way="pooling"):
                 features, layer_state = layer(features, layer_state, pool=self.pool)
             else:  # a hook expects the hidden states, a layer of the user's knows no pooling
                 features, layer_state = layer(features, layer_state)

@@ -24,6 +24,7 @@ from rsnn.nn import (
     NeuNorm,
     SumFrames,
 )
+from rsnn.nn.scnn import SpikingConv
 from rsnn.nn.spiking_network import SumPool
 
 
@@ -329,6 +330,34 @@ def test_a_pooling_that_a_layer_does_itself():
     torch.testing.assert_close(got[0], wanted, rtol=0, atol=1e-6)
     alone = energy_report(cell, frames)
     assert [numbers(one) for one in report.layers] == [numbers(one) for one in alone.layers]
+
+
+@pytest.mark.parametrize("kernel", rsnn.kernels.available())
+def test_a_count_that_a_module_was_asked_for_is_still_given(kernel):
+    torch.manual_seed(1)
+    cell, stage = ConvLSTM(1, 2), SpikingConv(2, 3, 2, LIF(tau=2.0))
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.stage = cell, stage
+
+        def forward(self, frames):
+            hidden, _ = self.cell(frames, None, pool=1, places=self.places)
+            return self.stage(hidden, None, number=self.number)[0]
+
+    model, frames = Counting().eval(), torch.rand(3, 2, 1, 6, 4)
+    nn.init.normal_(stage.conv.weight, std=20.0)
+    found = []
+    with rsnn.kernels.use(kernel), torch.no_grad():
+        for run in (model, lambda frames: energy_report(model, frames)):
+            model.places, model.number = torch.ones(2, 6, 4, dtype=torch.int64), torch.tensor(5)
+            run(frames)
+            found.append((model.places, model.number))
+        hidden, _ = cell(frames)
+    assert torch.equal(found[0][0], 1 + (hidden != 0).sum((0, 1)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert int(found[0][1]) == int(found[1][1]) > 5
 
 
 def test_operations_inside_a_whole_module_are_not_counted_again():

@@ -67,6 +67,45 @@ def test_same_as_the_plain_loop(case, options, dtype):
             torch.testing.assert_close(mine, expected, rtol=0, atol=tolerance * largest)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_hidden_states_are_counted_on_the_way(case, dtype):
+    C, D, K, H, W, N, T, pool = case
+    torch.manual_seed(0)
+    layer = ConvLSTM(C, D, K, bias=False)  # without a bias, hidden states are zero until an event comes near
+    frames = torch.zeros(T, N, C, H, W)
+    frames[torch.rand_like(frames) < 0.02] = 1.0
+    frames[0, 0, 0, 0, 0] = 1.0
+    if dtype == torch.float64:
+        layer, frames = layer.double(), frames.double()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for state in (None, layer(frames, None)[1]):
+            with kernels.use("native"):
+                hidden, _ = layer(frames, state)
+                plainly, after = layer(frames, state, pool=pool)
+                places = torch.full((D, H, W), 7)
+                pooled, counted_after = layer(frames, state, pool=pool, places=places)
+            assert torch.equal(pooled, plainly)
+            assert all(map(torch.equal, counted_after, after))
+            expected = (hidden != 0).sum((0, 1))
+            assert 0 < expected.sum() <= hidden.numel()
+            assert torch.equal(places - 7, expected)
+
+
+@pytest.mark.parametrize("kernel", ["native", "torch"])
+def test_hidden_states_are_counted_with_gradients_too(kernel):
+    layer = ConvLSTM(2, 3, bias=False)
+    frames = (torch.rand(3, 2, 2, 9, 8) < 0.02).float().requires_grad_()
+    places = torch.zeros(3, 9, 8, dtype=torch.int64)
+    with kernels.use(kernel):
+        hidden, _ = layer(frames)
+        pooled, _ = layer(frames, pool=2, places=places)
+        pooled.sum().backward()
+    assert frames.grad is not None
+    assert torch.equal(places, (hidden != 0).sum((0, 1)))
+    assert 0 < places.sum() < hidden.numel()
+
+
 def test_gradcheck():
     torch.manual_seed(0)
     layer = ConvLSTM(2, 2).double()
@@ -150,6 +189,17 @@ def test_the_encoder_pools_on_the_way_unless_a_hook_watches():
     assert torch.equal(encoder(frames)[0], features)
     assert seen == [(2, 1, 4, 12, 16)]
     handle.remove()
+
+    class Hook:
+        takes = frozenset({"pooling"})
+
+        def __call__(self, *call):
+            seen.append(call[2][0].shape)
+
+    with_hook = encoder.layers[0].register_forward_hook(Hook())
+    assert torch.equal(encoder(frames)[0], features)
+    assert seen[1:] == [(2, 1, 4, 6, 8)]
+    with_hook.remove()
 
 
 def test_what_watches_single_operations_gets_them():

@@ -157,7 +157,7 @@ class DVSPixels:
         self._held, self._release_us = self._held[still], self._release_us[still]
 
     def _hold(self, pixel: IndexArray, release: FloatArray, start_us: int, span_us: float) -> None:
-        """Let pixels take the brightness at a fraction of this interval as their reference; hold them if it is later."""
+        """Let pixels take the brightness at a fraction of this interval as their reference, or hold them till then."""
         self.excess[pixel] = self._change[pixel] * (1 - np.minimum(release, 1))
         later = release >= 1
         self._held = np.concatenate((self._held, pixel[later]))

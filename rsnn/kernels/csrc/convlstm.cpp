@@ -1,4 +1,6 @@
 // A whole sequence forward through one ConvLSTM layer.
+#include <mutex>
+
 #include "convlstm_forward.h"
 
 namespace {
@@ -10,13 +12,17 @@ void forward(const Size& s, const Forward<R>& f, int threads) {
   pack_gates<A, K>(f.w_input, f.w_hidden, f.bias, packed.data(), s);
   // One set for the team, then one for each thread.
   const size_t shared = Sample<A, K>::shared_size(s, p), own = Sample<A, K>::own_size(s, p);
-  Buffer<R> memory((threads + 1) * shared + threads * own);
+  const size_t counts = f.places ? Sample<A, K>::counts_size(s, p) : 0;
+  Buffer<R> memory((threads + 1) * shared + threads * (own + counts));
   Barrier barrier;
+  std::mutex adding;
   on_team(threads, [&](int rank, int size) {
+    R* mine = memory.data() + (threads + 1) * shared + rank * (own + counts);
+    R* seen = f.places ? mine + own : nullptr;
     share_out(s.N, rank, size, [&](int n, int member, int members) {
       R* set = memory.data() + (members == 1 ? 1 + rank : 0) * shared;
-      Sample<A, K> sample(s, p, f, packed.data(), n, set, memory.data() + (threads + 1) * shared + rank * own,
-                          band(s, member, members), band(s, member + 1, members));
+      Sample<A, K> sample(s, p, f, packed.data(), n, set, mine, seen, band(s, member, members),
+                          band(s, member + 1, members));
       sample.start();
       barrier.wait(members);
       for (int t = 0; t < s.T; ++t) {
@@ -24,6 +30,10 @@ void forward(const Size& s, const Forward<R>& f, int threads) {
         barrier.wait(members);
       }
     });
+    if (!f.places) return;
+    const std::lock_guard<std::mutex> lock(adding);
+    for (size_t row = 0; row < size_t(s.D) * s.H; ++row)
+      for (int x = 0; x < s.W; ++x) f.places[row * s.W + x] += seen[row * p.width + x];
   });
 }
 
@@ -46,9 +56,9 @@ EXPORT int convlstm_has_pairs() {
 #define FORWARD(NAME, A)                                                                                              \
   EXPORT int NAME(const int* size, int threads, const REAL* w_input, const REAL* w_hidden, const REAL* bias,          \
                   const REAL* frames, const REAL* hidden, const REAL* cell, REAL* all_hidden, REAL* all_cells,        \
-                  REAL* pooled, REAL* last_hidden, REAL* last_cell) {                                                 \
+                  REAL* pooled, REAL* last_hidden, REAL* last_cell, REAL* places) {                                   \
     const Forward<REAL> f{w_input, w_hidden, bias, frames, hidden, cell, all_hidden, all_cells, pooled, last_hidden,  \
-                          last_cell};                                                                                 \
+                          last_cell, places};                                                                         \
     return forward_any<A>(Size(size), f, threads);                                                                    \
   }
 

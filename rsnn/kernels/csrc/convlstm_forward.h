@@ -10,6 +10,7 @@ template <class R>
 struct Forward {
   const R *w_input, *w_hidden, *bias, *frames, *hidden, *cell;  // bias, hidden and cell (before the first step) may be null
   R *all_hidden, *all_cells, *pooled, *last_hidden, *last_cell;  // all_* and pooled may be null
+  R* places;  // may be null; (D, H, W): how often each is not zero is added
 };
 
 // A row of the cell, in place, and of the hidden state from one of the gates; `width` between the gates.
@@ -26,6 +27,13 @@ void update_row(const R* gates, R* cell, R* hidden, int width) {
     store<R>(cell + x, c);
     store<R>(hidden + x, -m / (o * (m + (R)2)));
   }
+}
+
+// Adds one where a number of the row is not zero.
+template <class R>
+void count_row(const R* row, R* counts, int width) {
+  for (int x = 0; x < width; x += kLanes<R>)
+    store<R>(counts + x, load<R>(counts + x) + (load<R>(row + x) != (R)0 ? spread((R)1) : Vec<R>{}));
 }
 
 // Maxima over windows of `pool` x `pool` pixels of `rows` (channels x pool rows of `width`), for one row of windows.
@@ -61,9 +69,12 @@ class Sample {
   static size_t own_size(const Size& s, const Planes<R>& p) {
     return rows_size<A, K>(p, int(words(s)), 4 * s.D) + size_t(s.D) * s.pool * p.width;
   }
+  // Of each member too, where hidden states are counted: how many of its samples and steps were not zero, by place.
+  static size_t counts_size(const Size& s, const Planes<R>& p) { return size_t(s.D) * s.H * p.width; }
 
-  Sample(const Size& s, const Planes<R>& p, const Forward<R>& f, const R* packed, int n, R* shared, R* own, int y0, int y1)
-      : s_(s), p_(p), f_(f), packed_(packed), n_(n), y0_(y0), y1_(y1) {
+  Sample(const Size& s, const Planes<R>& p, const Forward<R>& f, const R* packed, int n, R* shared, R* own, R* counts,
+         int y0, int y1)
+      : s_(s), p_(p), f_(f), packed_(packed), n_(n), y0_(y0), y1_(y1), counts_(counts) {
     for (int parity = 0; parity < 2; ++parity) maps_[parity] = shared + (s.T > 1 ? parity : 0) * words(s) * p.plane;
     cell_ = in_place(s, p) ? f.last_cell + n * s.D * s.pixels()
                            : shared + shared_size(s, p) - size_t(s.D) * s.H * p.width;
@@ -102,6 +113,7 @@ class Sample {
       for (int d = 0; d < s_.D; ++d) {
         update_row(gates + size_t(4 * d) * p_.width, cell_row(d, y), hidden_row(d, in_window), p_.width);
         const size_t row = (size_t(d) * s_.H + y) * s_.W;
+        if (counts_) count_row(hidden_row(d, in_window), counts_ + (size_t(d) * s_.H + y) * p_.width, s_.W);
         if (out) std::memcpy(out + row, hidden_row(d, in_window), s_.W * sizeof(R));
         if (cells && cells + row != cell_row(d, y)) std::memcpy(cells + row, cell_row(d, y), s_.W * sizeof(R));
       }
@@ -143,6 +155,7 @@ class Sample {
   const Forward<R>& f_;
   const R* packed_;
   const int n_, y0_, y1_;
+  R* const counts_;  // may be null
   R* maps_[2];  // words of frame and hidden state, of even and of odd steps
   R *cell_, *gates_, *rows_;
 };

@@ -82,8 +82,8 @@ class ConvLSTM final : public Layer {
       f.last_hidden = states[0], f.last_cell = states[1];
       on_team(threads_, [&](int rank, int members) {
         R* own = memory_.data() + shared_size_ + rank * own_size_;
-        One one(s, layer_.planes_, f, layer_.packed_.data(), 0, memory_.data(), own, band(s, rank, members),
-                band(s, rank + 1, members));
+        One one(s, layer_.planes_, f, layer_.packed_.data(), 0, memory_.data(), own, nullptr,
+                band(s, rank, members), band(s, rank + 1, members));
         one.start();
         barrier_.wait(members);
         one.step(0);

@@ -305,7 +305,9 @@ def test_a_noise_event_takes_a_new_reference(refractory_us):
                 light[:, y, x].tolist(), times, on=0.2, off=0.2, refractory_us=refractory_us, noise=noise.tolist()
             )
             dark = events.t[mine & (events.p == 0)]
-            assert np.abs(dark - np.array([t for t, _ in expected])).max(initial=0) <= 5  # noise came at whole microseconds
+            assert (
+                np.abs(dark - np.array([t for t, _ in expected])).max(initial=0) <= 5
+            )  # noise came at whole microseconds
             after_noise += len(dark) if noise.size else 0
     assert after_noise > 100
 

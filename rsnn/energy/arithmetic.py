@@ -26,9 +26,11 @@ def nonzero_map(x: Tensor, *, binary: bool = False) -> Tensor:
     """
     order = _in_memory(x, 1)
     x = x.permute(0, *order)
-    total = torch.zeros(x.shape[1:], dtype=torch.float64, device=x.device)
+    total: Tensor | None = None
     for mask in x.split(_rows(x)) if binary and x.dtype in _EXACT else _masks(x):
-        total += mask[0] if len(mask) == 1 else mask.sum(0)
+        some = mask[0] if len(mask) == 1 else mask.sum(0)
+        total = some.to(torch.float64, copy=True) if total is None else total.add_(some)
+    assert total is not None  # there is at least one split, if an empty one
     return total.long().permute(*(order.index(axis) for axis in range(1, x.ndim)))
 
 

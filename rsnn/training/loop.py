@@ -166,7 +166,7 @@ class PhaseLoop:
                 self._pass(frames, labels)
             self.schedule.step()
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update(self.model, place.epoch * self.plan.updates + update)
             place.sums["seconds"] += time.perf_counter() - began
             place.update = update + 1
             self.display.update(place)

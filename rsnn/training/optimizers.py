@@ -47,7 +47,11 @@ def make_schedule(
 
 
 class Average:
-    """Exponential moving average of a model's weights; what is no floating number is taken as it is."""
+    """Exponential moving average of a model's weights; what is no floating number is taken as it is.
+
+    At first it forgets faster, so that it is not made of the weights that the training began with: after n updates it
+    keeps at most (1 + n) / (10 + n) of what it was.
+    """
 
     def __init__(self, model: EventClassifier, decay: float, tensors: dict[str, Tensor] | None = None) -> None:
         self.decay = decay
@@ -56,11 +60,12 @@ class Average:
         self.tensors = {name: tensor.detach().to(device).clone() for name, tensor in start.items()}
 
     @torch.no_grad()
-    def update(self, model: EventClassifier) -> None:
-        """Move the average towards the model's weights: a <- decay a + (1 - decay) w."""
+    def update(self, model: EventClassifier, updates: int) -> None:
+        """Move the average, after so many updates, towards the model's weights: a <- decay a + (1 - decay) w."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, 1 - self.decay)
+                self.tensors[name].lerp_(tensor, 1 - decay)
             else:
                 self.tensors[name].copy_(tensor)
 

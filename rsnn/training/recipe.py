@@ -182,7 +182,8 @@ class Loop:
         batch_size: recordings of one process in one pass.
         accumulate: passes whose gradients are added before each update.
         clip_norm: largest norm of the gradient; 0 for no limit.
-        ema: decay of the exponential moving average of the weights that is then evaluated and kept; 0 for none.
+        ema: decay of the exponential moving average of the weights that is then evaluated and kept; 0 for none. In the
+            first updates of a phase the decay is smaller.
         precision: `"float32"`, or `"bfloat16"` autocast (membrane potentials and cells stay float32).
         compile: run the model through `torch.compile`.
         graphs: on a GPU, run forward and backward as CUDA graphs ([`rsnn.kernels.graphed`][]); one process only.

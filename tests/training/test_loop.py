@@ -473,15 +473,15 @@ def test_the_average_by_hand():
     average = optimizers.Average(model, 0.75)
     name, weight = next(iter(model.named_parameters()))
     start = weight.detach().clone()
-    for step in (4.0, 8.0):
+    for updates, step in ((0, 4.0), (2, 8.0), (40, 2.8)):
         with torch.no_grad():
             weight.copy_(start + step)
-        average.update(model)
-    # 0.25 * 4 = 1, then 0.75 * 1 + 0.25 * 8 = 2.75
-    torch.testing.assert_close(average.tensors[name], start + 2.75)
+        average.update(model, updates)
+    # Decays 1/10, 3/12 and 0.75: 0.9 * 4 = 3.6; 0.25 * 3.6 + 0.75 * 8 = 6.9; 0.75 * 6.9 + 0.25 * 2.8 = 5.875
+    torch.testing.assert_close(average.tensors[name], start + 5.875)
     with optimizers.swapped(model, average):
-        torch.testing.assert_close(weight, start + 2.75)
-    torch.testing.assert_close(weight, start + 8.0)
+        torch.testing.assert_close(weight, start + 5.875)
+    torch.testing.assert_close(weight, start + 2.8)
 
 
 def test_doubled_accumulation_is_the_doubled_batch(recipe, archive, tmp_path):

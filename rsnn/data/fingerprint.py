@@ -17,7 +17,16 @@ from rsnn.errors import InputError, RecordingError
 
 DIGEST_BYTES = 20
 # What turns a file, or the settings of a simulation, into frames.
-CODE = ("events.py", "frames.py", "archive.py", "readers/*.py", "datasets/*.py", "simulate/**/*.py", "simulate/**/*.cu")
+CODE = (
+    "events.py",
+    "frames.py",
+    "archive.py",
+    "readers/*.py",
+    "datasets/*.py",
+    "transforms/*.py",
+    "simulate/**/*.py",
+    "simulate/**/*.cu",
+)
 SETTLED_NS = 2_000_000_000  # a file changed this recently may change again within one tick of its clock
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from made import random_events, recordings
 from torch.utils.data import DataLoader
 
-from rsnn.data import EventArchive, Events, FrameCache, to_frames
+from rsnn.data import EventArchive, Events, FrameCache, fingerprint, to_frames
 from rsnn.data import transforms as tf
 from rsnn.data.datasets.gesture import CLASS_NAMES, MIRRORED_LABELS
-from rsnn.errors import InputError
+from rsnn.errors import InputError, RecordingError
 
 SIZE = (34, 30)
 OF_EVENTS = [
@@ -483,3 +483,59 @@ def test_archives_and_filters_before_the_cache(tmp_path):
     np.savez(tmp_path / "b.npz", **columns, offsets=range(0, 901, 300))
     with pytest.raises(InputError, match="b has no labels; expected a class for each recording"):
         tf.Transformed(EventArchive(tmp_path / "b.npz"), tf.Denoise(1))
+
+
+def labelled(path):
+    """An archive of three recordings of the classes 1, 0 and 1."""
+    recordings = [random_events(np.random.default_rng(n), 300, SIZE) for n in range(3)]
+    columns = {name: np.concatenate([getattr(events, name) for events in recordings]) for name in "txyp"}
+    np.savez(path, **columns, offsets=range(0, 901, 300), label=[1, 0, 1], sensor_size=SIZE)
+    return EventArchive(path)
+
+
+def test_a_cache_of_a_transform_that_changes_classes(tmp_path):
+    """The frames would be of one class and the label of another."""
+    data = tf.Transformed(labelled(tmp_path / "a.npz"), tf.Flip(1.0, labels={0: 1, 1: 0}))
+    assert [label for _, label in data] == [0, 1, 0]
+    with pytest.raises(RecordingError, match=r"Flip\(.* makes class 0 of class 1, .*Transformed\(FrameCache\("):
+        FrameCache(data, 4, root=tmp_path / "cache")
+    after = tf.Transformed(FrameCache(data.dataset, 4, root=tmp_path / "cache"), tf.FlipFrames(1.0, {0: 1, 1: 0}))
+    assert [label for _, label in after] == [0, 1, 0]
+
+
+class First(tf.Transform):
+    """A transform of a user's, with the repr of any object: one that is gone may have had the same."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, events, rng):
+        return events[: self.number]
+
+
+@pytest.mark.parametrize("make", [First, lambda n: tf.Compose(tf.Denoise(9), First(n))])
+def test_a_cache_of_a_transform_that_does_not_say_its_parameters(tmp_path, make):
+    data = tf.Transformed(labelled(tmp_path / "a.npz"), make(10))
+    with pytest.raises(InputError, match=r"holds <.*First object at 0x\w+>, .*a frozen dataclass"):
+        FrameCache(data, 4, root=tmp_path / "cache")
+
+
+def test_the_code_of_filters_names_the_cache(monkeypatch):
+    monkeypatch.setattr(fingerprint.Path, "read_bytes", lambda path: seen.append(path.as_posix()) or b"")
+    seen = []
+    fingerprint.code_digest.__wrapped__()
+    assert any(path.endswith("rsnn/data/transforms/filters.py") for path in seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"transform": None}, r"transform is None; expected a Transform, such as those of rsnn\.data\.transforms"),
+        ({"transform": [tf.Denoise(9)]}, "which Compose puts together"),
+        ({"transform": CHAIN, "seed": -1}, "seed is -1; expected a whole number from 0"),
+        ({"transform": CHAIN, "seed": 0.5}, r"seed is 0\.5"),
+    ],
+)
+def test_what_is_no_transform_and_no_seed(arguments, message):
+    with pytest.raises(InputError, match=message):
+        tf.Transformed(Recorded(), **arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from rsnn.data.events import Events
 from rsnn.data.protocols import Labelled
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shown
 
 
 class Transform(abc.ABC):
@@ -73,19 +74,26 @@ class Transformed:
     Args:
         dataset: recordings with labels, or their frames.
         transform: changes each item; it may change the label.
-        seed: of everything random.
+        seed: of everything random, a whole number from 0.
 
     Attributes:
         epoch: number of the pass, 0 at first.
 
     Raises:
-        InputError: the recordings have no labels.
+        InputError: the recordings have no labels, or an argument is not one of the above.
 
     """
 
     def __init__(self, dataset: Labelled, transform: Transform, *, seed: int = 0) -> None:
         if dataset.labels is None:
             raise InputError(f"{dataset.name} has no labels; expected a class for each recording")
+        if not isinstance(transform, Transform):
+            raise InputError(
+                f"transform is {shown(transform)}; expected a Transform, such as those of rsnn.data.transforms, which "
+                "Compose puts together"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise InputError(f"seed is {seed!r}; expected a whole number from 0")
         self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
         self.ids, self.class_names = dataset.ids, dataset.class_names
@@ -109,26 +117,55 @@ class Transformed:
 
     @property
     def fingerprint(self) -> str:
-        """What the items depend on besides the files."""
-        return f"{getattr(self.dataset, 'fingerprint', '')} {self.transform!r} {self.seed} {self.epoch}"
+        """What the items depend on besides the files.
+
+        Raises:
+            InputError: a transform says the address of an object instead of its parameters.
+
+        """
+        told = repr(self.transform)
+        if address := re.search(r"<[^<]* at 0x[0-9a-fA-F]+", told):
+            raise InputError(
+                f"the transform holds {address[0]}>, which does not say what it does, so that a cache could not tell "
+                "it from another one; expected parameters that repr shows: make your own transform a frozen "
+                "dataclass, as those of the library are"
+            )
+        return f"{getattr(self.dataset, 'fingerprint', '')} {told} {self.seed} {self.epoch}"
 
     def events(self, index: int) -> Any:
-        """Return the changed events of one recording."""
-        return self[index][0]
+        """Return the changed events of one recording, for those who take its class from `labels`.
+
+        Raises:
+            InputError: the transform changes its class as well.
+
+        """
+        data, before, rng = self._item(index)
+        changed, after = self.transform.with_label(data, before, rng)
+        if after != before:
+            raise InputError(
+                f"{shown(self.transform)} makes class {after} of class {before}, and a cache of frames keeps the "
+                "classes as they were; expected transforms that leave them alone: change classes after the cache, as "
+                "in Transformed(FrameCache(...), FlipFrames(labels=...))"
+            )
+        return changed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Return the changed data and label of recording `index`; negative indices count from the end."""
+        return self.transform.with_label(*self._item(index))
+
+    def _item(self, index: int) -> tuple[Any, int, np.random.Generator]:
+        """Return the data and the label of a recording before the transform, and the generator for it."""
         place = operator.index(index)
         if not -len(self) <= place < len(self):
             raise IndexError(f"recording {place} of {self.name}; it has {len(self)}")
-        item = self.dataset[place % len(self)]
+        place %= len(self)
+        item = self.dataset[place]
         # An archive gives its recordings without their labels.
-        data, label = (item, int(self.labels[place % len(self)])) if isinstance(item, Events) else item
-        rng = np.random.default_rng((self.seed, self.epoch, place % len(self)))
-        return self.transform.with_label(data, label, rng)
+        data, label = (item, int(self.labels[place])) if isinstance(item, Events) else item
+        return data, label, np.random.default_rng((int(self.seed), self.epoch, place))
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return (self[index] for index in range(len(self)))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rsnn.data.events import Events, check_sensor_size
 from rsnn.data.readers import open_source
-from rsnn.data.readers.common import usual_sensor_size
-from rsnn.data.readers.npz import load_arrays
+from rsnn.data.readers.common import Source, usual_sensor_size
+from rsnn.data.readers.npz import load_arrays, stored_sensor_size
 from rsnn.errors import InputError, RecordingError
 
 REQUIRED = ("t", "x", "y", "p", "offsets")
@@ -56,17 +57,12 @@ class EventArchive:
         if missing:
             raise RecordingError(f"{self.path} has no array {missing[0]!r}; expected the arrays {', '.join(REQUIRED)}")
         self._columns = {name: arrays[name] for name in "txyp"}
-        self._offsets = arrays["offsets"]
-        lengths = {column.shape for column in self._columns.values()}
-        if len(lengths) > 1 or (np.diff(self._offsets) < 0).any() or lengths != {(int(self._offsets[-1]),)}:
-            raise RecordingError(
-                f"{self.path} has columns of shapes {lengths} that its offsets do not divide; copy it again"
-            )
-        self.labels = arrays.get("label")
-        self.ids = arrays.get("id")
-        self.class_names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
+        self._offsets = _offsets(source, arrays)
+        self.labels = _for_each(source, arrays, "label", len(self))
+        self.ids = _for_each(source, arrays, "id", len(self))
+        self.class_names = _class_names(source, arrays)
         if sensor_size is None and "sensor_size" in arrays:
-            sensor_size = (int(arrays["sensor_size"][0]), int(arrays["sensor_size"][1]))
+            sensor_size = stored_sensor_size(source, arrays["sensor_size"])
         if sensor_size is None:
             width, height = (1 + int(self._columns[name].max(initial=0)) for name in "xy")
             sensor_size = usual_sensor_size(width, height)
@@ -99,6 +95,41 @@ class EventArchive:
 
     def __iter__(self) -> Iterator[Events]:
         return (self[index] for index in range(len(self)))
+
+
+def _offsets(source: Source, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """Return where recordings begin and end, if that divides the columns."""
+    offsets, lengths = arrays["offsets"], {arrays[name].shape for name in "txyp"}
+    if offsets.ndim != 1 or not offsets.size or offsets.dtype.kind not in "iu":
+        raise source.fault(
+            f"its offsets are of {offsets.dtype} and shape {offsets.shape}; expected whole numbers in one dimension, "
+            "where each recording begins and, after them, where the last one ends"
+        )
+    whole = offsets.astype(np.int64)
+    if len(lengths) > 1 or (np.diff(whole) < 0).any() or whole[0] < 0 or lengths != {(int(whole[-1]),)}:
+        raise source.fault(f"it has columns of shapes {lengths} that its offsets do not divide; copy it again")
+    return whole
+
+
+def _for_each(
+    source: Source, arrays: dict[str, npt.NDArray[Any]], name: str, recordings: int
+) -> npt.NDArray[Any] | None:
+    """Return an array that has one entry for each recording, `None` if it is not there."""
+    if name not in arrays or arrays[name].shape == (recordings,):
+        return arrays.get(name)
+    raise source.fault(
+        f"it has {recordings} recordings and an array {name!r} of shape {arrays[name].shape}; expected one entry each: "
+        f"write the array {name!r} anew"
+    )
+
+
+def _class_names(source: Source, arrays: dict[str, npt.NDArray[Any]]) -> list[str] | None:
+    if "class_names" not in arrays:
+        return None
+    names = arrays["class_names"]
+    if names.ndim != 1:
+        raise source.fault(f"its class_names have the shape {names.shape}; expected a text for each class")
+    return [str(name) for name in names]
 
 
 def _open(path: Path, sensor_size: tuple[int, int]) -> EventArchive:

@@ -21,18 +21,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rsnn.data.events import check_events
 from rsnn.data.files import make_folder
 from rsnn.data.fingerprint import DIGEST_BYTES, cache_root, code_digest, file_digests
 from rsnn.data.frames import POLARITIES, check_num_frames, check_size, check_split_by, crop_to_shape, to_frames
 from rsnn.data.progress import progress
 from rsnn.data.protocols import Recordings
-from rsnn.errors import InputError, RecordingError, RSNNError
+from rsnn.errors import InputError, RecordingError, RSNNError, shown
 
 LARGEST_BYTE = 255
 FRAMES_FILE, META_FILE = "frames.bin", "meta.json"
 PATIENCE_S = 2.0  # how long this process builds alone before it asks how long the rest will take
 WORTH_WORKERS_S = 10.0  # what the rest must take for worker processes to be started
 MOST_WORKERS = 16
+_ATTRIBUTES = ("labels", "ids", "class_names", "name", "split", "split_name", "sensor_size", "files", "events")
 _ELSEWHERE = (
     "a folder with room for it: RSNN_CACHE or root= names another one (rsnn train: --set data.cache=false goes without)"
 )
@@ -86,15 +88,12 @@ class FrameCache:
         root: str | os.PathLike[str] | None = None,
         workers: int | None = None,
     ) -> None:
-        if dataset.labels is None:
-            raise InputError("the data set has no labels; expected a class for each recording")
-        if not len(dataset):
-            raise InputError("the data set has no recordings; expected at least one")
+        _check_recordings(dataset)
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
             raise InputError(f"workers is {workers!r}; expected a whole number of processes, 0 for this one alone")
         height, width = check_size(size, dataset.sensor_size)
         framing = _Framing(check_num_frames(num_frames), check_split_by(split_by), (height, width))
-        self.labels: npt.NDArray[np.int64] = np.asarray(dataset.labels, dtype=np.int64)
+        self.labels = _class_indices(dataset)
         self.ids = [str(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
         self.class_names = None if dataset.class_names is None else tuple(dataset.class_names)
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
@@ -151,6 +150,31 @@ class FrameCache:
 
     def __repr__(self) -> str:
         return f"<FrameCache of {self.name} {self.split} ({self.split_name}): {self._shape} in {self.folder}>"
+
+
+def _check_recordings(dataset: Recordings) -> None:
+    """Raise InputError unless a data set has what is asked of it."""
+    missing = [name for name in _ATTRIBUTES if not hasattr(dataset, name)]
+    if missing:
+        raise InputError(
+            f"FrameCache got a {type(dataset).__name__}, which has no {missing[0]!r}; expected recordings with labels, "
+            "such as an EventFolder or an EventArchive: a part of them is dataset.select(ids, split, split_name), and "
+            "frames go through transforms.Transformed after the cache"
+        )
+    if dataset.labels is None:
+        raise InputError("the data set has no labels; expected a class for each recording")
+    if not len(dataset):
+        raise InputError("the data set has no recordings; expected at least one")
+
+
+def _class_indices(dataset: Recordings) -> npt.NDArray[np.int64]:
+    labels = np.asarray(dataset.labels)
+    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iuf" or not (labels == labels.astype(int)).all():
+        raise InputError(
+            f"{dataset.name} has {len(dataset)} recordings and labels {shown(labels)} of shape {labels.shape}; "
+            "expected a whole number, the index of its class, for each"
+        )
+    return labels.astype(np.int64)
 
 
 class _Framing(NamedTuple):
@@ -220,7 +244,7 @@ class _Frames:
         return index, largest, ""
 
     def _frames(self, index: int) -> npt.NDArray[Any]:
-        events = crop_to_shape(self.dataset.events(index), *self.framing.size)
+        events = crop_to_shape(check_events(self.dataset.events(index), "FrameCache"), *self.framing.size)
         if not len(events):
             raise RecordingError("it has no events within the frames; expected at least one")
         T, split_by, size = self.framing

@@ -168,12 +168,11 @@ def part_of(dataset: Any, text: str) -> Part:
     """Return all recordings of a data set, or of an archive that has labels; `text` says what they are.
 
     Raises:
-        InputError: a label is no whole number from 0, or none of the classes that the data set names; or there are
-            not as many labels as recordings.
+        InputError: a label is no whole number from 0, or none of the classes that the data set names.
 
     """
     names, ids = dataset.class_names, dataset.ids
-    labels = _whole(np.asarray(dataset.labels), len(dataset), text)
+    labels = _whole(np.asarray(dataset.labels), text)
     if names is not None and len(outside := _outside(labels, len(names))):
         raise InputError(
             f"{text} has the label {outside[0]} and names {len(names)} classes; expected labels from 0 to "
@@ -225,13 +224,8 @@ def sample_range(text: str, length: int) -> range:
     return chosen
 
 
-def _whole(labels: npt.NDArray[Any], recordings: int, text: str) -> npt.NDArray[np.int64]:
+def _whole(labels: npt.NDArray[Any], text: str) -> npt.NDArray[np.int64]:
     """Return labels as class indices, or raise InputError where they are none."""
-    if labels.shape != (recordings,):
-        raise InputError(
-            f"{text} has {recordings} recordings and labels of shape {labels.shape}; expected one label each: write "
-            "the archive's array 'label' anew"
-        )
     wrong = labels
     if labels.dtype.kind in "biuf":
         wrong = labels[(labels < 0) | ~np.isfinite(labels) | (labels != np.round(labels))]

@@ -47,8 +47,33 @@ def test_files_that_are_no_archive(tmp_path, rng):
     with pytest.raises(RecordingError, match="has no array 'offsets'"):
         EventArchive(path)
     np.savez(path, t=[0], x=[0], y=[0], p=[0], offsets=[0, 2])
-    with pytest.raises(RecordingError, match="offsets do not divide"):
+    with pytest.raises(RecordingError, match="offsets do not divide; copy"):
         EventArchive(path)
     np.savez(path, t=[3, 2], x=[0, 0], y=[0, 0], p=[0, 0], offsets=[0, 2])
     with pytest.raises(RecordingError, match="recording 0: event 1: time runs backwards"):
         EventArchive(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offsets": np.empty(0, int)}, r"its offsets are of int64 and shape \(0,\); expected whole numbers"),
+        ({"offsets": [[0, 5], [5, 9]]}, r"its offsets are of int64 and shape \(2, 2\)"),
+        ({"offsets": 9}, r"its offsets are of int64 and shape \(\)"),
+        ({"offsets": [0.0, 5.5, 9.0]}, "its offsets are of float64"),
+        ({"offsets": np.array([0, 9, 5, 9], np.uint64)}, "its offsets do not divide"),
+        ({"offsets": [-1, 5, 9]}, "its offsets do not divide"),
+        ({"label": [1]}, r"it has 2 recordings and an array 'label' of shape \(1,\); expected one entry each"),
+        ({"label": [[1], [0]]}, r"an array 'label' of shape \(2, 1\)"),
+        ({"id": [1, 2, 3]}, r"an array 'id' of shape \(3,\)"),
+        ({"class_names": "abc"}, r"its class_names have the shape \(\); expected a text for each class"),
+        ({"sensor_size": 34}, r"sensor_size is array\(34\); expected two whole numbers \(width, height\)"),
+        ({"sensor_size": [34.5, 34.5]}, "expected two whole numbers"),
+    ],
+)
+def test_arrays_that_contradict_each_other(tmp_path, rng, change, message):
+    path = tmp_path / "all.npz"
+    write(path, [random_events(rng, n, (34, 34)) for n in (5, 4)], label=[0, 1])
+    np.savez(path, **(dict(np.load(path)) | change))
+    with pytest.raises(RecordingError, match=rf"all\.npz \(NumPy\): .*{message}"):
+        EventArchive(path)

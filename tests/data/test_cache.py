@@ -16,7 +16,7 @@ from made import random_events
 from torch.utils.data import DataLoader
 
 from rsnn import Preprocessing
-from rsnn.data import EventArchive, EventFolder, Events, FrameCache, cache, to_frames, write_events
+from rsnn.data import EventArchive, EventFolder, Events, FrameCache, cache, to_frames, transforms, write_events
 from rsnn.errors import InputError, RecordingError
 
 
@@ -251,7 +251,7 @@ def made_up(rng, **more):
         def __len__(self):
             return len(recordings)
 
-    return MadeUp(**facts, files=[], ids=None, labels=[0, 1], events=recordings.__getitem__, **more)
+    return MadeUp(**({"labels": [0, 1]} | facts | more), files=[], ids=None, events=recordings.__getitem__)
 
 
 def test_recordings_without_files(tmp_path, rng):
@@ -261,6 +261,24 @@ def test_recordings_without_files(tmp_path, rng):
     two = FrameCache(made_up(rng, fingerprint="seed 2"), root=tmp_path)
     assert one.folder != two.folder
     assert FrameCache(made_up(rng, fingerprint="seed 1"), root=tmp_path).folder == one.folder
+
+
+def test_what_is_no_data_set_of_recordings(folder, tmp_path, rng):
+    dataset = EventFolder(folder)
+    cached = FrameCache(dataset, 5, root=tmp_path / "cache")
+    frames = transforms.Transformed(cached, transforms.Cutout())
+    for other in (torch.utils.data.Subset(dataset, [0, 1]), cached, frames, [random_events(rng, 9)]):
+        with pytest.raises(InputError, match=rf"FrameCache got a {type(other).__name__}, .*dataset\.select\(ids, "):
+            FrameCache(other, 5, root=tmp_path / "cache")
+    framed = transforms.Transformed(dataset, transforms.ToFrames(5))
+    with pytest.raises(RecordingError, match=r"recording a/0\.npz of data: FrameCache got a Tensor; expected rsnn\.Ev"):
+        FrameCache(framed, 5, root=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("labels", [[0], [[0], [1]], [0.5, 1.0], ["a", "b"]])
+def test_labels_that_are_no_class_indices(tmp_path, rng, labels):
+    with pytest.raises(InputError, match=r"made has 2 recordings and labels .*the index of its class, for each"):
+        FrameCache(made_up(rng, labels=labels, fingerprint="seed 1"), root=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def read(source: Source) -> Decoded:
                 "open it with rsnn.data.EventArchive(path)"
             )
         size = _load_array(source, *arrays["sensor_size"], headers["sensor_size"]) if "sensor_size" in headers else None
-    return Decoded(None if size is None else _sensor_size(source, size), _blocks(source, _layout(source, headers)))
+    return Decoded(
+        None if size is None else stored_sensor_size(source, size), _blocks(source, _layout(source, headers))
+    )
 
 
 def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
@@ -206,7 +208,13 @@ def _at_event(start: int) -> Callable[[int], str]:
     return lambda index: f"event {start + index}"
 
 
-def _sensor_size(source: Source, size: npt.NDArray[Any]) -> tuple[int, int]:
+def stored_sensor_size(source: Source, size: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the (width, height) that an array `sensor_size` holds.
+
+    Raises:
+        RecordingError: it holds something else.
+
+    """
     if (
         size.shape not in {(2,), (3,)}
         or size.dtype.kind not in "iu"

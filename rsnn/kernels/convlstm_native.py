@@ -18,10 +18,16 @@ from rsnn.kernels.watched import nothing_looks, sees_no_steps
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
-def supports(frames: Tensor, *parameters: Tensor | None) -> bool:
-    """Tell whether this kernel takes these tensors: plain ones, with weights of float32 or float64."""
-    dtypes = {p.dtype for p in parameters if p is not None}
-    return len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)
+def supports(frames: Tensor, w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> bool:
+    """Tell whether this kernel takes these tensors: plain ones, with weights of float32 or float64 and one size."""
+    dtypes = {p.dtype for p in (w_input, w_hidden, bias) if p is not None}
+    C, (D, *sides) = frames.shape[2], w_hidden.shape[1:]
+    fit = (
+        w_input.shape == (4 * D, C, *sides)
+        and w_hidden.shape == (4 * D, D, sides[0], sides[0])
+        and (bias is None or bias.shape == (4 * D,))
+    )
+    return fit and len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)
 
 
 def convlstm(

@@ -30,10 +30,12 @@ _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def supports(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether these kernels take such a convolution: weights of float32 or float64, (D, C, K, K) with an odd K."""
-    return (
-        weight.dtype in _REALS and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1 and sees_no_steps(x)
-    )
+    """Tell whether these kernels take such a convolution of `x` (..., C, H, W).
+
+    Weights are of float32 or float64, (D, C, K, K) with an odd K.
+    """
+    _, C, K, width = weight.shape
+    return weight.dtype in _REALS and x.shape[-3] == C and width == K and K % 2 == 1 and sees_no_steps(x)
 
 
 def convolution(x: Tensor, weight: Tensor) -> Tensor:

@@ -72,8 +72,9 @@ class SpikingConv(nn.Module):
             current = _convolution(x.flatten(0, 1), self.conv).unflatten(0, x.shape[:2])
         else:
             current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        # A batch normalization of one pixel is an error of its own.
-        if fused and current.dtype in _FUSED[kernel] and current[:, :, 0].numel() > 1:
+        # A batch normalization of one pixel, or of other channels, is an error of its own.
+        fits = fused and current.dtype in _FUSED[kernel] and current.shape[2] == self.norm.num_features
+        if fits and current[:, :, 0].numel() > 1:
             if number is None:
                 return self._norm_lif(current, potential, self.pool, kernel)
             spikes, potential = self._norm_lif(current, potential, 1, kernel)
@@ -86,27 +87,29 @@ class SpikingConv(nn.Module):
     def _is_plain(self) -> bool:
         """Tell whether the convolution is the one this class makes, and no hook watches it."""
         conv = self.conv
-        plain = type(conv) is nn.Conv2d and conv.bias is None and conv.groups == 1 and conv.padding_mode == "zeros"
+        if type(conv) is not nn.Conv2d or is_watched(conv):
+            return False
+        plain = conv.bias is None and conv.groups == 1 and conv.padding_mode == "zeros"
         as_made = (conv.stride, conv.padding, conv.dilation) == ((1, 1), (conv.kernel_size[0] // 2,) * 2, (1, 1))
-        return plain and as_made and not is_watched(conv)
+        return plain and as_made
 
     def _is_fused(self, x: Tensor, potential: Tensor | None, kernel: str) -> bool:
         """Tell whether normalization, neurons and pooling are those this class makes, for a kernel that does all."""
         norm, lif = self.norm, self.lif
-        shape = (x.shape[1], self.conv.out_channels, *x.shape[3:])
+        if (type(norm), type(lif)) != (nn.BatchNorm2d, LIF) or is_watched(norm, lif):
+            return False
+        shape = (x.shape[1], norm.num_features, *x.shape[3:])
         tau = 1.0 if lif.w is None else lif.w
         if kernel == "cupy" and not norm_lif_cupy.supports_norm(shape, tau, self.pool):
             return False
-        return (
-            (type(norm), type(lif)) == (nn.BatchNorm2d, LIF)
-            and not is_watched(norm, lif)
-            and lif_native.supports(x, tau, lif.surrogate)
-            and (potential is None or (isinstance(potential, Tensor) and (*potential.shape,) == shape))
+        return lif_native.supports(x, tau, lif.surrogate) and (
+            potential is None or (isinstance(potential, Tensor) and (*potential.shape,) == shape)
         )
 
     def _is_inference(self, x: Tensor, potential: Tensor | None) -> bool:
-        """Tell whether there are neither gradients nor statistics of a batch to compute."""
-        if self.norm.training or self.norm.running_mean is None:
+        """Tell whether there are neither gradients nor a batch's statistics to compute, and channels fit."""
+        norm = self.norm
+        if norm.training or norm.running_mean is None or norm.num_features != self.conv.weight.shape[0]:
             return False
         if not torch.is_grad_enabled():
             return True

@@ -202,6 +202,26 @@ def test_the_encoder_pools_on_the_way_unless_a_hook_watches():
     with_hook.remove()
 
 
+@pytest.mark.parametrize("side", [1, 5])
+def test_gates_of_two_sizes_are_left_to_torch(side):
+    layer = ConvLSTM(2, 3)
+    layer.hidden_gates = torch.nn.Conv2d(3, 12, side, bias=False)
+    frames = torch.randn(3, 1, 2, 6, 6)
+    found = []
+    for kernel in ("native", "torch"):
+        with kernels.use(kernel), torch.no_grad():
+            found.append(layer(frames)[0])
+    assert torch.equal(*found)
+
+
+def test_weights_that_do_not_fit_are_an_error():
+    for gates in (torch.nn.Conv2d(1, 12, 3), torch.nn.Conv2d(2, 8, 3)):
+        layer = ConvLSTM(2, 3)
+        layer.input_gates.weight, layer.input_gates.bias = gates.weight, gates.bias
+        with kernels.use("native"), pytest.raises(RuntimeError):
+            layer(torch.randn(3, 1, 2, 6, 6))
+
+
 def test_what_watches_single_operations_gets_them():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -151,3 +151,53 @@ def test_hooks_and_foreign_parts_get_the_single_operations():
         other.norm = torch.nn.GroupNorm(2, 8)
         other.conv = torch.nn.Conv2d(4, 8, 3, padding=1, stride=2)
         assert other(x, None)[0].shape == (3, 2, 8, 1, 1)
+
+
+class Doubled(torch.nn.Module):
+    """A convolution in a wrapper that says nothing of it."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return 2 * self.conv(x)
+
+
+class Sign(torch.nn.Module):
+    """Neurons of a user's that remember nothing."""
+
+    def forward(self, x, state=None):
+        return (x > 0).to(x.dtype), x[-1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_foreign_parts_give_the_same_with_every_kernel(training):
+    x = 3 * torch.randn(3, 2, 4, 6, 6)
+    for name, wrap in (("conv", Doubled), ("lif", lambda _: Sign())):
+        stage = SpikingConv(4, 8, 2, LIF()).train(training)
+        setattr(stage, name, wrap(getattr(stage, name)))
+        found = []
+        for kernel in ("native", "torch"):
+            with kernels.use(kernel), torch.no_grad():
+                found.append(stage(x, None)[0])
+        assert found[0].any()
+        assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("conv", torch.nn.Conv2d(5, 8, 3, padding=1, bias=False)),
+        ("conv", torch.nn.Conv2d(4, 16, 3, padding=1, bias=False)),
+        ("norm", torch.nn.BatchNorm2d(4)),
+    ],
+    ids=str,
+)
+def test_parts_of_other_channels_are_an_error(name, part, training):
+    stage = SpikingConv(4, 8, 2, LIF())
+    setattr(stage, name, part)
+    stage.train(training)
+    with kernels.use("native"), torch.no_grad(), pytest.raises(RuntimeError, match=r"channels|elements"):
+        stage(torch.randn(3, 2, 4, 6, 6), None)

@@ -181,6 +181,9 @@ def _spiking_conv(ledger: Ledger, name: str, module: SpikingConv, call: Call, ou
 
 def _as_made(module: nn.Module) -> bool:
     """Tell whether the rule fits: an LSTM whose hidden states are all in its output, a stage nobody has rebuilt."""
+    if isinstance(module, ConvLSTM):
+        sides = {module.input_gates.kernel_size, module.hidden_gates.kernel_size} if module._is_plain() else set()
+        return sides == {(module.kernel_size, module.kernel_size)}
     if isinstance(module, nn.LSTM):
         return module.num_layers == 1 and not module.bidirectional and not module.proj_size
     if isinstance(module, SpikingConv):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -79,14 +81,36 @@ def _pooled(features: Tensor, pool: int) -> Tensor:
 def _steps(
     from_input: Tensor, w_hidden: Tensor, hidden: Tensor | None, cell: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrence for gates whose input half is computed, one operation at a time."""
-    shape = (from_input.shape[1], w_hidden.shape[1], *from_input.shape[3:])
-    # Under autocast the cell, which adds up over the steps, does so in the weights' type.
+    return convlstm_steps(from_input, lambda h: _convolve(h, w_hidden), hidden, cell, dtype=w_hidden.dtype)
+
+
+def convlstm_steps(
+    from_input: Tensor,
+    from_hidden: Callable[[Tensor], Tensor],
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    *,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence for gates whose input half is computed, one operation at a time.
+
+    Args:
+        from_input: the input half (T, N, 4 D, H, W).
+        from_hidden: makes the other half (N, 4 D, H, W) of a hidden state (N, D, H, W).
+        hidden, cell: as in `convlstm`.
+        dtype: of the cell; under autocast too it adds up over the steps in the weights' type.
+
+    Returns:
+        the hidden states (T, N, D, H, W), and hidden state and cell after the last step.
+
+    """
+    N, gates, H, W = from_input.shape[1:]
+    shape = (N, gates // 4, H, W)
     hidden = from_input.new_zeros(shape) if hidden is None else hidden.to(from_input.dtype)
-    cell = w_hidden.new_zeros(shape) if cell is None else cell.to(w_hidden.dtype)
+    cell = from_input.new_zeros(shape, dtype=dtype) if cell is None else cell.to(dtype)
     outputs = []
-    for gates in from_input.unbind(0):
-        hidden, cell = convlstm_step(gates + _convolve(hidden, w_hidden), cell)
+    for half in from_input.unbind(0):
+        hidden, cell = convlstm_step(half + from_hidden(hidden), cell)
         outputs.append(hidden)
     return torch.stack(outputs), hidden, cell
 
@@ -115,7 +139,13 @@ def convlstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    before, after = (weight.shape[2] - 1) // 2, weight.shape[2] // 2
-    if before != after:
-        return F.conv2d(F.pad(x, (before, after, before, after)), weight, bias)
-    return F.conv2d(x, weight, bias, padding=before)
+    side = weight.shape[2]
+    if side % 2 == 0:
+        return F.conv2d(padded(x, side), weight, bias)
+    return F.conv2d(x, weight, bias, padding=side // 2)
+
+
+def padded(x: Tensor, side: int) -> Tensor:
+    """Return `x` (N, C, H, W) in the zeros that let a convolution with kernels of `side` keep its size."""
+    before, after = (side - 1) // 2, side // 2
+    return F.pad(x, (before, after, before, after))

@@ -51,16 +51,18 @@ def shortest_way(operator: Any, function: Callable[..., Any], with_gradients: ty
 def is_watched(*modules: nn.Module, way: str = "") -> bool:
     """Tell whether a hook watches the calls of any of the modules, so that none may be skipped or done another way.
 
-    Hooks that have the other way's name in their `takes` do not count.
+    Hooks that have the other way's name in their `takes` do not count. A module with a `forward` of its own does.
     """
-    return nn.modules.module._has_any_global_hook() or any(
-        way not in getattr(hook, "takes", ())
-        for module in modules
-        for hooks in (
-            module._forward_pre_hooks,
-            module._forward_hooks,
-            module._backward_pre_hooks,
-            module._backward_hooks,
-        )
-        for hook in hooks.values()
-    )
+    if nn.modules.module._has_any_global_hook():
+        return True
+    for module in modules:
+        kinds = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+        hooks = [hook for kind in kinds if kind for hook in kind.values()]
+        if has_its_own(vars(module)) or any(way not in getattr(hook, "takes", ()) for hook in hooks):
+            return True
+    return False
+
+
+def has_its_own(attributes: dict[str, Any]) -> bool:
+    """Tell whether a module of such `vars` was given another `forward` than that of its class, or was compiled."""
+    return "forward" in attributes or "_compiled_call_impl" in attributes

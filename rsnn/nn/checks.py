@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsnn.errors import InputError
 
@@ -73,6 +73,12 @@ def check_like(x: Tensor, like: Tensor | None, owner: str) -> None:
 
 def _autocasts(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def weight_of(module: nn.Module) -> Tensor | None:
+    """Return a weight that `module` multiplies its input with; None where it has none to show, as quantized ones."""
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) else next(module.parameters(), None)
 
 
 def check_state(state: object, shapes: Sequence[tuple[int, ...]], owner: str, like: Tensor) -> None:

@@ -10,9 +10,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from rsnn.kernels.convlstm import convlstm
-from rsnn.nn.checks import check_features, check_positive, check_state
+from rsnn.errors import InputError
+from rsnn.kernels.convlstm import convlstm, convlstm_steps, padded
+from rsnn.kernels.watched import is_watched
+from rsnn.nn.checks import check_features, check_positive, check_state, weight_of
+from rsnn.nn.pooling import max_pool
 
 
 class ConvLSTMState(NamedTuple):
@@ -32,7 +36,8 @@ class ConvLSTM(nn.Module):
     H_t = o_t o tanh(c_t)
 
     (the paper's encoder equations; `*` convolves with zero padding that keeps the size, `o` multiplies elementwise.)
-    The weights of the gates lie one after another in the order i, f, o, c in `input_gates` and `hidden_gates`.
+    The weights of the gates lie one after another in the order i, f, o, c in `input_gates` and `hidden_gates`. Whatever
+    is put in the place of these two convolutions, or watches them, gets frames and hidden states padded already.
 
     Args:
         in_channels: channels of a frame.
@@ -105,19 +110,70 @@ class ConvLSTM(nn.Module):
             InputError: `frames` or `state` has another shape, type or device.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__, self.input_gates.weight)
+        check_features(frames, self.in_channels, type(self).__name__, weight_of(self.input_gates))
         shape = (frames.shape[1], self.hidden_channels, *frames.shape[3:])
         check_state(state, (shape, shape), type(self).__name__, frames)
+        hidden, cell = (None, None) if state is None else state
+        if not self._is_plain():
+            features, hidden, cell = self._by_modules(frames, hidden, cell)
+            if places is not None:
+                places += features.count_nonzero(dim=(0, 1))
+            return max_pool(features, pool), ConvLSTMState(hidden, cell)
         w_hidden = self.hidden_gates.weight
         if self.tie_hidden_gates:
             gate, candidate = w_hidden.chunk(2)
             w_hidden = torch.cat((gate, gate, gate, candidate))
-        hidden, cell = (None, None) if state is None else state
         features, hidden, cell = convlstm(
             frames, self.input_gates.weight, w_hidden, self.input_gates.bias, hidden, cell, pool=pool, places=places
         )
         return features, ConvLSTMState(hidden, cell)
 
+    def _is_plain(self) -> bool:
+        """Tell whether the gates are the convolutions that this class makes, and no hook watches them.
+
+        Then their weights are all that counts, reparametrized ones (`torch.nn.utils.parametrize`) too.
+        """
+        return (
+            _is_convolution(self.input_gates) and _is_convolution(self.hidden_gates) and self.hidden_gates.bias is None
+        )
+
+    def _by_modules(self, frames: Tensor, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what `convlstm` does by calls of the gates' modules: of adapters, of pruned ones, ..."""
+        weight = weight_of(self.hidden_gates)
+        return convlstm_steps(
+            self._gates("input_gates", frames.flatten(0, 1)).unflatten(0, frames.shape[:2]),
+            lambda h: self._gates("hidden_gates", h),
+            hidden,
+            cell,
+            dtype=frames.dtype if weight is None else weight.dtype,
+        )
+
+    def _gates(self, name: str, x: Tensor) -> Tensor:
+        """Return what `input_gates` or `hidden_gates` makes of `x` (N, C, H, W): (N, 4 D, H, W)."""
+        module, around = getattr(self, name), padded(x, self.kernel_size)
+        gates: Tensor = module(around)
+        tied = self.tie_hidden_gates and name == "hidden_gates"
+        expected = (len(x), (2 if tied else 4) * self.hidden_channels, *x.shape[2:])
+        if tuple(gates.shape) != expected:
+            raise InputError(
+                f"{name} ({type(module).__name__}) made {tuple(gates.shape)} of {tuple(around.shape)}, which is padded "
+                f"already; expected {expected}"
+            )
+        if not tied:
+            return gates
+        gate, candidate = gates.chunk(2, dim=1)
+        return torch.cat((gate, gate, gate, candidate), dim=1)
+
     def extra_repr(self) -> str:
         """Return what `repr` shows of the layer."""
         return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"
+
+
+def _is_convolution(conv: nn.Module) -> bool:
+    if not isinstance(conv, nn.Conv2d) or is_watched(conv):
+        return False
+    # The second question takes longer.
+    made = type(conv) is nn.Conv2d or type_before_parametrizations(conv) is nn.Conv2d
+    height, width = conv.kernel_size
+    numbers = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return made and height == width and numbers == ((1, 1), (0, 0), (1, 1), 1)

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rsnn.kernels import lif_native, native, selected
 from rsnn.kernels.step_native import ConvLSTMLayer, Network, Runner, Samples, SpikingLayer, States
-from rsnn.kernels.watched import is_watched, nothing_looks, sees_no_steps
+from rsnn.kernels.watched import has_its_own, is_watched, nothing_looks, sees_no_steps
 from rsnn.nn import LIF, SCNN, ConvLSTM, ConvLSTMEncoder, DecisionHead, FramePool, LSTMHead, Voting
 from rsnn.nn.scnn import SpikingConv, SpikingLinear
 from rsnn.streaming import trees
@@ -29,6 +29,7 @@ from rsnn.streaming import trees
 if TYPE_CHECKING:
     from rsnn.models import EventClassifier
 
+CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size")  # what it is besides weights
 KNOWN_COUNTS = 1024  # of events at a pixel; a step with more at one is normalised by the model itself
 
 
@@ -64,7 +65,7 @@ class _Reading:
         self._places.append((parent._modules, name, child))
         if child is None or type(child) not in kinds:
             raise _Unknown
-        if is_watched(child) or _has_its_own(vars(child)):
+        if is_watched(child):
             raise _Watched
         self._modules.append(child)
         return child
@@ -140,12 +141,7 @@ class _Reading:
             if is_watched(*self._modules):
                 return False
             self._hooks = RemovableHandle.next_id
-        return not any(map(_has_its_own, self._attributes))
-
-
-def _has_its_own(attributes: dict[str, Any]) -> bool:
-    """Tell whether a module was given another `forward` than that of its class, or was compiled."""
-    return "forward" in attributes or "_compiled_call_impl" in attributes
+        return not any(map(has_its_own, self._attributes))
 
 
 def _encoder_layers(read: _Reading, encoder: nn.Module, size: tuple[int, int]) -> Iterator[ConvLSTMLayer]:
@@ -157,9 +153,13 @@ def _encoder_layers(read: _Reading, encoder: nn.Module, size: tuple[int, int]) -
     if read.value(encoder, "input_pool") != 1:
         raise _Unknown
     for layer in read.modules(encoder, "layers", ConvLSTM):
-        if read.value(layer, "tie_hidden_gates"):
-            raise _Unknown
         gates, hidden_gates = (read.module(layer, name, nn.Conv2d) for name in ("input_gates", "hidden_gates"))
+        for conv in (gates, hidden_gates):
+            for name in CONVOLUTION:
+                read.value(conv, name)
+        read.optional(hidden_gates, "bias")
+        if read.value(layer, "tie_hidden_gates") or not layer._is_plain():
+            raise _Unknown
         yield ConvLSTMLayer(
             size, pool, read.tensor(gates, "weight"), read.tensor(hidden_gates, "weight"), read.optional(gates, "bias")
         )
@@ -172,7 +172,7 @@ def _classifier_layers(read: _Reading, classifier: nn.Module) -> Iterator[Spikin
     height, width = read.value(classifier, "in_size")
     for stage in read.modules(classifier, "convs", SpikingConv):
         conv, norm = read.module(stage, "conv", nn.Conv2d), read.module(stage, "norm", nn.BatchNorm2d)
-        for name in ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size"):
+        for name in CONVOLUTION:
             read.value(conv, name)
         if read.optional(conv, "bias") is not None or not stage._is_plain() or read.value(norm, "training"):
             raise _Unknown

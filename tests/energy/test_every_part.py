@@ -252,6 +252,26 @@ def test_a_module_as_a_whole_is_the_sum_of_its_operations():
     }
 
 
+def test_a_wrapper_of_the_gates_is_counted_by_its_operations():
+    class Wrapped(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return self.conv(x)
+
+    torch.manual_seed(0)
+    cell = ConvLSTM(2, 3)
+    frames = torch.rand(4, 2, 2, 5, 6) * (torch.rand(4, 2, 2, 5, 6) < 0.5)
+    whole = energy_report(cell, frames)
+    cell.hidden_gates = Wrapped(cell.hidden_gates)
+    single = energy_report(cell, frames)
+    assert numbers(layer(single, "input_gates")) == numbers(layer(whole, "input_gates"))
+    assert numbers(layer(single, "hidden_gates.conv")) == numbers(layer(whole, "hidden_gates"))
+    assert single.total.joules == pytest.approx(whole.total.joules)
+
+
 def test_a_whole_module_goes_on_from_its_state():
     """State given: the first step has recurrent products too."""
     cell = ConvLSTM(1, 1, kernel_size=1)

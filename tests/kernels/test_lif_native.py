@@ -147,6 +147,12 @@ def test_hooks_and_foreign_parts_get_the_single_operations():
         assert seen == ["Conv2d", "BatchNorm2d", "LIF"]
         torch.testing.assert_close(spikes, expected)
         torch.testing.assert_close(again, potential, rtol=1e-4, atol=1e-5)
+        assert len(seen) == 3
+        stage = SpikingConv(4, 8, 2, LIF()).eval()
+        for part in (stage.conv, stage.norm, stage.lif):
+            part.forward = lambda *inputs, part=part: (seen.append(part), type(part).forward(part, *inputs))[1]
+        stage(x, None)
+        assert seen[3:] == [stage.conv, stage.norm, stage.lif]
         other = SpikingConv(4, 8, 2, LIF())
         other.norm = torch.nn.GroupNorm(2, 8)
         other.conv = torch.nn.Conv2d(4, 8, 3, padding=1, stride=2)

@@ -163,3 +163,109 @@ def test_cell_of_every_layer_adds_up_in_float32_under_autocast():
 def test_bad_sizes(name, value):
     with pytest.raises(InputError, match=rf"{name}=.*: expected a whole number of at least 1"):
         ConvLSTM(**{"in_channels": 2, "hidden_channels": 3, name: value})
+
+
+class Adapted(torch.nn.Module):
+    """A convolution, and beside it one of low rank (LoRA)."""
+
+    def __init__(self, conv, rank=1):
+        super().__init__()
+        self.conv = conv
+        self.down = torch.nn.Conv2d(conv.in_channels, rank, conv.kernel_size, bias=False)
+        self.up = torch.nn.Conv2d(rank, conv.out_channels, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv(x) + self.up(self.down(x))
+
+    def merged(self):
+        return self.conv.weight + torch.einsum("drij,rckl->dckl", self.up.weight, self.down.weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"tie_hidden_gates": True, "kernel_size": 4}], ids=str)
+def test_modules_in_place_of_the_gates_are_called(options):
+    layer, merged = random_layer(2, 3, **options), random_layer(2, 3, **options)
+    for name in ("input_gates", "hidden_gates"):
+        adapted = Adapted(getattr(layer, name)).double()
+        setattr(layer, name, adapted)
+        getattr(merged, name).weight = torch.nn.Parameter(adapted.merged().detach())
+    frames = torch.randn(3, 2, 2, 5, 4, dtype=torch.float64)
+    state = ConvLSTMState(*torch.randn(2, 2, 3, 5, 4, dtype=torch.float64))
+    for ours, expected in zip(layer(frames, state, pool=2), merged(frames, state, pool=2), strict=True):
+        torch.testing.assert_close(ours, expected)
+    layer(frames)[0].sum().backward()
+    assert layer.hidden_gates.up.weight.grad.any()
+
+
+def test_hooks_of_the_gates_are_called():
+    layer, calls = ConvLSTM(2, 3), []
+    frames = torch.randn(4, 1, 2, 5, 5)
+    expected, _ = layer(frames)
+    layer.input_gates.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0].shape, output.shape)))
+    layer.hidden_gates.forward = lambda x: 0 * torch.nn.Conv2d.forward(layer.hidden_gates, x)
+    features, _ = layer(frames)
+    assert calls == [((4, 2, 7, 7), (4, 12, 5, 5))]
+    torch.testing.assert_close(features[0], expected[0])
+    assert not torch.allclose(features[1], expected[1])
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_gates_with_normalized_weights_train(wrap):
+    layer = random_layer(2, 3)
+    wrap(layer.input_gates, "weight")
+    wrap(layer.hidden_gates, "weight")
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    frames = torch.randn(3, 2, 2, 4, 4, dtype=torch.float64)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        losses.append(layer(frames)[0].square().sum())
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_pruned_gates_stay_pruned_in_training():
+    import torch.nn.utils.prune
+
+    layer = random_layer(2, 3)
+    for gates in (layer.input_gates, layer.hidden_gates):
+        torch.nn.utils.prune.random_unstructured(gates, "weight", 0.5)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    frames = torch.randn(3, 2, 2, 4, 4, dtype=torch.float64)
+    for _ in range(2):
+        layer(frames)[0].square().sum().backward()
+        optimizer.step()
+    features, _ = layer(frames)
+    torch.nn.utils.prune.remove(layer.input_gates, "weight")
+    torch.nn.utils.prune.remove(layer.hidden_gates, "weight")
+    assert (layer.input_gates.weight == 0).sum() == 108
+    torch.testing.assert_close(layer(frames)[0], features)
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "message"),
+    [
+        ("input_gates", torch.nn.Conv2d(2, 12, 3, padding=1), r"input_gates \(Conv2d\) made \(3, 12, 7, 6\) of"),
+        ("input_gates", torch.nn.Conv2d(2, 12, 3, dilation=2), r"\(3, 2, 7, 6\), which is padded already; expected"),
+        ("hidden_gates", torch.nn.Conv2d(3, 8, 3, groups=1, bias=True), r"expected \(1, 12, 5, 4\)"),
+    ],
+)
+def test_gates_of_other_sizes(name, conv, message):
+    layer = ConvLSTM(2, 3)
+    setattr(layer, name, conv)
+    with pytest.raises(InputError, match=message):
+        layer(torch.randn(3, 1, 2, 5, 4))
+
+
+def test_a_bias_of_the_hidden_gates_counts():
+    layer = random_layer(2, 3)
+    frames = torch.randn(3, 1, 2, 5, 4, dtype=torch.float64)
+    expected, _ = layer(frames)
+    plain = layer.hidden_gates
+    layer.hidden_gates = torch.nn.Conv2d(3, 12, 3, dtype=torch.float64)
+    layer.hidden_gates.weight = plain.weight
+    layer.hidden_gates.bias = torch.nn.Parameter(layer.input_gates.bias.detach().clone())
+    with torch.no_grad():
+        layer.input_gates.bias.zero_()
+    torch.testing.assert_close(layer(frames)[0], expected)

@@ -247,6 +247,18 @@ def test_what_is_watched_or_not_known_is_left_to_the_model():
         assert stepper(other_model(advance=lambda self, frames, state=None: None)).look() is None
 
 
+def test_gates_that_were_changed_are_left_to_the_model():
+    biased = torch.nn.Conv2d(3, 12, 3, bias=True)
+    wide = torch.nn.Conv2d(3, 12, 5, bias=False, padding=1)  # of the size that frames padded for 3 x 3 ask for
+    for changed in (biased, wide):
+        ours = stepper(model := spiking())
+        with torch.no_grad():
+            assert ours.look() == "all"
+            model.encoder.layers[0].hidden_gates = changed
+            assert ours.look() == "half"
+            compare(model, random_frames(), "half")
+
+
 def test_a_layer_of_the_users_is_left_to_the_model():
     model = spiking()
     model.encoder.layers[0] = Doubled(2, 3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rsnn.errors import InputError
 from rsnn.kernels.attention import attention
-from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.checks import check_features, check_positive, weight_of
 from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
 
 Join = Literal["add", "concat", "replace"]
@@ -72,7 +72,7 @@ class PixelAttention(nn.Module):
             InputError: `frames` has another shape, type or device.
 
         """
-        check_features(frames, self.channels, type(self).__name__, self.query.weight)
+        check_features(frames, self.channels, type(self).__name__, weight_of(self.query))
         T, N, _, H, W = frames.shape
         pixels = frames.flatten(0, 1).flatten(2).transpose(1, 2)  # (T N, H W, C)
         query, key, value = (
@@ -150,6 +150,6 @@ class ConvLSTMAttention(nn.Module):
             InputError: `frames` or `state` has another shape, type or device.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__, self.attention.query.weight)
+        check_features(frames, self.in_channels, type(self).__name__, weight_of(self.attention.query))
         result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state, pool=pool)
         return result

@@ -112,7 +112,7 @@ class ConvLSTMEncoder(nn.Module):
             InputError: `frames` or `state` has another shape, type or device, or the frames are too small to pool.
 
         """
-        check_features(frames, self.in_channels, type(self).__name__, next(self.parameters()))
+        check_features(frames, self.in_channels, type(self).__name__, next(self.parameters(), None))
         frame_size = (frames.shape[3], frames.shape[4])
         if 0 in self.output_size(frame_size):
             raise InputError(f"{type(self).__name__} got frames of {frame_size}: pooling leaves no pixel of them")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.nn.checks import check_features, check_kind, check_like, check_positive, check_sizes, check_state
+from rsnn.nn.checks import check_features, check_kind, check_like, check_positive, check_sizes, check_state, weight_of
 from rsnn.nn.steps import add_up
 from rsnn.nn.voting import Voting, resized_output
 
@@ -218,7 +218,7 @@ class ConvClassifier(nn.Module):
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != (self.in_channels, *self.in_size):
             came = f"a map of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise InputError(f"ConvClassifier got {came}; expected (N, {self.in_channels}, *{self.in_size})")
-        check_like(x, self.output.weight, "ConvClassifier")
+        check_like(x, weight_of(self.output), "ConvClassifier")
         x = self.hidden(self.convs(x).flatten(1)).relu()
         scores: Tensor = self.voting(self.output(x))
         return scores
@@ -350,7 +350,7 @@ class LSTMHead(nn.Module):
             InputError: `features` has another shape.
 
         """
-        check_features(features, self.in_channels, type(self).__name__, next(self.parameters()))
+        check_features(features, self.in_channels, type(self).__name__, next(self.parameters(), None))
         if tuple(features.shape[3:]) != self.in_size:
             raise InputError(f"LSTMHead got maps of {tuple(features.shape[3:])} pixels; expected {self.in_size}")
         self._check_state(state, features)

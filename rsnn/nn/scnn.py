@@ -26,7 +26,7 @@ from rsnn.kernels import (
 )
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.watched import is_watched, nothing_looks, sees_no_steps
-from rsnn.nn.checks import check_positive, check_sizes
+from rsnn.nn.checks import check_positive, check_sizes, weight_of
 from rsnn.nn.lif import LIF
 from rsnn.nn.pooling import average_pool, max_pool
 from rsnn.nn.voting import RateClassifier, Voting, resized_output
@@ -308,7 +308,7 @@ class SCNN(RateClassifier):
     ) -> tuple[Float[Tensor, "T N K"], tuple[Tensor, ...]]:
         """Return each step's share of firing outputs per class, and every layer's potential after the last."""
         stages = [*self.convs, self.hidden, self.output]
-        self._check(features, self.output.linear.weight, layers, len(stages))
+        self._check(features, weight_of(self.output.linear), layers, len(stages))
         x = average_pool(features, self.in_pool)
         after = []
         for stage, potential in zip(stages, layers or [None] * len(stages), strict=True):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.kernels import Rectangle
-from rsnn.nn.checks import check_positive, check_sizes
+from rsnn.nn.checks import check_positive, check_sizes, weight_of
 from rsnn.nn.lif import LIF
 from rsnn.nn.neunorm import NeuNorm
 from rsnn.nn.srm import SRM
@@ -86,6 +86,7 @@ class SpikingLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.synapses = synapses
+        self.flattens = isinstance(synapses, nn.Linear)  # whatever may come to wrap it
         self.neuron = deepcopy(neuron)
         self.dropout = dropout
         self.norm = norm
@@ -98,7 +99,7 @@ class SpikingLayer(nn.Module):
         if self.training and self.dropout:
             x = x * F.dropout(torch.ones_like(x[0]), self.dropout)
         flat = x.flatten(0, 1)
-        current = self.synapses(flat.flatten(1) if isinstance(self.synapses, nn.Linear) else flat)
+        current = self.synapses(flat.flatten(1) if self.flattens else flat)
         spikes, neuron = self.neuron(current.unflatten(0, x.shape[:2]), before.neuron)
         norm = None
         if self.norm is not None:
@@ -209,18 +210,13 @@ class SpikingNetwork(RateClassifier):
         neuron: LIF | SRM = self.output.neuron
         return neuron
 
-    @property
-    def _last(self) -> nn.Linear:
-        assert isinstance(self.output.synapses, nn.Linear)
-        return self.output.synapses
-
     def step_votes(
         self, features: Float[Tensor, "T N C H W"], layers: tuple[SpikingLayerState, ...] | None = None
     ) -> tuple[Float[Tensor, "T N K"], tuple[SpikingLayerState, ...]]:
         """Return each step's share of firing outputs per class, and every layer's state after the last."""
         stages = [*self.stages, self.output]
         spiking = sum(isinstance(stage, SpikingLayer) for stage in stages)
-        self._check(features, self._last.weight, layers, spiking)
+        self._check(features, weight_of(self.output.synapses), layers, spiking)
         before = iter(layers or [None] * spiking)
         after = []
         x = features
@@ -234,7 +230,7 @@ class SpikingNetwork(RateClassifier):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layer by a new one for `num_classes` classes, with fresh weights."""
-        self.output.synapses = _scaled(resized_output(self._last, num_classes, self.votes), self.linear_gain)
+        self.output.synapses = _scaled(resized_output(self.output.synapses, num_classes, self.votes), self.linear_gain)
         self.num_classes = num_classes
 
 

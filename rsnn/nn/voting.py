@@ -96,7 +96,7 @@ class RateClassifier(nn.Module):
         """
         raise NotImplementedError
 
-    def _check(self, features: Tensor, like: Tensor, layers: tuple[Any, ...] | None, number: int) -> None:
+    def _check(self, features: Tensor, like: Tensor | None, layers: tuple[Any, ...] | None, number: int) -> None:
         """Refuse features that do not fit the network, and states of another number of layers than its own."""
         name = type(self).__name__
         check_features(features, self.in_channels, name, like)
@@ -106,9 +106,19 @@ class RateClassifier(nn.Module):
             raise InputError(f"{name} got states of {len(layers)} layers; it has {number}")
 
 
-def resized_output(old: nn.Linear, num_classes: int, votes: int) -> nn.Linear:
-    """Return a fresh last layer like `old` (inputs, bias, device, type) for `num_classes` x `votes` outputs."""
+def resized_output(old: nn.Module, num_classes: int, votes: int) -> nn.Linear:
+    """Return a fresh last layer like `old` (inputs, bias, device, type) for `num_classes` x `votes` outputs.
+
+    Raises:
+        InputError: `num_classes` is no number of classes, or `old` is none of torch's fully connected layers.
+
+    """
     check_positive(num_classes=num_classes)
+    if not isinstance(old, nn.Linear):
+        raise InputError(
+            f"the last layer is a {type(old).__name__}; expected a torch.nn.Linear to make another like it: take "
+            "wrappers off first, or put a new module in its place yourself"
+        )
     return nn.Linear(
         old.in_features,
         num_classes * votes,

@@ -135,6 +135,64 @@ def test_a_users_own_module_under_the_librarys_trains_with_it():
     assert stage.conv.weight.grad.any()
 
 
+# Parts of parts in other hands
+
+
+class Adapted(torch_nn.Module):
+    """A fully connected layer, and beside it one of low rank (LoRA)."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.down = torch_nn.Linear(linear.in_features, 1, bias=False)
+        self.up = torch_nn.Linear(1, linear.out_features, bias=False)
+
+    def forward(self, x):
+        return self.linear(x) + self.up(self.down(x))
+
+
+def adapt(module):
+    for name, child in list(module.named_children()):
+        if type(child) is torch_nn.Linear:
+            setattr(module, name, Adapted(child))
+        else:
+            adapt(child)
+
+
+@pytest.mark.parametrize("classifier", sorted(set(CLASSIFIERS) - {"lstm"}))
+@pytest.mark.parametrize("encoder", ["CL", "CLA"])
+def test_fully_connected_layers_with_adapters(encoder, classifier):
+    torch.manual_seed(0)
+    bottom = ENCODERS[encoder]()
+    model = rsnn.RSNN(bottom, CLASSIFIERS[classifier](*output_of(bottom)), preprocessing=PREPROCESSING).eval()
+    frames = 9 * torch.rand(T, 2, 2, *SIZE)
+    expected = model(frames)
+    adapt(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("up.weight"):
+            torch_nn.init.zeros_(parameter)
+    torch.testing.assert_close(model(frames), expected)
+    model(frames).sum().backward()
+    with pytest.raises(InputError, match=r"the last layer is a Adapted; expected a torch\.nn\.Linear"):
+        model.reset_classifier(3)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("encoder", ["CL", "CLA"])
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+def test_quantized_layers(encoder, classifier):
+    from torch.ao.quantization import quantize_dynamic
+
+    torch.manual_seed(0)
+    bottom = ENCODERS[encoder]()
+    model = rsnn.RSNN(bottom, CLASSIFIERS[classifier](*output_of(bottom)), preprocessing=PREPROCESSING).eval()
+    quantized = quantize_dynamic(model, {torch_nn.Linear, torch_nn.LSTM})
+    frames = 9 * torch.rand(T, 2, *SIZE)
+    probabilities = quantized.predict(frames).probabilities
+    torch.testing.assert_close(probabilities, model.predict(frames).probabilities, rtol=0, atol=0.2)
+    assert quantized.predict(frames, until=0.99).steps == T
+
+
 # What does not fit
 
 

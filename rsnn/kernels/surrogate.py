@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rsnn.errors import InputError
+from rsnn.kernels.watched import is_transformed
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,11 @@ class _Spike(torch.autograd.Function):
 
 
 def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
-    """Return 1 where `x >= 0`, else 0, in `x`'s type; backward multiplies by `surrogate(x)`."""
+    """Return 1 where `x >= 0`, else 0, in `x`'s type; derivatives, backward and forward, are `surrogate(x)`."""
+    if is_transformed():
+        # Single operations, as every transformation knows them; what is added is 0, and its derivative is not.
+        at = x.detach()
+        return (x >= 0).to(x.dtype) + surrogate(at) * (x - at)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return (x >= 0).to(x.dtype)
     # Not in backward: torch.compile makes a number that changes between models (a width) a variable of its graph, and

@@ -25,9 +25,16 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
             not torch._C._len_torch_dispatch_stack()
             or all(kernel in getattr(mode, "takes", ()) for mode in _get_current_dispatch_mode_stack())
         )
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._get_tracing_state() is None
-        and torch.autograd.forward_ad._current_level < 0
+        and not is_transformed()
+    )
+
+
+def is_transformed() -> bool:
+    """Tell whether operations are transformed or recorded: by `torch.func`, forward derivatives, `torch.jit.trace`."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

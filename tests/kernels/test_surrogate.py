@@ -86,3 +86,20 @@ def test_surrogates_are_values():
     assert len({ATan(), ATan(2.0), Sigmoid()}) == 2
     with pytest.raises(AttributeError):
         ATan().alpha = 3.0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize("surrogate", [ATan(), Sigmoid(), Rectangle(), Exponential()])
+def test_every_kind_of_derivative_is_the_surrogate(surrogate):
+    from torch.func import grad, jacfwd, jacrev, vmap
+
+    x = torch.tensor([-1.0, -0.1, 0.0, 0.3, 2.0], dtype=torch.float64)
+    expected = surrogate(x)
+    assert vmap(lambda x: spike(x, surrogate))(x).tolist() == [0, 0, 1, 1, 1]
+    torch.testing.assert_close(grad(lambda x: vmap(lambda x: spike(x, surrogate))(x).sum())(x), expected)
+    torch.testing.assert_close(vmap(grad(lambda x: spike(x, surrogate)))(x), expected)
+    for jacobian in (jacfwd, jacrev):
+        torch.testing.assert_close(jacobian(lambda x: spike(x, surrogate))(x), expected.diag())
+    traced = torch.jit.trace(lambda x: spike(x, surrogate), (x.requires_grad_(),))
+    (found,) = torch.autograd.grad(traced(x).sum(), x)
+    torch.testing.assert_close(found, expected)

@@ -198,3 +198,34 @@ def test_weights_in_channels_last_are_the_same_weights(mode):
     torch.testing.assert_close(*rates)
     for one, other in zip(plain.parameters(), last.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "native"])
+def test_gradients_of_each_sample_by_torch_func(kernel):
+    """Spikes tie in most windows of a pooling: the gradient goes to one of them, whoever asks for it."""
+    if kernel not in kernels.available():
+        pytest.skip(kernels.status()[kernel])
+    torch.manual_seed(0)
+    scnn = SCNN(2, 3, (8, 8), (2, 2), 8, v_threshold=0.1).eval()
+    features = torch.rand(4, 3, 2, 8, 8)
+    weights = {name: p.detach() for name, p in scnn.named_parameters()}
+
+    def scores(weights, features):
+        return torch.func.functional_call(scnn, weights, (features,))[0]
+
+    def loss(weights, sample):
+        return scores(weights, sample[:, None]).square().sum()
+
+    def losses(weights):
+        return torch.func.vmap(loss, in_dims=(None, 1))(weights, features).sum()
+
+    with kernels.use(kernel):
+        expected = torch.autograd.grad(
+            scores(dict(scnn.named_parameters()), features).square().sum(), scnn.parameters()
+        )
+        of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, features)
+        of_all = torch.func.grad(losses)(weights)
+    assert all(gradient.any() for gradient in expected)
+    for gradient, samples, whole in zip(expected, of_each.values(), of_all.values(), strict=True):
+        torch.testing.assert_close(samples.sum(0), gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(whole, gradient, rtol=1e-4, atol=1e-6)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rsnn.errors import InputError
 from rsnn.kernels import lif_cupy, lif_native, lif_spikingjelly, lif_torch
+from rsnn.kernels.autocast import without_autocast
 from rsnn.kernels.convlstm import convlstm_step
 from rsnn.kernels.graphs import graphed
 from rsnn.kernels.memory import empty_cache
@@ -94,7 +95,7 @@ def lif(
     if not kernel.supports(x, tau, surrogate):
         kernel = lif_torch
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         if v is None and kernel is not lif_cupy:
             v = torch.full_like(x[0], v_reset or 0.0, dtype=state_dtype)
         spikes, v = kernel.lif(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rsnn.kernels import convlstm_cupy, convlstm_native, convlstm_triton, convlstm_triton_gates
+from rsnn.kernels.autocast import autocasts
 from rsnn.kernels.selection import selected
 from rsnn.kernels.watched import nothing_looks
 
@@ -44,7 +45,7 @@ def convlstm(
 
     """  # noqa: D400, D415
     dtype, device = frames.dtype, frames.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # meta tensors have no autocast
+    if autocasts(device):
         dtype = torch.get_autocast_dtype(device)
     tensors = (w_input, w_hidden, bias)
     kernel = selected(frames.device, "convlstm")

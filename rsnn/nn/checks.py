@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
+from rsnn.kernels.autocast import autocasts
 
 
 def check_positive(**sizes: object) -> None:
@@ -67,12 +68,8 @@ def check_like(x: Tensor, like: Tensor | None, owner: str) -> None:
         return
     if x.device != like.device:
         raise InputError(f"{owner} is on {like.device} and its input on {x.device}; expected the same device")
-    if x.dtype != like.dtype and (x.dtype == torch.float64 or not _autocasts(x.device.type)):
+    if x.dtype != like.dtype and (x.dtype == torch.float64 or not autocasts(x.device.type)):
         raise InputError(f"{owner} got {x.dtype}; its weights are {like.dtype}: convert with .to({like.dtype})")
-
-
-def _autocasts(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def weight_of(module: nn.Module) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rsnn.errors import InputError
 from rsnn.kernels import Exponential, Surrogate, spike
+from rsnn.kernels.autocast import without_autocast
 from rsnn.nn.checks import check_kind, check_like, check_state
 
 
@@ -107,7 +108,7 @@ class SRM(nn.Module):
         check_state(state, [tuple(x.shape[1:])] * 4, "SRM", x)
         # As kernels.lif: in float32 at least, under autocast too, so that long sequences do not drift.
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             current = x.to(dtype)
             start = (torch.zeros_like(current[0]),) * 4 if state is None else (part.to(dtype) for part in state)
             spikes, after = srm(

@@ -120,6 +120,14 @@ def test_under_bfloat16_autocast(name):
         torch.testing.assert_close(logits, model(frames()), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_on_the_meta_device(name):
+    """Shapes without numbers, as for models that are too large to run here."""
+    model = made(name).to("meta")
+    logits = model(frames().to("meta"))
+    assert (logits.shape, logits.device.type) == ((2, model.num_classes), "meta")
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in STRUCTURES else pytest.mark.slow, id=n) for n in NAMES]
 )

@@ -102,7 +102,7 @@ def lif(
             # Our own kernels read any type themselves.
             x if kernel in (lif_cupy, lif_native) else x.to(state_dtype),
             v if v is None else v.to(state_dtype),
-            tau=tau,
+            tau=tau.to(state_dtype) if isinstance(tau, Tensor) else tau,
             v_threshold=v_threshold,
             v_reset=v_reset,
             surrogate=surrogate,

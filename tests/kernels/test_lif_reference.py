@@ -233,3 +233,20 @@ def test_tau_has_to_be_above_one(tau):
 def test_bad_input_is_an_error_that_says_what_came(x, v, message):
     with pytest.raises(InputError, match=message):
         lif(x, v)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "native"])
+def test_the_potential_has_one_type_whatever_tau_is_given_in(kernel):
+    if kernel not in kernels.available():
+        pytest.skip(kernels.status()[kernel])
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    for tau in (torch.tensor([1.7], dtype=torch.float64), torch.tensor([1.7, 2.0, 3.0], dtype=torch.float64)):
+        tau.requires_grad_()
+        with kernels.use(kernel):
+            spikes, v = lif(x, tau=tau)
+            (gradient,) = torch.autograd.grad(spikes.sum() + v.sum(), tau)
+            first, middle = lif(x[:1], tau=tau)
+            rest, end = lif(x[1:], middle, tau=tau)
+        assert (spikes.dtype, v.dtype, gradient.dtype) == (torch.float32, torch.float32, torch.float64)
+        assert torch.equal(torch.cat((first, rest)), spikes)
+        assert torch.equal(end, v)

@@ -72,8 +72,8 @@ def nonzero_per_tap(weight: Tensor, groups: int, transposed: bool) -> Tensor:
 @cache
 def _reached(size: int, kernel: int, out: int, stride: int, padding: int, dilation: int, transposed: bool) -> Tensor:
     """Return which inputs each tap of a kernel multiplies along one axis, (kernel, size): none of the padding."""
-    place = torch.arange(size)
-    offset = torch.arange(kernel)[:, None] * dilation - padding
+    place = torch.arange(size, device="cpu")
+    offset = torch.arange(kernel, device="cpu")[:, None] * dilation - padding
     if transposed:  # input i reaches output i * stride + offset
         output = place * stride + offset
         return ((output >= 0) & (output < out)).double()

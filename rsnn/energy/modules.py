@@ -86,7 +86,7 @@ def watched(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     asked = _signature(type(module).forward).bind(module, *args, **kwargs).arguments
     del asked["self"]
     x, *rest = (value for name, value in asked.items() if name not in ("pool", *_COUNTS))
-    counted, wanted = torch.zeros((), dtype=torch.int64), None
+    counted, wanted = torch.zeros((), dtype=torch.int64, device="cpu"), None
     if isinstance(module, SpikingConv):
         wanted = asked.get("number")
         counted = asked["number"] = counted.to(module.conv.weight.device)

@@ -109,7 +109,7 @@ def _forward(
     inputs = [_dense(x) for x in (w_input, w_hidden, bias, frames, hidden, cell)]
     reduced = reduced and frames.dtype == torch.float32 and bool(native.library("convlstm").convlstm_has_pairs())
     function = "convlstm_forward_pairs" if reduced else "convlstm_forward"
-    counts = None if places is None else torch.zeros(places.shape, dtype=frames.dtype)  # exact below 2^24
+    counts = None if places is None else places.new_zeros(places.shape, dtype=frames.dtype)  # exact below 2^24
     _run(function, "convlstm", _sizes(frames, w_hidden, pool), frames.dtype, (*inputs, *outputs, counts))
     if places is not None and counts is not None:
         places += counts.to(places.dtype)

@@ -73,7 +73,8 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
             f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "
             "list of such"
         )
-    return torch.as_tensor(recording).to(dtype)
+    frames = recording if isinstance(recording, Tensor) else torch.from_numpy(recording)
+    return frames.to(dtype)
 
 
 def decide_early(model: EventClassifier, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:

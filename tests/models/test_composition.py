@@ -309,3 +309,16 @@ def test_whole_counts_and_arrays_are_taken_as_frames():
     counts = torch.randint(0, 5, (T, 1, 2, *SIZE))
     assert torch.equal(model(counts), model(counts.float()))
     assert torch.equal(model(counts.to(torch.int32).numpy()), model(counts.float()))
+
+
+def test_another_default_device_does_not_matter():
+    """Of all devices meta shows best what came to lie on the wrong one."""
+    model = rsnn.RSNN(nn.ConvLSTMEncoder(), nn.SCNN(6, K, (4, 4), (2,), 8), preprocessing=PREPROCESSING).eval()
+    counts = torch.poisson(torch.full((T, 2, *SIZE), 0.5))
+    expected, joules = model.predict(counts), rsnn.energy_report(model, counts[:, None]).total.joules
+    with torch.device("meta"):
+        found = [model.predict(counts), model.predict(counts.numpy())]
+        assert rsnn.energy_report(model, counts[:, None]).total.joules == joules
+        model.train()(counts[:, None]).sum().backward()
+    for prediction in found:
+        assert prediction.probabilities.tolist() == expected.probabilities.tolist()

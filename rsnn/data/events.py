@@ -19,6 +19,7 @@ from rsnn.errors import InputError, RecordingError
 EVENT_DTYPE = np.dtype([("t", np.int64), ("x", np.uint16), ("y", np.uint16), ("p", np.uint8)])
 
 LARGEST_SIDE = 1 << 16  # x and y are kept in 16 bits
+LATEST_US = (1 << 63) - 1  # t is kept in 64 bits, of which one is the sign
 
 
 class Fault(NamedTuple):
@@ -110,7 +111,13 @@ def check_events(events: object, taker: str) -> Events:
     raise InputError(f"{taker} got a {type(events).__name__}; expected rsnn.Events: {remedy}")
 
 
-def _as_integers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+def as_integers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return a column as an array (n,) of integers.
+
+    Raises:
+        InputError: it is no row of integers, or has times that do not fit in 63 bits.
+
+    """
     column = np.asarray(values)
     if column.size == 0 and column.ndim == 1:
         return column.astype(np.int64)
@@ -121,6 +128,8 @@ def _as_integers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
             f"{name} holds {column.dtype} values; expected integers"
             + (": multiply seconds by 1e6 and round them first" if name == "t" else "")
         )
+    if name == "t" and column.dtype.kind == "u" and int(column.max()) > LATEST_US:
+        raise InputError(f"t reaches {column.max()}; expected microseconds that fit in 63 bits: at most {LATEST_US}")
     return column
 
 
@@ -128,9 +137,9 @@ def _as_integers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 class Events:
     """Events of an event camera, in the order they happened.
 
-    The columns are checked once, here, and kept as read-only arrays of compact types. Events without any
-    event are
-    valid: a piece of a stream may hold none.
+    The columns are checked once, here, and kept as read-only arrays of compact types; arrays that have these types
+    already are not copied, so leave them as they are. Events without any event are valid: a piece of a stream may hold
+    none.
 
     Args:
         t: times in microseconds, non-decreasing; kept as int64, shape (n,).
@@ -140,7 +149,7 @@ class Events:
         sensor_size: (width, height) of the sensor in pixels.
 
     Raises:
-        InputError: a column is not a row of integers, or the columns differ in length.
+        InputError: a column is not a row of integers, the columns differ in length, or a time does not fit in 63 bits.
         RecordingError: an event lies outside the sensor, has another polarity, or is earlier than the one
         before it.
 
@@ -153,7 +162,7 @@ class Events:
     sensor_size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        columns = {name: _as_integers(name, getattr(self, name)) for name in "txyp"}
+        columns = {name: as_integers(name, getattr(self, name)) for name in "txyp"}
         lengths = {name: column.size for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"the columns have lengths {lengths}; expected one t, x, y and p for each event")
@@ -174,9 +183,9 @@ class Events:
     @classmethod
     def from_structured(cls, array: npt.NDArray[Any], sensor_size: tuple[int, int]) -> Events:
         """Return the events of a structured array with fields t, x, y and p, in any order, as tonic's."""
-        missing = [name for name in "txyp" if name not in (array.dtype.names or ())]
-        if missing:
-            raise InputError(f"the array has the fields {array.dtype.names}; expected t, x, y and p")
+        fields = getattr(getattr(array, "dtype", None), "names", None)
+        if not set("txyp") <= set(fields or ()):
+            raise InputError(f"the {type(array).__name__} has the fields {fields}; expected t, x, y and p")
         return cls(t=array["t"], x=array["x"], y=array["y"], p=array["p"], sensor_size=sensor_size)
 
     def to_structured(self) -> npt.NDArray[np.void]:
@@ -189,7 +198,7 @@ class Events:
     @property
     def duration_us(self) -> int:
         """Microseconds from the first event to the last; 0 for fewer than two events."""
-        return int(self.t[-1] - self.t[0]) if len(self) else 0
+        return int(self.t[-1]) - int(self.t[0]) if len(self) else 0
 
     def between(self, start_us: int, end_us: int) -> Events:
         """Return the events with `start_us <= t < end_us`; times stay as they are."""
@@ -209,6 +218,13 @@ class Events:
             object.__setattr__(piece, name, getattr(self, name)[index])
         object.__setattr__(piece, "sensor_size", self.sensor_size)
         return piece
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be copied or unpickled with columns that are read-only, as they were: NumPy makes writable ones."""
+        for name, value in state.items():
+            if name in "txyp":
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Events):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data import EVENT_DTYPE, Events
-from rsnn.data.events import find_fault
+from rsnn.data.events import as_integers, find_fault
 from rsnn.data.frames import pixel_index
 from rsnn.errors import InputError, RecordingError
 from rsnn.streaming.clock import Clock
@@ -128,8 +128,8 @@ class Slicer:
             )
         height, width = self._preprocessing.frame_size
         size = self._sensor_size or (width, height)
-        # The times are checked for their type alone: their order does not matter.
-        still = {"t": np.zeros_like(chunk["t"]), **{name: chunk[name] for name in "xyp"}}
+        # The times are checked for their type and size alone: their order does not matter.
+        still = {"t": np.zeros_like(as_integers("t", chunk["t"])), **{name: chunk[name] for name in "xyp"}}
         try:
             events = Events(**still, sensor_size=size)
         except RecordingError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -29,6 +30,23 @@ def test_columns_are_compact_and_read_only():
         events.t[0] = 0
     with pytest.raises(AttributeError):
         events.sensor_size = (9, 9)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda events: pickle.loads(pickle.dumps(events))])
+def test_copies_are_read_only_too(again):
+    """As are those that the worker processes of a `DataLoader` send."""
+    events = again(Events(**SMALL))
+    assert events == Events(**SMALL)
+    assert not any(getattr(events, name).flags.writeable for name in "txyp")
+
+
+def test_times_of_all_64_bits():
+    last = (1 << 63) - 1
+    events = Events(t=[-last, last], x=[0, 0], y=[0, 0], p=[0, 0], sensor_size=(1, 1))
+    assert events.duration_us == 2 * last
+    for t in ([1, last + 6], [last + 2, last + 6]):
+        with pytest.raises(InputError, match=f"t reaches {last + 6}; expected microseconds that fit in 63 bits"):
+            Events(t=np.array(t, np.uint64), x=[0, 0], y=[0, 0], p=[0, 0], sensor_size=(1, 1))
 
 
 def test_the_callers_array_stays_writable():
@@ -117,6 +135,8 @@ def test_structured_arrays_round_trip(events):
 def test_structured_array_without_a_field():
     with pytest.raises(InputError, match=r"fields \('t', 'x'\); expected t, x, y and p"):
         Events.from_structured(np.zeros(2, dtype=[("t", int), ("x", int)]), (2, 2))
+    with pytest.raises(InputError, match=r"the list has the fields None; expected t, x, y and p"):
+        Events.from_structured([(1, 0, 0, 1)], (2, 2))
 
 
 def test_equality():

@@ -305,6 +305,10 @@ def test_times_are_integers():
         stream = MODEL.stream(window_us=WINDOW_US)
         with pytest.raises(InputError, match="t holds float64 values; expected integers: multiply seconds by 1e6"):
             stream.push(array)
+    array = events.astype([("t", np.uint64), *((name, np.uint16) for name in "xyp")])
+    array["t"][-1] = 1 << 63
+    with pytest.raises(InputError, match="t reaches 9223372036854775808; expected microseconds that fit in 63 bits"):
+        MODEL.stream(window_us=WINDOW_US).push(array)
     for kind in (">i8", np.uint32, np.int32):
         array = events.astype([("t", kind), *((name, np.uint16) for name in "xyp")])
         assert flat(MODEL.stream(window_us=WINDOW_US).push(array)) == flat(

@@ -19,7 +19,7 @@ from rsnn import hub
 from rsnn.errors import CheckpointError, InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
-from rsnn.models.prediction import Prediction, Recording, classify, decide_early, frames_of
+from rsnn.models.prediction import Prediction, Recording, as_tensor, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
 from rsnn.nn.checks import check_features, check_positive
 from rsnn.nn.modes import evaluating
@@ -126,7 +126,7 @@ class EventClassifier(nn.Module):
         """Return frames as the encoder takes them: a floating tensor (T, N, C, H, W), normalised."""
         weight = next(self.parameters(), None)
         if isinstance(frames, np.ndarray):
-            frames = torch.from_numpy(frames)
+            frames = as_tensor(frames)
         if isinstance(frames, Tensor) and not frames.is_floating_point() and not frames.is_complex():
             frames = frames.to(torch.float32 if weight is None else weight.dtype)
         if isinstance(frames, Tensor) and weight is not None and frames.device != weight.device:

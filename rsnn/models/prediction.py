@@ -73,8 +73,25 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
             f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "
             "list of such"
         )
-    frames = recording if isinstance(recording, Tensor) else torch.from_numpy(recording)
-    return frames.to(dtype)
+    frames = as_tensor(recording).to(dtype)
+    if not frames.isfinite().all():
+        raise InputError("predict got frames with NaN or infinite numbers; expected counts of events")
+    return frames
+
+
+def as_tensor(frames: np.ndarray[Any, Any] | Tensor) -> Tensor:
+    """Return frames as a tensor, of the memory of an array where torch can have it.
+
+    Raises:
+        InputError: the array holds no real numbers.
+
+    """
+    if isinstance(frames, Tensor):
+        return frames
+    if frames.dtype.kind not in "biuf":
+        raise InputError(f"got frames of {frames.dtype} values; expected counts of events, in any type of real number")
+    # torch takes neither foreign byte orders nor arrays that run backwards, and warns of read-only ones.
+    return torch.from_numpy(np.require(frames, frames.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def decide_early(model: EventClassifier, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:

@@ -143,6 +143,36 @@ def test_predict_is_the_prediction_of_these_frames(tmp_path):
     assert result.index == int(probabilities.argmax())
 
 
+@pytest.mark.filterwarnings("error")
+def test_frames_are_arrays_of_any_layout():
+    """Reversed in time, mirrored, turned, of the other byte order, mapped from a file that may only be read."""
+    model = small_model()
+    frames = np.random.default_rng(0).integers(0, 4, (4, 2, 12, 12))
+    locked = frames.astype(np.float32)
+    locked.flags.writeable = False
+    for array in (
+        *(frames[::-1], frames[..., ::-1], frames.swapaxes(2, 3), frames.astype(">u2"), frames.astype(">f4"), locked),
+        *(frames.astype(kind) for kind in ("uint8", "uint16", "uint32", "int8", "bool")),
+    ):
+        logits = model(torch.tensor(array[:, None].astype(np.float32, order="C")))
+        assert torch.equal(model(array[:, None]), logits)
+        assert torch.equal(model.predict(array).probabilities, logits.softmax(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.zeros((4, 2, 12, 12), object), "got frames of object values; expected counts of events, in any type"),
+        (np.zeros((4, 2, 12, 12), complex), "got frames of complex128 values"),
+        (np.full((4, 2, 12, 12), np.nan), "predict got frames with NaN or infinite numbers; expected counts"),
+        (torch.full((4, 2, 12, 12), np.inf), "predict got frames with NaN or infinite numbers"),
+    ],
+)
+def test_what_is_no_frames_of_counts(frames, message):
+    with pytest.raises(InputError, match=message):
+        small_model().predict(frames)
+
+
 def test_settings():
     assert rsnn.Preprocessing(frame_size=[12, 10]).frame_size == (12, 10)
     for wrong in (

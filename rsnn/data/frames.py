@@ -53,17 +53,23 @@ def to_frames(
         Counts of shape (T, 2, H, W).
 
     Raises:
-        InputError: an argument is not one of the above, or a pixel's count does not fit in `dtype`.
+        InputError: an argument is not one of the above, a pixel's count does not fit in `dtype`, or the frames do not
+            fit in memory.
 
     """
     check_events(events, "to_frames")
     T = check_num_frames(num_frames)
     kind = _check_dtype(dtype)
     H, W = check_size(size, events.sensor_size)
+    try:
+        frames = np.empty((T, POLARITIES * H * W), dtype=kind)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{T} frames of {W} x {H} pixels take {T * POLARITIES * H * W * kind.itemsize:,} bytes, more than there "
+            "are; expected fewer frames, or smaller ones: size=(height, width)"
+        ) from error
     edges = _edges(events.t, T, split_by, span_us)
     pixel = pixel_index(events, H, W)
-
-    frames = np.empty((T, POLARITIES * H * W), dtype=kind)
     largest = _largest_count(kind)
     for k in range(T):
         counts = np.bincount(pixel[edges[k] : edges[k + 1]], minlength=POLARITIES * H * W)

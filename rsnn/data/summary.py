@@ -15,6 +15,7 @@ from rsnn.data.progress import progress
 from rsnn.data.readers import open_source
 
 WINDOW_US = 1_000_000
+LARGEST_MAP = 1 << 26  # pixels of a sensor whose counts are kept, in 512 MiB; cameras have up to 2^21
 
 # A pixel is hot if it has more events than these times the median of its neighbours, plus one, and the mean of all.
 HOT_TO_NEIGHBOURS = 10
@@ -98,6 +99,11 @@ def summarize(
         for window in windows:
             width, height = window.sensor_size
             if counts is None:
+                if width * height > LARGEST_MAP:
+                    raise source.fault(
+                        f"it says a sensor of {width} x {height} pixels; expected a camera's, of at most {LARGEST_MAP} "
+                        "pixels: its header may be damaged, copy it again"
+                    )
                 counts, first = np.zeros(width * height, dtype=np.int64), int(window.t[0])
             counts += np.bincount(window.y.astype(np.int64) * width + window.x, minlength=width * height)
             brighter += int(window.p.sum(dtype=np.int64))

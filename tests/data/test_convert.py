@@ -176,6 +176,12 @@ def test_what_cannot_be_converted(clip, tmp_path):
 # ---------------------------------------------------------------------------------------------------- info
 
 
+def test_summaries_of_a_sensor_that_no_camera_has(tmp_path):
+    events = Events(t=[0], x=[0], y=[0], p=[0], sensor_size=(65_535, 65_535))
+    with pytest.raises(RecordingError, match=r"clip\.es .* a sensor of 65535 x 65535 pixels; expected a camera's"):
+        summarize(write_events(tmp_path / "clip.es", events))
+
+
 def test_summaries_by_hand(tmp_path):
     events = Events(
         t=[1_000_000, 1_200_000, 2_000_000, 3_000_000], x=[0, 0, 5, 7], y=[1, 1, 2, 3], p=[1, 1, 1, 0],

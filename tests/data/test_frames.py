@@ -108,6 +108,10 @@ def test_counts_that_do_not_fit():
         ({"size": (3, 2)}, r"size is \(3, 2\); expected .* the sensor's \(1, 2\)"),
         ({"size": (0, 1)}, r"size is \(0, 1\)"),
         ({"size": 4}, "two whole numbers"),
+        (
+            {"num_frames": 1 << 62},
+            r"4611686018427387904 frames of 2 x 1 pixels take [\d,]+ bytes, .*smaller ones: size=",
+        ),
         ({"dtype": "int8"}, "dtype is 'int8'; expected one of uint8, uint16, uint32, float32"),
         ({"dtype": "nonsense"}, "dtype is 'nonsense'"),
     ],

@@ -263,7 +263,7 @@ def test_filters_on_real_noise():
 
 
 @pytest.mark.parametrize("transform", OF_FRAMES, ids=repr)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.float32])
 def test_what_holds_for_every_transform_of_frames(transform, dtype):
     frames = torch.from_numpy(rng(1).integers(0, 200, (3, 2, 9, 12))).to(dtype)
     before = frames.clone()

@@ -20,6 +20,8 @@ from rsnn.data.transforms.base import Transform, check_range
 from rsnn.data.transforms.events import check_mirror
 from rsnn.errors import InputError
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 
 @dataclass(frozen=True)
 class ToFrames(Transform):
@@ -258,8 +260,8 @@ def check_frames(what: object, frames: Tensor) -> tuple[int, int]:
 
 
 def _signed(frames: Tensor) -> Tensor:
-    """Return the same bits as a type that torch can index and multiply: it can do little with uint16."""
-    return frames.view(torch.int16) if frames.dtype == torch.uint16 else frames
+    """Return the same bits as a type that torch can index and multiply: it can do little with wide unsigned ones."""
+    return frames.view(_SIGNED[frames.dtype]) if frames.dtype in _SIGNED else frames
 
 
 def _stretch(share: float, length: int, rng: np.random.Generator) -> slice:

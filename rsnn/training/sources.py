@@ -303,7 +303,7 @@ def _folder_parts(path: Path) -> set[str]:
 
     if not (path / MANIFEST).is_file():
         return {part for part in PARTS if (path / part).is_dir()}
-    return {row.get("split") or "" for _, row in read_manifest(path)} - {""}
+    return {row.get("split", "") for _, row in read_manifest(path)} - {""}
 
 
 def _is_folder_of_classes(path: Path) -> bool:

@@ -501,7 +501,7 @@ def test_a_table(tmp_path):
     ("table", "message"),
     [
         ("file,class\n", r"has the columns \['file', 'class'\]; expected path and label"),
-        ("", "has the columns None; expected path and label"),
+        ("", r"has the columns \[\]; expected path and label"),
         ("path,label\nx/9.npz,wave\n", r"row 2 names '.*x/9\.npz' of class 'wave'; expected a file that is there"),
         ("path,label\nx/1.npz,\n", "row 2 names .* of class ''"),
         ("path,label\nx/1.npz,a\nx/1.npz,b\n", r"x/1\.npz' twice"),
@@ -514,6 +514,15 @@ def test_tables_that_are_wrong(tmp_path, table, message):
     (tmp_path / "manifest.csv").write_text(table)
     with pytest.raises(RecordingError, match=message):
         EventFolder(tmp_path)
+
+
+def test_spaces_in_a_table_are_no_part_of_its_texts(tmp_path):
+    """A class would else be two."""
+    write_clips(tmp_path, ["x/1.npz", "2.npz"])
+    (tmp_path / "manifest.csv").write_text("path, label ,split\nx/1.npz, wave, train\n2.npz ,wave,train \n")
+    data = EventFolder(tmp_path, "train")
+    assert data.class_names == ("wave",)
+    assert data.ids == ["x/1.npz", "2.npz"]
 
 
 def test_a_table_of_files_that_lie_anywhere(tmp_path, monkeypatch):
@@ -558,11 +567,26 @@ def test_one_sensor_for_all(tmp_path):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(RecordingError, match="is no folder; expected one with a folder of recordings for each class"):
         EventFolder(tmp_path / "none")
-    with pytest.raises(RecordingError, match="holds no recordings; expected <class>/<recording>, or the table"):
+    with pytest.raises(RecordingError, match="holds no recordings; expected <class>/<recording>, or <part>/<class>/"):
         EventFolder(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("not a recording\n")
     with pytest.raises(RecordingError, match=r"notes\.txt begins with"):
+        EventFolder(tmp_path)
+
+
+def test_a_part_of_another_name_is_not_left_out(tmp_path):
+    write_clips(tmp_path, ["train/a/1.npz", "train/b/2.npz", "runs/model/3.npz", "test/a/3.npz"])
+    assert len(EventFolder(tmp_path)) == 3
+    write_clips(tmp_path, ["val/b/4.npz"])
+    with pytest.raises(RecordingError, match=r"the parts train, test and beside them 'val' .* but train, validation,"):
+        EventFolder(tmp_path, "train")
+
+
+def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path):
+    write_clips(tmp_path, ["a/1.npz"])
+    (tmp_path / "a" / "2.npz").symlink_to(tmp_path / "elsewhere" / "2.npz")
+    with pytest.raises(RecordingError, match=r"a/2\.npz does not exist"):
         EventFolder(tmp_path)
 
 

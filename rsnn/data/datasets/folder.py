@@ -25,8 +25,8 @@ class EventFolder(EventDataset):
 
     Either `root` has the table `manifest.csv` with the columns `path` (from `root`, or absolute), `label` (the class's
     name) and, if there are parts, `split`; or it has a folder for each class with recordings in it; or folders `train`,
-    `validation`, `test` which have those. Files whose names begin with a dot are left out. Classes are numbered in the
-    order of their names, over all parts.
+    `validation`, `test` which have those, and no other part beside them. Files whose names begin with a dot are left
+    out. Classes are numbered in the order of their names, over all parts.
 
     Args:
         root: the folder.
@@ -35,7 +35,8 @@ class EventFolder(EventDataset):
             the first of the usual sensors that holds the events of every recording, for which all are read once.
 
     Raises:
-        RecordingError: there is no such folder, it holds no recordings, or the files say different sensors.
+        RecordingError: there is no such folder, it holds no recordings or a part of another name, or the files say
+            different sensors.
         InputError: `split` is not a part that the folder has.
 
     """
@@ -48,7 +49,10 @@ class EventFolder(EventDataset):
             raise RecordingError(f"{root} is no folder; expected one with a folder of recordings for each class")
         rows = _from_manifest(root) if (root / MANIFEST).is_file() else _from_folders(root)
         if not rows:
-            raise RecordingError(f"{root} holds no recordings; expected <class>/<recording>, or the table {MANIFEST}")
+            raise RecordingError(
+                f"{root} holds no recordings; expected <class>/<recording>, or <part>/<class>/<recording> if it has a "
+                f"folder {', '.join(PARTS[:-1])} or {PARTS[-1]}, or the table {MANIFEST}"
+            )
         class_names = sorted({label for _, label, _ in rows})
         parts = sorted({part for _, _, part in rows if part})
         check_split(split, ("all", *parts))
@@ -84,12 +88,24 @@ def _id(root: Path, path: Path) -> str:
 
 def _from_folders(root: Path) -> list[Row]:
     parts = [part for part in PARTS if (root / part).is_dir()]
-    rows = []
+    rows: list[Row] = []
     for part in parts or [""]:
         for folder in _visible(root / part):
-            if folder.is_dir():
-                rows += [(path, folder.name, part) for path in _visible(folder) if path.is_file()]
+            if folder.is_dir():  # a link that leads nowhere is no folder, and an error once it is read
+                rows += [(path, folder.name, part) for path in _visible(folder) if not path.is_dir()]
+    if parts:
+        _check_beside(root, parts, {label for _, label, _ in rows})
     return rows
+
+
+def _check_beside(root: Path, parts: list[str], class_names: set[str]) -> None:
+    """Raise RecordingError if beside the parts there is another one, whose recordings would be left out."""
+    for folder in _visible(root):
+        if folder.is_dir() and folder.name not in parts and any((folder / name).is_dir() for name in class_names):
+            raise RecordingError(
+                f"{root} has the parts {', '.join(parts)} and beside them {folder.name!r} with folders of the same "
+                f"classes; expected no parts but {', '.join(PARTS)}: rename it"
+            )
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -100,13 +116,13 @@ def _from_manifest(root: Path) -> list[Row]:
     table = root / MANIFEST
     rows = []
     for number, row in read_manifest(root):
-        path, label = root / (row["path"] or ""), row["label"]
+        path, label = root / row["path"], row["label"]
         if not path.is_file() or not label:
             raise RecordingError(
                 f"{table}: row {number} names {str(path)!r} of class {label!r}; expected a file that is there, its "
                 "path counted from the table's folder, and a class"
             )
-        rows.append((path, label, row.get("split") or ""))
+        rows.append((path, label, row.get("split", "")))
     twice = [name for name, count in Counter(_id(root, path) for path, _, _ in rows).items() if count > 1]
     if twice:
         raise RecordingError(f"{table} names {str(root / twice[0])!r} twice; expected each recording once")
@@ -114,7 +130,7 @@ def _from_manifest(root: Path) -> list[Row]:
 
 
 def read_manifest(root: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a folder's table, each with its number in the file.
+    """Return the rows of a folder's table, without spaces around their texts, each with its number in the file.
 
     Raises:
         RecordingError: the table lacks a column or is no text.
@@ -123,14 +139,14 @@ def read_manifest(root: Path) -> list[tuple[int, dict[str, str]]]:
     table = root / MANIFEST
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames
-            rows = [(reader.line_num, row) for row in reader]
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+            rows = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise RecordingError(
             f"{table} cannot be read ({error}); expected a table of commas in UTF-8: save it as 'CSV UTF-8'"
         ) from error
-    if not {"path", "label"} <= set(columns or ()):
+    if not {"path", "label"} <= set(columns):
         raise RecordingError(f"{table} has the columns {columns}; expected path and label, and split if wanted")
     return rows
 

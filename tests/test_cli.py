@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -281,6 +282,23 @@ def test_the_published_accuracy_is_what_evaluate_prints(samples):
     (row,) = (row for row in json.loads(invoke("models", "--json").stdout) if row["name"] == "rsnn-nmnist-cl")
     assert json.loads(ran.stdout)["accuracy"] == pytest.approx(row["pretrained"]["metrics"]["accuracy"], abs=0.0051)
     assert json.loads(ran.stdout)["accuracy"] >= 0.95
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("command", ["info", "evaluate"])
+def test_output_that_cannot_be_written_is_one_line(tmp_path, command):
+    write_archive(tmp_path / "threes.npz", 1)
+    options = ["--data", tmp_path / "threes.npz"] if command == "evaluate" else []
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        ran = subprocess.run(
+            [sys.executable, "-m", "rsnn", command, "rsnn-nmnist-cl", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ran.returncode == 1
+    assert "error: the output cannot be written" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_sizes_are_written_as_width_x_height():

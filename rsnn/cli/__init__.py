@@ -1,11 +1,13 @@
 """The `rsnn` command: thin shells over the library, with tables for people and JSON for programs.
 
-Each module holds a group of commands. What few of them need is imported inside them.
+Each module holds a group of commands. What few of them need is imported inside them. Whatever a user or the system does
+wrong, until the last line is written, ends every command in one line and exit code 1.
 """
 
 import typer
 
 from rsnn.cli import classify, costs, demo, doctor, recordings, streams, training, zoo
+from rsnn.cli.console import user_errors
 
 __all__ = ["app"]
 
@@ -21,4 +23,4 @@ for command in (
     *(training.evaluate, training.train, recordings.convert, recordings.simulate, zoo.export),
     *(costs.energy, costs.bench, doctor.doctor),
 ):
-    app.command()(command)
+    app.command()(user_errors()(command))

@@ -74,16 +74,14 @@ def print_error(text: str) -> None:
 def print_table(table: Table) -> None:
     """Print a table, whole where it goes to a file or another program, which do not know 80 columns."""
     console = out if out.is_terminal else Console(file=out.file, width=max(out.width, 240))
-    with user_errors():
-        console.print(table)
+    console.print(table)
 
 
 def print_json(value: object) -> None:
     """Print plain data for other programs."""
-    with user_errors():
-        if sys.stdout is None:
-            raise InputError("standard output is closed; expected a file or another program to write to")
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    if sys.stdout is None:
+        raise InputError("standard output is closed; expected a file or another program to write to")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

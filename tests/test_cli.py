@@ -53,6 +53,18 @@ def test_predict_as_json_is_json_and_nothing_else():
     assert result["milliseconds"] > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_json_has_any_file_name_in_any_encoding(tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    names = ["ü.bin", os.fsdecode(b"\xff.bin")]  # the second is no UTF-8
+    for name in names:
+        shutil.copy(shipped.path(), tmp_path / name)
+    ran = run("predict", "rsnn-nmnist-cl", *names, "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert [(result["file"], result["label"]) for result in json.loads(ran.stdout)] == [(name, "3") for name in names]
+
+
 def test_one_bad_file_fails_the_command_but_not_the_others(tmp_path):
     (tmp_path / "text.bin").write_bytes(b"")
     ran = run("predict", "rsnn-nmnist-cl", tmp_path / "missing.bin", shipped.path(), tmp_path / "text.bin", "--json")

@@ -78,10 +78,13 @@ def print_table(table: Table) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print plain data for other programs."""
+    """Print plain data for other programs; in ASCII where standard output has no room for its characters."""
     if sys.stdout is None:
         raise InputError("standard output is closed; expected a file or another program to write to")
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    except UnicodeEncodeError:  # nothing of it is written then
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager

@@ -212,6 +212,18 @@ def test_info_of_what_is_not_there(tmp_path):
         assert f"{name}: no such file" in " ".join(ran.output.split())
 
 
+def test_a_recording_whose_name_begins_like_a_home_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(shipped.path(), "~3.bin")
+    for command in (("predict", "rsnn-nmnist-cl", "~3.bin"), ("info", "~3.bin"), ("convert", "~3.bin", "~3.npz")):
+        ran = invoke(*command)
+        assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "~3.npz").is_file()
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", "~nobody/clips.npz")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "~nobody/clips.npz does not exist" in ran.stderr
+
+
 def test_info_of_a_zoo_name_that_a_file_has_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rsnn-nmnist-cl.first1000").write_bytes(b"anything")

@@ -16,6 +16,7 @@ import rsnn
 from rsnn import hub
 from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, user_errors
 from rsnn.cli.recordings import KeepTruncated, print_recording
+from rsnn.data.files import as_path
 from rsnn.data.writers import FORMAT_OF_SUFFIX
 from rsnn.errors import RecordingError, UnknownNameError, shown, suggest
 from rsnn.hub import WeightsEntry
@@ -64,10 +65,11 @@ def info(
 ) -> None:
     """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
     with user_errors():
-        if Path(name).expanduser().is_file() and hub.find_entry(name) is None and name not in rsnn.list_models():
+        path = as_path(name)
+        if path.is_file() and hub.find_entry(name) is None and name not in rsnn.list_models():
             print_recording(name, as_json, keep_truncated)
             return
-        if Path(name).suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not Path(name).expanduser().exists():
+        if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not path.exists():
             raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
         untrained = name in rsnn.list_models() and hub.find_entry(name) is None
         model = rsnn.create_model(name) if untrained else rsnn.load(name)

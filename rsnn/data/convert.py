@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rsnn.data.chunks import iter_events
 from rsnn.data.events import Events
-from rsnn.data.files import replacing
+from rsnn.data.files import as_path, replacing
 from rsnn.data.frames import to_frames
 from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
@@ -67,7 +67,7 @@ def convert(
 
     """
     reading: dict[str, Any] = {"format": source_format, "sensor_size": sensor_size, "truncated": truncated}
-    path = Path(target).expanduser()
+    path = as_path(target)
     if path.suffix.lower() == FRAMES_SUFFIX and target_format is None:
         events = read_events(source, **reading, unsorted=unsorted)
         frames = to_frames(events, num_frames, split_by, size=size)

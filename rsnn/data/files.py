@@ -28,7 +28,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path is {shown(path)}; expected the path of a file, as text or a pathlib.Path")
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - `Path.expanduser` fails at a file called "~name"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFolder, Events
-from rsnn.data.files import locked
+from rsnn.data.files import as_path, locked
 from rsnn.data.fingerprint import cache_root, code_digest, file_digests
 from rsnn.data.processes import check_not_started_again, pool
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
@@ -193,7 +193,7 @@ def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
     text = os.fspath(data)
     if kind == "simulated" or _SIMULATED.fullmatch(text):
         return True
-    path = Path(text).expanduser()
+    path = as_path(text)
     if not path.is_dir():
         return False
     if kind == "sign" and (path / SIGN_FILES["train"]).is_file():
@@ -261,7 +261,7 @@ def _listed(names: Sequence[str]) -> str:
 def _open(text: str, split: str, kind: str) -> Part:
     if kind == "simulated" or text.startswith("gestures:"):
         return _simulated(text, split)
-    path = Path(text).expanduser()
+    path = as_path(text)
     if not path.exists():
         raise RecordingError(
             f"{text} does not exist; expected an archive (.npz), a folder of recordings, or gestures:N to simulate them"

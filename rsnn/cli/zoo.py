@@ -66,7 +66,7 @@ def info(
     """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
     with user_errors():
         path = as_path(name)
-        if path.is_file() and hub.find_entry(name) is None and name not in rsnn.list_models():
+        if path.exists() and not path.is_dir() and hub.find_entry(name) is None and name not in rsnn.list_models():
             print_recording(name, as_json, keep_truncated)
             return
         if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not path.exists():

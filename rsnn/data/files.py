@@ -35,15 +35,19 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield another name in the same folder; what is written there becomes `path` if the block ends well.
 
-    The other name has the same suffix, since some writers go by it.
+    The other name has the same suffix, since some writers go by it. A link stays: the file that it names is written.
 
     Raises:
-        InputError: the file cannot be written there.
+        InputError: the file cannot be written there, or something else than a file is.
 
     """
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent)
+        if target.exists() and not target.is_file():
+            found = "folder" if target.is_dir() else "pipe or device"
+            raise InputError(f"{path} cannot be written (it is a {found}); expected the name of a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=target.parent)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error}); expected a folder that this user may write to"
@@ -53,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
+        partial.replace(target)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); expected a file name with room on its disk") from error
     finally:

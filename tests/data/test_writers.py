@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -164,6 +165,20 @@ def test_wrong_names(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(InputError, match=r"folder\.npz cannot be written"):
         write_events(tmp_path / "folder.npz", events)
+
+
+def test_a_link_stays_and_a_pipe_too(tmp_path):
+    events = Events(t=[5], x=[0], y=[0], p=[1], sensor_size=(34, 34))
+    (tmp_path / "link.npz").symlink_to("files/real.npz")
+    for _ in range(2):  # where the link's file is missing, and where it is there
+        write_events(tmp_path / "link.npz", events)
+    assert (tmp_path / "link.npz").is_symlink()
+    assert read_events(tmp_path / "files" / "real.npz") == events
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match=r"pipe\.npz cannot be written \(it is a pipe or device\)"):
+        write_events(tmp_path / "pipe.npz", events)
+    with pytest.raises(RecordingError, match=r"pipe\.npz cannot be read \(it is a pipe or device"):
+        read_events(tmp_path / "pipe.npz")
 
 
 def test_hdf5_without_its_package(tmp_path, monkeypatch):

@@ -141,6 +141,8 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
 
 def _head(file: Path) -> bytes:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise OSError("it is a pipe or device, which cannot be read twice: write what comes to a file first")
         with file.open("rb") as opened:
             head = opened.read(HEAD_BYTES)
     except FileNotFoundError:

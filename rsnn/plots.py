@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.files import as_path, replacing
 from rsnn.errors import InputError, MissingDependencyError
 
 COLUMNS = 10
@@ -56,7 +57,7 @@ def save_frames(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, title
         if step < len(colours):
             axes.imshow(colours[step], interpolation="nearest")
             axes.set_title(str(step + 1), fontsize=8)
-    target = Path(path)
+    target = as_path(path)
     with _written(target, "picture") as made:
         figure.savefig(made, dpi=120, format=target.suffix[1:] or "png")
     return target
@@ -87,7 +88,7 @@ def save_animation(
     """
     from PIL import Image, ImageDraw
 
-    target = Path(path)
+    target = as_path(path)
     if target.suffix.lower() != ".gif":
         raise InputError(f"{target} has the suffix {target.suffix!r}; expected .gif, an animated picture")
     colours = (255 * polarity_colours(frames)).astype(np.uint8)
@@ -144,7 +145,7 @@ def save_video(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps: f
     colours = (255 * polarity_colours(frames)).astype(np.uint8)
     scale = max(_PICTURE // max(colours.shape[1:3]), 1)
     height, width = (side - side % 2 for side in (scale * colours.shape[1], scale * colours.shape[2]))
-    target = Path(path)
+    target = as_path(path)
     with _written(target, "video") as made, av.open(str(made), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = max(width, 2), max(height, 2), "yuv420p"
@@ -177,12 +178,8 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
 @contextmanager
 def _written(target: Path, what: str) -> Iterator[Path]:
     """Give the block a temporary name to write to, and the file its own name where that went well."""
-    made = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield made
-        made.replace(target)
-    except (OSError, ValueError) as error:  # FFmpeg's errors are among these, and a format that matplotlib has not
-        raise InputError(f"the {what} {target} cannot be written: {error}") from error
-    finally:
-        made.unlink(missing_ok=True)
+    with replacing(target) as made:
+        try:
+            yield made
+        except (OSError, ValueError) as error:  # FFmpeg's errors are among these, and a format that matplotlib has not
+            raise InputError(f"the {what} {target} cannot be written: {error}") from error

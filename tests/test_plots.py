@@ -29,6 +29,15 @@ def test_wrong_shape_and_unwritable_places_are_clear_errors(tmp_path):
         save_frames(np.zeros((3, 4, 4)), tmp_path / "x.png")
     with pytest.raises(rsnn.RSNNError, match="cannot be written"):
         save_frames(np.zeros((1, 2, 4, 4)), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(rsnn.RSNNError, match=r"file/x\.gif cannot be written"):
+        save_animation(np.zeros((1, 2, 4, 4)), tmp_path / "file" / "x.gif")
+
+
+def test_the_home_folder_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert save_frames(np.zeros((1, 2, 4, 4)), "~/x.png") == tmp_path / "x.png"
+    assert save_animation(np.zeros((1, 2, 4, 4)), "~/x.gif") == tmp_path / "x.gif"
 
 
 def test_an_animation_has_a_picture_a_step_and_leaves_no_other_file(tmp_path):

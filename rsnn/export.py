@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rsnn.data.files import replacing
+from rsnn.data.files import as_path, replacing
 from rsnn.errors import InputError, MissingDependencyError, RSNNError
 from rsnn.models import EventClassifier
 from rsnn.nn.checks import check_positive
@@ -68,7 +68,7 @@ def to_onnx(
         check_positive(num_frames=num_frames)
     frames = _random_frames(model, num_frames or CHECKED_STEPS, _frame_size(model, frame_size))
     model = copy.deepcopy(model).cpu().float().eval()
-    with torch.no_grad():
+    with replacing(as_path(path)) as partial, torch.no_grad():
         batch = torch.export.Dim("N")
         if num_frames is None:
             step = _Step(model, *_states(model, frames))
@@ -79,9 +79,8 @@ def to_onnx(
         else:
             program = _exported(_Whole(model), (frames,), ({1: batch},), ["frames"], ["logits"])
         expected = model(frames)
-    facts = {"class_names": model.class_names, "preprocessing": model.preprocessing and asdict(model.preprocessing)}
-    program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
-    with replacing(Path(path)) as partial:
+        facts = {"class_names": model.class_names, "preprocessing": model.preprocessing and asdict(model.preprocessing)}
+        program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
         program.save(partial, external_data=False)
         found = _run(partial, frames.numpy(), whole=num_frames is not None)
         differences = np.abs(found - expected.numpy()).max(axis=1)

@@ -144,14 +144,22 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         to_onnx(spiking(), tmp_path / "x.onnx", frame_size=SIZE)
 
 
+def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_exported", None)
+    with pytest.raises(InputError, match="cannot be written"):
+        to_onnx(spiking(), tmp_path, frame_size=SIZE)
+
+
 def test_the_command_line_writes_a_model_of_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     spiking(rsnn.Preprocessing(SIZE, T)).save_pretrained("./mine")
-    ran = CliRunner().invoke(app, ["export", "./mine", "mine.onnx"])
+    ran = CliRunner().invoke(app, ["export", "./mine", "~/mine[/].onnx"])
     assert ran.exit_code == 0, ran.output
-    assert ran.stdout.startswith("mine.onnx: ./mine, one step of it, 0.1 MB. Logits in ONNX Runtime differ")
-    assert session_of(tmp_path / "mine.onnx").get_inputs()[0].shape == ["N", 2, *SIZE]
-    refused = CliRunner().invoke(app, ["export", "./mine", "mine.onnx/inside.onnx"])
+    path = tmp_path / "mine[/].onnx"
+    assert ran.stdout.startswith(f"{path}: ./mine, one step of it, 0.1 MB. Logits in ONNX Runtime differ")
+    assert session_of(path).get_inputs()[0].shape == ["N", 2, *SIZE]
+    refused = CliRunner().invoke(app, ["export", "./mine", "mine[/].onnx/inside.onnx"])
     assert refused.exit_code == 1
     assert "cannot be written" in refused.stderr
 

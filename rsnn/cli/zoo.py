@@ -96,11 +96,12 @@ def export(
 
     with user_errors():
         loaded = rsnn.load(model)
-        with err.status(f"writing {output}, which takes a while"):
-            difference = to_onnx(loaded, output, num_frames=frames)
+        path = as_path(output)
+        with err.status(f"writing {escape(str(path))}, which takes a while"):
+            difference = to_onnx(loaded, path, num_frames=frames)
     what = "one step of it" if frames is None else f"{frames} frames"
     out.print(
-        f"{escape(str(output))}: {escape(model)}, {what}, {output.stat().st_size / 1e6:.1f} MB. Logits in ONNX Runtime "
+        f"{escape(str(path))}: {escape(model)}, {what}, {path.stat().st_size / 1e6:.1f} MB. Logits in ONNX Runtime "
         f"differ from the model's by at most {difference:.1g}.",
         highlight=False,
         soft_wrap=True,

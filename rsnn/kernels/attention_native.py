@@ -24,7 +24,8 @@ def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Tell whether this kernel takes these tensors (B, heads, L, D)."""
     few = max(query.shape[-1], value.shape[-1]) <= MOST_CHANNELS
     alike = query.shape == key.shape and query.dtype == key.dtype == value.dtype
-    return few and alike and query.dtype in _NAMES and sees_no_steps(query, "attention")
+    taken = few and alike and query.dtype in _NAMES and sees_no_steps(query, "attention")
+    return taken and native.has("attention")
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -19,15 +19,23 @@ _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def supports(frames: Tensor, w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> bool:
-    """Tell whether this kernel takes these tensors: plain ones, with weights of float32 or float64 and one size."""
-    dtypes = {p.dtype for p in (w_input, w_hidden, bias) if p is not None}
+    """Tell whether this kernel takes these tensors: plain ones, with weights of float32 or float64 and one size.
+
+    And with gradients, that they can be had too.
+    """
+    given = [x for x in (w_input, w_hidden, bias) if x is not None]
+    dtypes = {x.dtype for x in given}
     C, (D, *sides) = frames.shape[2], w_hidden.shape[1:]
     fit = (
         w_input.shape == (4 * D, C, *sides)
         and w_hidden.shape == (4 * D, D, sides[0], sides[0])
         and (bias is None or bias.shape == (4 * D,))
     )
-    return fit and len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)
+    if not (fit and len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)):
+        return False
+    real = _REALS[w_input.dtype]
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (frames, *given))
+    return native.has("convlstm", real) and (not trains or native.has("convlstm_backward", real))
 
 
 def convlstm(

@@ -24,7 +24,8 @@ _SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # in the order of lif.cpp
 def supports(x: Tensor, tau: float | Tensor, surrogate: Surrogate) -> bool:
     """Tell whether the kernel has this neuron: one time constant for all (fixed or learned), a known surrogate."""
     one = not isinstance(tau, Tensor) or tau.numel() == 1
-    return one and type(surrogate) in _SURROGATES and sees_no_steps(x)
+    taken = one and type(surrogate) in _SURROGATES and sees_no_steps(x)
+    return taken and (x.device.type != "cpu" or native.has("lif", _REALS[_state_type(x)]))
 
 
 def lif(

@@ -6,6 +6,7 @@ is made once for each of them and never used on another processor. Without a com
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from torch import Tensor
@@ -41,14 +43,35 @@ def library(name: str, real: str = "float") -> ctypes.CDLL:
         NativeError: there is no compiler, or it fails.
 
     """
+    file = f"{name}-{real}-{_key(name)}.so"
     try:
-        folder = _folder()
-        file = folder / f"{name}-{real}-{_key(name)}.so"
-        if not file.exists():
-            _compile(name, real, file)
-        return ctypes.CDLL(str(file))
+        cache = _cache()
+        if cache is not None and (kept := _loaded(cache / file)) is not None:
+            return kept
+        folder = cache if cache is not None and os.access(cache, os.W_OK) else _private_folder()
+        _compile(name, real, folder / file)
+        return ctypes.CDLL(str(folder / file))
     except OSError as error:
         raise NativeError(f"{name}: {error}") from error
+
+
+_reasons: dict[tuple[str, str], str | None] = {}
+
+
+def has(name: str, real: str = "float") -> bool:
+    """Tell whether this library can be had, compiled first where need be; if not, a warning says why, once."""
+    if (name, real) not in _reasons:
+        reason = None
+        try:
+            library(name, real)
+        except NativeError as error:
+            reason = str(error)
+            warnings.warn(f"plain PyTorch does what the CPU kernel {name!r} is for: {reason}", RuntimeWarning, 2)
+        _reasons[name, real] = reason
+    return _reasons[name, real] is None
+
+
+has._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `rsnn.kernels.selection`
 
 
 @functools.cache
@@ -93,19 +116,36 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _folder() -> Path:
-    """Return the folder of compiled libraries; a private one for this process where the cache cannot be trusted."""
-    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or home) / "rsnn" / "native"
+def _cache() -> Path | None:
+    """Return the folder of compiled libraries, which may be read-only; None where there is none to be trusted."""
+    try:
+        home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    except RuntimeError:  # a user without a home
+        home = None
+    parent = os.environ.get("XDG_CACHE_HOME") or home
+    if parent is None:
+        return None
+    folder = Path(parent) / "rsnn" / "native"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        ours = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if ours and os.access(folder, os.W_OK):
-            return folder
     except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="rsnn-native-"))
+        return None
+    ours = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return folder if ours else None
+
+
+@functools.cache
+def _private_folder() -> Path:
+    """Return a folder for this process alone, which ends with it."""
+    folder, process = Path(tempfile.mkdtemp(prefix="rsnn-native-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:  # and not a fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 def _compile(name: str, real: str, file: Path) -> None:
@@ -129,19 +169,21 @@ def _compile(name: str, real: str, file: Path) -> None:
                 made,
             ]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode == 0 and _loads(made):
+            if result.returncode == 0 and _loaded(Path(made)) is not None:
                 Path(made).chmod(0o700)
                 Path(made).replace(file)  # several processes may do this at once: whole files, one like the other
                 return
         complaint = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip()[:200])
+        if result.returncode == 0:
+            complaint = f"what it made cannot be loaded from {file.parent}"
         raise NativeError(f"{compiler} could not compile {name}.cpp: {complaint}")
     finally:
         Path(made).unlink(missing_ok=True)
 
 
-def _loads(file: str) -> bool:
+def _loaded(file: Path) -> ctypes.CDLL | None:
+    """Return a library, None where there is none or only a damaged one."""
     try:
-        ctypes.CDLL(file)
+        return ctypes.CDLL(str(file)) if file.exists() else None
     except OSError:
-        return False
-    return True
+        return None

@@ -35,7 +35,8 @@ def supports(x: Tensor, weight: Tensor) -> bool:
     Weights are of float32 or float64, (D, C, K, K) with an odd K.
     """
     _, C, K, width = weight.shape
-    return weight.dtype in _REALS and x.shape[-3] == C and width == K and K % 2 == 1 and sees_no_steps(x)
+    taken = weight.dtype in _REALS and x.shape[-3] == C and width == K and K % 2 == 1 and sees_no_steps(x)
+    return taken and native.has("spiking_conv", _REALS[weight.dtype])
 
 
 def convolution(x: Tensor, weight: Tensor) -> Tensor:

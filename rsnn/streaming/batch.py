@@ -243,9 +243,8 @@ class StreamBatch:
         snapshots.check_snapshot(snapshot, self._settings())
         first, second = (self._after(steps) for steps in (1, min(2, self.timing.num_frames)))
         snapshots.check_states(snapshot, first, second)
-        like = next(self.model.parameters(), torch.empty(0))
         for track, kept in zip(self._tracks, snapshot["streams"], strict=True):
-            track.restore(kept, [Window.restored(window, first[1], like) for window in kept["windows"]], like)
+            track.restore(kept, [Window.restored(window, *first) for window in kept["windows"]], first[0])
 
     def _settings(self) -> dict[str, Any]:
         preprocessing = self.model.preprocessing

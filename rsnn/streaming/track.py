@@ -39,13 +39,13 @@ class Window:
         }
 
     @classmethod
-    def restored(cls, snapshot: dict[str, Any], template: Any, like: Tensor) -> Window:
+    def restored(cls, snapshot: dict[str, Any], like: Tensor, template: Any) -> Window:
         """Return the window of a snapshot.
 
         Args:
             snapshot: what `snapshot` returned, of a model whose states are made as the template is.
+            like: any logits of the model, which may be of another type than its weights.
             template: any state of the model.
-            like: any tensor with the model's device and type.
 
         """
         state = logits = None

@@ -247,6 +247,20 @@ def test_snapshot_and_restore(top):
     assert rest
 
 
+@pytest.mark.parametrize("top", ["spiking", "last"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_snapshots_keep_every_digit_whatever_the_weights_are(top, dtype):
+    """The logits of models in half precision are float32."""
+    model = small_model(top).to(dtype)
+    events = random_events(900, 2 * WINDOW_US)
+    stream, other = (model.stream(window_us=WINDOW_US, overlap=2, decay=0.5) for _ in range(2))
+    stream.push(events[:400])
+    kept = stream.snapshot()
+    rest = flat(stream.push(events[400:]))
+    other.restore(kept)
+    assert flat(other.push(events[400:])) == rest
+
+
 def test_a_snapshot_of_another_stream_is_refused():
     kept = MODEL.stream(window_us=WINDOW_US).snapshot()
     with pytest.raises(InputError, match="window_us"):

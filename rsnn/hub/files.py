@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from rsnn.errors import CheckpointError
+from rsnn.errors import CheckpointError, InputError, shown
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -34,9 +34,12 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
     other weights.
 
     Raises:
+        InputError: `folder` is no path, or an empty one.
         CheckpointError: the folder cannot be written, or the weights are not finite.
 
     """
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise InputError(f"folder is {shown(folder)}; expected the path of a folder to write the checkpoint into")
     target = Path(folder).expanduser()
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     check_finite(copies, f"{target} was not written")

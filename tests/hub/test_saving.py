@@ -53,6 +53,15 @@ def test_the_files(model, checkpoint):
     assert tensors.keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("folder", ["", None, 3])
+def test_what_is_no_folder(model, tmp_path, monkeypatch, folder):
+    """An empty path would be the working directory, whose README.md the card would replace."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"folder is {folder!r}; expected the path of a folder"):
+        model.save_pretrained(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_follow_the_umask(model, tmp_path):
     former = os.umask(0o027)
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
@@ -382,7 +381,7 @@ class EventClassifier(nn.Module):
                 in float32 again. None keeps the weights as they are.
 
         Raises:
-            InputError: `dtype` is another type.
+            InputError: `folder` is no path, or `dtype` another type.
             ConfigError: a part of the model is the user's own, or was changed after it was built, which a config cannot
                 describe; nothing is written.
             CheckpointError: the folder cannot be written, or the weights are not finite, or too large for `dtype`.
@@ -414,8 +413,12 @@ class EventClassifier(nn.Module):
         """
         import tempfile
 
+        def card(config: dict[str, Any]) -> str:
+            name = f"{repo}@{revision}" if revision else repo
+            return cards.plain_card(config, name) if "/" in str(repo) else cards.plain_card(config)
+
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder), dtype=dtype)
+            pretrained.save_model(self, folder, card, dtype=dtype)
             return hub.push(
                 folder, repo, private=private, token=token, revision=revision, commit_message=commit_message
             )

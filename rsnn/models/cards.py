@@ -56,13 +56,19 @@ class Facts:
     citation: str = ""
 
 
-def plain_card(config: dict[str, Any]) -> str:
-    """Return the card of a checkpoint of which nothing has been measured: what it is and how to load it."""
+def plain_card(config: dict[str, Any], source: str = "./this-folder") -> str:
+    """Return the card of a checkpoint of which nothing has been measured: what it is and how to load it.
+
+    Args:
+        config: the checkpoint's `config.json`.
+        source: what to load it by.
+
+    """
     model = config["model"]
     return _joined(
         _front_matter({"tags": _tags(model)}),
         f"# {model['type']} saved with rsnn {config['library_version']}",
-        _usage("./this-folder", model["type"]),
+        _usage(source, model["type"]),
         _preprocessing(model),
         "No evaluation came with this checkpoint.",
     )

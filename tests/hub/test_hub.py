@@ -241,6 +241,7 @@ def test_push_and_load(server, client, model, checkpoint, expected):
     uploaded = repository.commits[repository.refs["main"]]
     assert sorted(uploaded) == [".gitattributes", "README.md", "config.json", "model.safetensors"]
     assert uploaded["README.md"].startswith(b"---\n")
+    assert b'rsnn.RSNN.from_pretrained("someone/gestures")' in uploaded["README.md"]
     assert [method for method, _, _ in server.asked("/store/")] == ["PUT"]
     assert client()(clients.load_as, "RSNN", REPO) == expected
 

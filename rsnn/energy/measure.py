@@ -19,6 +19,7 @@ from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
 from rsnn.energy.states import memories
 from rsnn.errors import InputError
+from rsnn.models.prediction import as_tensor
 
 _AT_ONCE = 16  # recordings that came one by one
 _PER_PASS = (
@@ -167,7 +168,7 @@ def _batch(frames: Any, model: nn.Module) -> Tensor:
         check_polarities(model)
         frames = preprocessing.frames(frames)
     if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(frames)
+        frames = as_tensor(frames)
     if not isinstance(frames, Tensor):
         raise InputError(
             f"got a batch of {type(frames).__name__}; expected frames (T, N, C, H, W), Events, or such with labels"

@@ -223,6 +223,8 @@ def test_inputs_and_energy_models():
     frames = torch.ones(2, 3, 1, 2, 2)
     expected = energy_report(model, frames).to_dict()
     assert energy_report(model, frames.numpy()).to_dict() == expected
+    assert energy_report(model, frames.numpy()[::-1][::-1].astype(">f4")).to_dict() == expected
+    assert energy_report(model, frames.numpy()[:, ::-1]).to_dict() == expected  # the samples in another order
     assert energy_report(model, [(frames[:, :1], 0), (frames[:, 1:], 0)]).to_dict() == expected
     assert energy_report(model, np.ones((2, 1, 2, 2), np.float32)).samples == 1
     assert "body.0" in str(energy_report(model, frames))

@@ -20,7 +20,7 @@ from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
 from rsnn.models.prediction import Prediction, Recording, as_tensor, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
-from rsnn.nn.checks import check_features, check_positive
+from rsnn.nn.checks import check_features, check_kind, check_positive
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds
@@ -93,12 +93,18 @@ class EventClassifier(nn.Module):
             several calls on chunks returns what one call on all of the frames returns.
 
         Raises:
-            InputError: `frames` or `state` has another shape or type.
+            InputError: `frames` or `state` has another shape or type, or the classifier keeps no state.
 
         """
+        check_kind(state, ModelState, type(self).__name__)
         before = ModelState(None, None) if state is None else state
         if state is not None:
             self._check_takes_parts()
+            if state.classifier is None:
+                raise InputError(
+                    f"{type(self.classifier).__name__} returns logits alone and forgets the frames before; expected "
+                    "all of them in one call, or a classifier that takes a state and returns (logits, state)"
+                )
         features, encoder_state = with_state(self.encoder, self._input(frames), before.encoder)
         logits, classifier_state = with_state(self.classifier, features, before.classifier)
         return self.logit_scale * logits, ModelState(encoder_state, classifier_state)

@@ -114,6 +114,19 @@ def test_a_users_own_encoder_and_classifier():
         model.reset_classifier(2)
 
 
+def test_a_classifier_without_a_state_wants_all_frames_at_once():
+    model = rsnn.RSNN(Brightness(), Largest(1, K), preprocessing=PREPROCESSING)
+    frames = torch.rand(T, 1, 2, *SIZE)
+    _, state = model.advance(frames[:2])
+    with pytest.raises(InputError, match=r"Largest returns logits alone .*; expected all of them in one call"):
+        model.advance(frames[2:], state)
+    with pytest.raises(InputError, match="Largest returns logits alone"):
+        model.predict(frames[:, 0], until=1.0)
+    assert model.predict(frames[:, 0], until=0.01).steps == 1
+    with pytest.raises(InputError, match="got a tuple as its state; expected the ModelState"):
+        model.advance(frames, (None, None))
+
+
 def test_a_users_own_reduction_and_map_classifier():
     own = torch_nn.Sequential(torch_nn.Flatten(), torch_nn.Linear(6 * 4 * 4, K))
     for classifier in (nn.ConvClassifier(6, K, (4, 4), (8,), (2,)), own):

@@ -107,12 +107,15 @@ class ConvLSTM(nn.Module):
             state after the last one.
 
         Raises:
-            InputError: `frames` or `state` has another shape, type or device.
+            InputError: `frames` or `state` has another shape, type or device, or pooling leaves nothing.
 
         """
         check_features(frames, self.in_channels, type(self).__name__, weight_of(self.input_gates))
         shape = (frames.shape[1], self.hidden_channels, *frames.shape[3:])
         check_state(state, (shape, shape), type(self).__name__, frames)
+        check_positive(pool=pool)
+        if pool > min(shape[2:]):
+            raise InputError(f"{type(self).__name__} got frames of {shape[2:]}: pool={pool} leaves no pixel of them")
         hidden, cell = (None, None) if state is None else state
         if not self._is_plain():
             features, hidden, cell = self._by_modules(frames, hidden, cell)

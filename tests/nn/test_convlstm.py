@@ -8,7 +8,7 @@ import torch
 from plain_loops import convlstm as loop
 
 from rsnn.errors import InputError
-from rsnn.nn import ConvLSTM, ConvLSTMState
+from rsnn.nn import ConvLSTM, ConvLSTMAttention, ConvLSTMState
 
 GATES = "ifoc"
 
@@ -163,6 +163,16 @@ def test_cell_of_every_layer_adds_up_in_float32_under_autocast():
 def test_bad_sizes(name, value):
     with pytest.raises(InputError, match=rf"{name}=.*: expected a whole number of at least 1"):
         ConvLSTM(**{"in_channels": 2, "hidden_channels": 3, name: value})
+
+
+@pytest.mark.parametrize("layer", [ConvLSTM(2, 3), ConvLSTMAttention(2, 3)], ids=["ConvLSTM", "ConvLSTMAttention"])
+def test_bad_pooling(layer):
+    frames = torch.zeros(2, 1, 2, 4, 6)
+    for pool in (0, -1, 2.0, None):
+        with pytest.raises(InputError, match=rf"pool={pool}: expected a whole number of at least 1"):
+            layer(frames, pool=pool)
+    with pytest.raises(InputError, match=r"frames of \(4, 6\): pool=5 leaves no pixel of them"):
+        layer(frames, pool=5)
 
 
 class Adapted(torch.nn.Module):

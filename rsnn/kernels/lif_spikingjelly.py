@@ -68,4 +68,4 @@ def lif(
 
 def supports(x: Tensor, tau: float | Tensor, surrogate: Surrogate) -> bool:  # noqa: ARG001  (asked of every kernel)
     """Tell whether SpikingJelly has this neuron: a fixed time constant, and a surrogate under the same name."""
-    return not isinstance(tau, Tensor) and isinstance(surrogate, ours.ATan | ours.Sigmoid)
+    return not isinstance(tau, Tensor) and type(surrogate) in (ours.ATan, ours.Sigmoid)

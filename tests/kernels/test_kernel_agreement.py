@@ -70,9 +70,17 @@ def test_any_shape_agrees(kernel, steps, shape, tau, v_threshold, v_reset, detac
     assert_same(kernel, x, v, **options)
 
 
+class Wide(ATan):
+    """A surrogate of a user's."""
+
+    def __call__(self, x):
+        return torch.ones_like(x)
+
+
 @pytest.mark.parametrize("kernel", OTHERS)
 def test_what_a_kernel_lacks_runs_in_torch(kernel):
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(6)) * 3
+    assert_same(kernel, x, torch.zeros(3), surrogate=Wide())
     for options in ({"surrogate": Exponential()}, {"tau": torch.tensor(2.5)}):
         expected, v_expected = lif(x, **options)
         with kernels.use(kernel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsnn.errors import InputError
 from rsnn.kernels.attention import attention
 from rsnn.nn.checks import check_features, check_positive, weight_of
-from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
+from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState, run_pooled
 
 Join = Literal["add", "concat", "replace"]
 
@@ -151,5 +151,4 @@ class ConvLSTMAttention(nn.Module):
 
         """
         check_features(frames, self.in_channels, type(self).__name__, weight_of(self.attention.query))
-        result: tuple[Tensor, ConvLSTMState] = self.convlstm(self.attention(frames), state, pool=pool)
-        return result
+        return run_pooled(self.convlstm, (ConvLSTM,), self.attention(frames), state, pool)

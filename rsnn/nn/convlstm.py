@@ -172,6 +172,18 @@ class ConvLSTM(nn.Module):
         return f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"
 
 
+def run_pooled(
+    layer: nn.Module, kinds: tuple[type, ...], frames: Tensor, state: ConvLSTMState | None, pool: int
+) -> tuple[Tensor, ConvLSTMState]:
+    """Run a recurrent layer and pool its hidden states: on its way where it is of `kinds`, which can, and not watched."""
+    if type(layer) in kinds and not is_watched(layer, way="pooling"):
+        features, state = layer(frames, state, pool=pool)
+    else:  # a hook expects the hidden states, a layer of the user's knows no pooling
+        features, state = layer(frames, state)
+        features = max_pool(features, pool)
+    return features, state
+
+
 def _is_convolution(conv: nn.Module) -> bool:
     if not isinstance(conv, nn.Conv2d) or is_watched(conv):
         return False

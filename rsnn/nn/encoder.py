@@ -6,11 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.kernels.watched import is_watched
 from rsnn.nn.attention import ConvLSTMAttention, Join
 from rsnn.nn.checks import check_features, check_positive, check_sizes
-from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState
-from rsnn.nn.pooling import average_pool, max_pool
+from rsnn.nn.convlstm import ConvLSTM, ConvLSTMState, run_pooled
+from rsnn.nn.pooling import average_pool
 
 EncoderState = tuple[ConvLSTMState, ...]
 
@@ -124,11 +123,7 @@ class ConvLSTMEncoder(nn.Module):
         features = average_pool(frames, self.input_pool)
         states = []
         for layer, layer_state in zip(self.layers, state or [None] * len(self.layers), strict=True):
-            if type(layer) in (ConvLSTM, ConvLSTMAttention) and not is_watched(layer, way="pooling"):
-                features, layer_state = layer(features, layer_state, pool=self.pool)
-            else:  # a hook expects the hidden states, a layer of the user's knows no pooling
-                features, layer_state = layer(features, layer_state)
-                features = max_pool(features, self.pool)
+            features, layer_state = run_pooled(layer, (ConvLSTM, ConvLSTMAttention), features, layer_state, self.pool)
             states.append(layer_state)
         return features, tuple(states)
 

@@ -202,6 +202,16 @@ def test_the_encoder_pools_on_the_way_unless_a_hook_watches():
     with_hook.remove()
 
 
+def test_hooks_within_a_layer_with_attention_see_hidden_states_too():
+    encoder = ConvLSTMEncoder(attention=True)
+    frames = torch.randn(2, 1, 2, 12, 16)
+    features, _ = encoder(frames)
+    seen = []
+    encoder.layers[0].convlstm.register_forward_hook(lambda *call: seen.append(call[2][0].shape))
+    assert torch.equal(encoder(frames)[0], features)
+    assert seen == [(2, 1, 4, 12, 16)]
+
+
 @pytest.mark.parametrize("side", [1, 5])
 def test_gates_of_two_sizes_are_left_to_torch(side):
     layer = ConvLSTM(2, 3)

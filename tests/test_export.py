@@ -22,6 +22,7 @@ T, K = 6, 3
 
 
 def spiking(preprocessing=None):
+    torch.manual_seed(1)
     return built(rsnn.RSNN, nn.SCNN(3, K, (3, 3), pools=(1,), channels=8, votes=2), preprocessing)
 
 
@@ -116,6 +117,27 @@ def test_a_file_with_other_logits_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(RSNNError, match=r"logits that differ by up to 0\.1 from the model's, so it was not written"):
         to_onnx(spiking(), tmp_path / "x.onnx", frame_size=SIZE)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_that_is_slow_to_fire_is_compared_where_it_fires(tmp_path, monkeypatch):
+    model = spiking(rsnn.Preprocessing(SIZE, T))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.8)
+        assert not model(counts(steps=4)).any()
+    assert to_onnx(model, tmp_path / "quiet.onnx") < 1e-4
+    run = export._run
+    for other in (0.0, np.nan):
+        with monkeypatch.context() as patch:
+            patch.setattr(export, "_run", lambda *of, other=other, **how: run(*of, **how) * other)
+            with pytest.raises(RSNNError, match="so it was not written"):
+                to_onnx(model, tmp_path / "wrong.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["quiet.onnx"]
+
+
+def test_frames_that_only_a_whole_recording_normalises_are_refused_as_a_step(tmp_path):
+    with pytest.raises(InputError, match=r"SCNN cannot be written as a step.*--frames"):
+        to_onnx(spiking(rsnn.Preprocessing(SIZE, T, normalize="per-sample")), tmp_path / "x.onnx")
 
 
 def test_the_model_stays_as_it_is(step_file):

@@ -19,6 +19,8 @@ from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
 from rsnn.models.prediction import Recording, classify, frames_of
+from rsnn.nn.checks import check_positive
+from rsnn.nn.modes import evaluating
 
 # Two-sided 95 % of the normal distribution.
 _Z_95 = 1.959964
@@ -104,9 +106,12 @@ def evaluate(
         on_progress: called with the number of recordings done after each batch.
 
     Raises:
-        InputError: there are no samples, or a label is none of the model's classes.
+        InputError: there are no samples, a label is none of the model's classes, or an argument is no positive number.
 
     """
+    check_positive(batch_size=batch_size, windows=windows)
+    if window_ms is not None:
+        check_positive(window_ms=window_ms)
     confusion = _nothing(model)
     if windows > 1:
         for batch in _batches(samples, batch_size):
@@ -154,6 +159,7 @@ def evaluate_steps(
         InputError: there are no samples, a label is none of the model's classes, or a k is not among the steps.
 
     """
+    check_positive(batch_size=batch_size)
     frames_in_all = 20 if model.preprocessing is None else model.preprocessing.num_frames
     wanted = sorted(set(steps))
     if not wanted or wanted[0] < 1 or wanted[-1] > frames_in_all:
@@ -166,8 +172,8 @@ def evaluate_steps(
         finer = _multiple(model, len(frames))
         state, done = None, 0
         for k in wanted:
-            with torch.no_grad():
-                logits, state = model.eval().advance(frames[done : finer * k].to(device), state)
+            with evaluating(model):
+                logits, state = model.advance(frames[done : finer * k].to(device), state)
             done = finer * k
             for answer, (place, _) in zip(logits.argmax(1).tolist(), batch, strict=True):
                 _count(confusions[k], labels[place], answer)

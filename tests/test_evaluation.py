@@ -165,6 +165,20 @@ def test_after_k_steps_is_what_the_first_k_frames_alone_give():
         evaluate_steps(model, samples, [5])
 
 
+def test_a_model_in_training_stays_in_training():
+    model = rsnn.create_model("rsnn-nmnist-cl", frame_size=(16, 16), num_frames=2, num_classes=3).freeze("encoder")
+    modes = [module.training for module in model.train().modules()]
+    robustness(model, lambda: [(recording(size=(16, 16)), 0)])
+    evaluate_steps(model, [(recording(size=(16, 16)), 0)], [1, 2])
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"windows": 0}, {"windows": 2, "window_ms": -5}])
+def test_arguments_that_are_no_positive_numbers(reader, wrong):
+    with pytest.raises(InputError, match="expected a whole number of at least 1"):
+        evaluate(reader, [(recording(), 0)], **wrong)
+
+
 def test_recordings_of_mixed_lengths_against_a_plain_loop():
     torch.manual_seed(0)
     settings = {"frame_size": (16, 16), "num_frames": 4, "max_step_ms": 10, "num_classes": 3}

@@ -328,7 +328,7 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path, command):
 def test_sizes_are_written_as_width_x_height():
     assert parse_size("346x260") == (346, 260)
     assert parse_size(None) is None
-    for text in ("346", "axb", "1x2x3", ""):
+    for text in ("346", "axb", "1x2x3", "", "²x3"):
         with pytest.raises(InputError, match="WIDTHxHEIGHT"):
             parse_size(text)
 

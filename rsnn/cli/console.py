@@ -106,6 +106,6 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise InputError(f"size {text!r}: expected WIDTHxHEIGHT, as in 346x260")
     return int(sides[0]), int(sides[1])

@@ -54,6 +54,13 @@ def convert(
             raise InputError(
                 f"{target} has the suffix {target.suffix!r}; expected one of {', '.join(known)}, or --to FORMAT"
             )
+        as_frames = target_format is None and target.suffix.lower() in (FRAMES_SUFFIX, *PICTURES)
+        given = " and ".join(name for name, value in (("--frames", frames), ("--size", size)) if value is not None)
+        if given and not as_frames:
+            raise InputError(
+                f"{given} with {target}: a recording keeps all its pixels and has no frames; expected OUT with one of "
+                f"{', '.join((FRAMES_SUFFIX, *PICTURES))}, or neither option"
+            )
         frame_size = parse_size(size)
         options: dict[str, Any] = {
             "source_format": source_format,
@@ -63,7 +70,7 @@ def convert(
             "split_by": split_by,
             "size": None if frame_size is None else frame_size[::-1],
         }
-        if target.suffix.lower() in PICTURES and target_format is None:
+        if as_frames and target.suffix.lower() in PICTURES:
             made = picture_frames(
                 source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
             )

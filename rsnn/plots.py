@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ PICTURES = (".gif", ".mp4", ".png")
 _PICTURE = 384
 _FRAME_MS = 150
 _LAST_MS = 1500
+_MOST_GIF_FPS = 50  # programs show frames of less than 20 ms much longer
 
 
 def polarity_colours(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -31,8 +33,8 @@ def polarity_colours(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     rest.
     """
     counts = np.asarray(frames, dtype=np.float64)
-    if counts.ndim != 4 or counts.shape[1] != 2:
-        raise InputError(f"got frames of shape {counts.shape}; expected (T, 2, H, W)")
+    if counts.ndim != 4 or counts.shape[1] != 2 or not counts.size:
+        raise InputError(f"got frames of shape {counts.shape}; expected (T, 2, H, W), at least one frame and pixel")
     above = counts[counts > 0]
     darker, brighter = np.clip(counts / (np.percentile(above, 99) if above.size else 1.0), 0, 1).swapaxes(0, 1)
     return np.stack((1 - darker, 1 - np.maximum(darker, brighter), 1 - brighter), axis=-1)
@@ -80,7 +82,8 @@ def save_animation(
         probabilities: of every class after each step (T, K), drawn as bars beside the events.
         labels: names of the K classes.
         title: above the picture.
-        frame_ms: how long each frame is shown, in milliseconds; the format knows hundredths of a second only.
+        frame_ms: how long each frame is shown, in milliseconds, at least 20; the format knows hundredths of a second
+            only, so some are shown a hundredth longer than others, and none drifts.
 
     Raises:
         InputError: shapes do not go together, the suffix of `path` is not .gif, or the file cannot be written there.
@@ -116,7 +119,8 @@ def save_animation(
                 fill = "#2a9d5c" if best else "#b8c4bd"
                 draw.rectangle((width + 8, top + 13, width + 9 + round(270 * share), top + 13 + pitch // 3), fill=fill)
         pictures.append(picture)
-    durations = [max(round(frame_ms), 20)] * (len(pictures) - 1) + [_LAST_MS]
+    ends = [10 * round(frame_ms * step / 10) for step in range(len(pictures))]
+    durations = [max(end - start, 20) for start, end in pairwise(ends)] + [_LAST_MS]
     with _written(target, "picture") as made:
         pictures[0].save(made, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return target
@@ -161,12 +165,17 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
     """Write frames of counts (T, 2, H, W) as the suffix of `path` says: .gif, .mp4, or a sheet of all as .png.
 
     Raises:
-        InputError: the suffix is another one, or the file cannot be written.
+        InputError: the suffix is another one, `fps` is more than a .gif can show, or the file cannot be written.
         MissingDependencyError: an .mp4 needs a package that is not installed.
 
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
+        if fps > _MOST_GIF_FPS:
+            raise InputError(
+                f"{path} with {fps:g} frames a second; expected at most {_MOST_GIF_FPS}, as a .gif can show "
+                "them, or an .mp4"
+            )
         return save_animation(frames, path, title=title, frame_ms=1000 / fps)
     if suffix == ".mp4":
         return save_video(frames, path, fps=fps)

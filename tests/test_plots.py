@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import rsnn
-from rsnn.plots import polarity_colours, save_animation, save_frames
+from rsnn.plots import polarity_colours, save_animation, save_frames, save_picture, save_video
 
 
 def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
@@ -27,6 +27,9 @@ def test_frames_without_events_can_be_drawn(tmp_path):
 def test_wrong_shape_and_unwritable_places_are_clear_errors(tmp_path):
     with pytest.raises(rsnn.RSNNError, match=r"shape \(3, 4, 4\); expected \(T, 2, H, W\)"):
         save_frames(np.zeros((3, 4, 4)), tmp_path / "x.png")
+    for save in (save_frames, save_animation, save_video):
+        with pytest.raises(rsnn.RSNNError, match=r"shape \(0, 2, 4, 4\); expected .* at least one frame"):
+            save(np.zeros((0, 2, 4, 4)), tmp_path / "x.gif")
     with pytest.raises(rsnn.RSNNError, match="cannot be written"):
         save_frames(np.zeros((1, 2, 4, 4)), tmp_path)
     (tmp_path / "file").write_text("")
@@ -52,6 +55,20 @@ def test_an_animation_has_a_picture_a_step_and_leaves_no_other_file(tmp_path):
         assert red > 200
         assert max(green, blue) < 60
     assert [file.name for file in path.parent.iterdir()] == ["a.gif"]
+
+
+@pytest.mark.parametrize(("fps", "durations"), [(30, [30, 40, 30]), (40, [20, 30, 30]), (50, [20, 20, 20])])
+def test_an_animation_lasts_as_long_as_its_frames_say(tmp_path, fps, durations):
+    frames = np.zeros((4, 2, 4, 4))
+    frames[range(4), 1, range(4), range(4)] = 1
+    with Image.open(save_picture(frames, tmp_path / "a.gif", fps=fps)) as picture:
+        found = []
+        for step in range(3):
+            picture.seek(step)
+            found.append(picture.info["duration"])
+    assert found == durations
+    with pytest.raises(rsnn.RSNNError, match="51 frames a second; expected at most 50"):
+        save_picture(frames, tmp_path / "a.gif", fps=51)
 
 
 def test_an_animation_of_shapes_that_do_not_go_together(tmp_path):

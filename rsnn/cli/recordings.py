@@ -30,7 +30,9 @@ def convert(
     ] = None,
     split_by: Annotated[str, typer.Option(help="Frames of equal 'time' or 'number' of events.")] = "time",
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the frames.")] = None,
-    fps: Annotated[float, typer.Option(min=0.1, max=120, help="Frames a second of an animation.")] = 25.0,
+    fps: Annotated[
+        float, typer.Option(min=0.1, max=120, help="Frames a second of an animation; of a .gif at most 50.")
+    ] = 25.0,
     sensor_size: Annotated[
         str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of the recording, if its file does not say it.")
     ] = None,

@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import rsnn
 from rsnn.cli import app, demo
+from rsnn.data import samples
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,16 @@ def test_what_cannot_be_shown_is_refused(tmp_path, monkeypatch, arguments, words
     assert ran.exit_code == 1
     assert words in ran.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_takes_frames_alone_is_refused(tmp_path):
+    model = rsnn.RSNN(rsnn.nn.ConvLSTMEncoder(2, (2,)), rsnn.nn.SCNN(2, 3, (17, 17), pools=(1,), channels=4, votes=1))
+    model.save_pretrained(tmp_path / "frames")
+    ran = CliRunner().invoke(
+        app, ["demo", str(samples.path()), "--model", f"{tmp_path}/frames", "--output", f"{tmp_path}/seen.gif"]
+    )
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "this RSNN has no preprocessing, so it cannot cut a recording into frames" in ran.stderr
 
 
 @pytest.mark.parametrize(

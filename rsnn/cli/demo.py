@@ -18,6 +18,7 @@ from rsnn.cli.console import ModelOption, out, user_errors
 from rsnn.data import Events
 from rsnn.errors import InputError, UnknownNameError
 from rsnn.models import EventClassifier
+from rsnn.models.prediction import frames_of
 
 
 def demo(
@@ -64,8 +65,7 @@ def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, 
     """Go through a recording step by step, showing what the model thinks; then its time, its energy, a picture."""
     from rsnn.plots import save_animation
 
-    assert loaded.preprocessing is not None
-    frames = loaded.preprocessing.frames(events)
+    frames = frames_of(events, loaded)
     labels = loaded.class_names or tuple(map(str, range(loaded.num_classes or 0)))
     out.print(f"[bold]{escape(what)}[/]: {len(events):,} events in {events.duration_us / 1e6:.2f} s")
     shares, state, seconds = [], None, 0.0

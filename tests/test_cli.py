@@ -11,11 +11,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 import rsnn
 from rsnn import kernels
-from rsnn.cli import app
+from rsnn.cli import app, console
 from rsnn.cli.console import parse_size
 from rsnn.data import samples as shipped
 from rsnn.errors import InputError
@@ -42,6 +43,19 @@ def test_predict_prints_a_table():
     assert ran.exit_code == 0, ran.output
     (line,) = (line for line in ran.stdout.splitlines() if "digit_3.bin" in line)
     assert line.split("│")[2].strip() == "3"
+
+
+def test_predict_prints_file_names_whole_however_narrow(tmp_path, monkeypatch):
+    folder = tmp_path / "a_folder_with_a_long_name_for_recordings"
+    folder.mkdir()
+    files = [folder / f"recording_of_a_digit_{number}.bin" for number in range(2)]
+    for file in files:
+        shutil.copy(shipped.path(), file)
+    monkeypatch.setattr(console, "out", Console(width=60, force_terminal=True, no_color=True))
+    ran = invoke("predict", "rsnn-nmnist-cl", *files)
+    assert ran.exit_code == 0, ran.output
+    shown = "".join(line.split("│")[1].strip() for line in ran.stdout.splitlines() if line.count("│") > 2)
+    assert shown == "".join(map(str, files))
 
 
 def test_predict_as_json_is_json_and_nothing_else():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 import rsnn
 from rsnn.cli.console import AsJson, ModelArgument, print_error, print_json, print_table, progress, user_errors
@@ -55,7 +55,7 @@ def _classify(model: EventClassifier, file: Path) -> dict[str, Any]:
 
 
 def _print_predictions(results: list[dict[str, Any]]) -> None:
-    table = Table("file", "label", "probability", "next best", "time")
+    table = Table(Column("file", overflow="fold"), "label", "probability", "next best", "time")
     for result in results:
         if "error" in result:
             continue

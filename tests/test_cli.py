@@ -305,6 +305,12 @@ def test_robustness_of_a_model_that_needs_the_whole_recording_says_what_is_left_
     assert "steps: left out, for the model needs the whole recording at once" in ran.stdout
 
 
+def test_evaluate_wants_more_than_a_recording():
+    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", shipped.path())
+    assert ran.exit_code == 1
+    assert "digit_3.bin is one recording (N-MNIST bin), whose class nothing says; expected an archive" in ran.stderr
+
+
 @pytest.mark.parametrize("chosen", ["9:", "2", "a:b", "3:2"])
 def test_evaluate_refuses_samples_that_are_none(tmp_path, chosen):
     write_archive(tmp_path / "threes.npz")

@@ -18,6 +18,7 @@ from rsnn.data import CIFAR10DVS, NMNIST, DVS128Gesture, EventArchive, EventFold
 from rsnn.data.files import as_path, locked
 from rsnn.data.fingerprint import cache_root, code_digest, file_digests
 from rsnn.data.processes import check_not_started_again, pool
+from rsnn.data.readers import READERS, open_source
 from rsnn.data.simulate import SimulatedCIFAR10DVS, SimulatedGestures
 from rsnn.errors import InputError, RecordingError, shortened, suggest
 from rsnn.training.recipe import DataKind
@@ -317,6 +318,12 @@ def _is_folder_of_classes(path: Path) -> bool:
 
 
 def _archive(path: Path) -> Part:
+    source, reader = open_source(path, None, "error")
+    if reader is not READERS["numpy"]:
+        raise InputError(
+            f"{path} is one recording ({source.format}), whose class nothing says; expected an archive of labelled "
+            "ones (.npz), or a folder with a folder for each class"
+        )
     archive = EventArchive(path)
     if archive.labels is None:
         raise InputError(f"{path} has no labels; expected an archive with an array 'label'")

@@ -53,7 +53,7 @@ def save_frames(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, title
     rows = -(-len(colours) // COLUMNS)
     columns = min(len(colours), COLUMNS)
     figure = Figure(figsize=(1.3 * columns, 1.4 * rows + (0.4 if title else 0.0)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     for step, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if step < len(colours):

@@ -6,6 +6,7 @@ from PIL import Image
 
 import rsnn
 from rsnn.plots import polarity_colours, save_animation, save_frames, save_picture, save_video
+from rsnn.training.report import confusion
 
 
 def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
@@ -18,6 +19,13 @@ def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
 def test_a_picture_is_written_with_its_folder(tmp_path):
     path = save_frames(np.ones((13, 2, 6, 8), np.uint16), tmp_path / "new" / "frames.png", title="thirteen")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_dollars_in_names_are_dollars(tmp_path):
+    save_frames(np.ones((1, 2, 4, 4)), tmp_path / "sheet.png", title="a$x_y_z$.bin")
+    found = {"confusion": [[1, 0], [0, 2]], "class_names": ["$a_b_c$", "$"], "accuracy": 1.0}
+    confusion(found, tmp_path / "confusion.png", "./runs$x_y_z$ on clips")
+    assert {file.name for file in tmp_path.iterdir()} == {"sheet.png", "confusion.png"}
 
 
 def test_frames_without_events_can_be_drawn(tmp_path):

@@ -141,14 +141,15 @@ def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     for row, column in zip(*np.nonzero(counts), strict=True):
         share = counts[row, column] / counts[row].sum()
         axes.text(
             column, row, str(counts[row, column]), ha="center", va="center", color="white" if share > 0.5 else "black"
         )
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title}: {evaluation['accuracy']:.1%}")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{title}: {evaluation['accuracy']:.1%}", parse_math=False)
     figure.savefig(path, dpi=120)
 
 

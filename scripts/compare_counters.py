@@ -69,7 +69,7 @@ def ours(model: nn.Module, frames: Tensor) -> EnergyReport:
 
 
 def inputs_of(model: Network, frames: Tensor) -> dict[str, list[Tensor]]:
-    """Return what each convolution and linear layer is called with; a ConvLSTM does not call its convolutions."""
+    """Return what each convolution and linear layer is called with; those of a ConvLSTM with what is padded already."""
     caught: dict[str, list[Tensor]] = {}
     hooks = [
         module.register_forward_pre_hook(lambda _m, args, name=name: caught.setdefault(name, []).append(args[0]))
@@ -135,15 +135,19 @@ def main() -> None:
     for name, kind in zip(LAYERS, kinds, strict=True):
         row = rows[name]
         cells = [f"{row.mac:,.0f}, {row.ac:,.0f} ({row.dense_mac + row.dense_ac:,.0f})"]
-        cells.append("{:,.0f}, {:,.0f} ({:,.0f})".format(*theirs[name]) if name in theirs else "nothing")
-        cells.append("{:,.0f}, {:,.0f}".format(*counted[name]) if name in counted else "see below")
+        cells.append("{:,.0f}, {:,.0f} ({:,.0f})".format(*theirs[name]))
+        cells.append("{:,.0f}, {:,.0f}".format(*counted[name]))
         print(f"| `{name}` | {kind} | {' | '.join(cells)} |")
     mac, synops = encoder_by_spikingjelly(model, frames)
     whole = [layer for layer in report.layers if layer.name.startswith("encoder")]
     ours_mac, ours_ac = sum(layer.mac for layer in whole), sum(layer.ac for layer in whole)
-    print(
-        f"| `encoder`, all of it | features | {ours_mac:,.0f}, {ours_ac:,.0f} | nothing | {mac:,.0f}, {synops:,.0f} |"
-    )
+    hooked = [sum(column) for column in zip(*(theirs[name] for name in LAYERS if "encoder" in name), strict=True)]
+    cells = [
+        f"{ours_mac:,.0f}, {ours_ac:,.0f}",
+        "{:,.0f}, {:,.0f} ({:,.0f})".format(*hooked),
+        f"{mac:,.0f}, {synops:,.0f}",
+    ]
+    print(f"| `encoder`, all of it | features | {' | '.join(cells)} |")
     print(
         "\nNeuroBench, `stem`, on the first sample alone, whose counts are all 0 or 1: "
         "{:,.0f} MAC and {:,.0f} AC; ".format(*alone["stem"])

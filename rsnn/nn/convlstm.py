@@ -175,7 +175,7 @@ class ConvLSTM(nn.Module):
 def run_pooled(
     layer: nn.Module, kinds: tuple[type, ...], frames: Tensor, state: ConvLSTMState | None, pool: int
 ) -> tuple[Tensor, ConvLSTMState]:
-    """Run a recurrent layer and pool its hidden states: on its way where it is of `kinds`, which can, and not watched."""
+    """Run a recurrent layer and pool its hidden states: on the way where it is of `kinds`, which can, and unwatched."""
     if type(layer) in kinds and not is_watched(layer, way="pooling"):
         features, state = layer(frames, state, pool=pool)
     else:  # a hook expects the hidden states, a layer of the user's knows no pooling

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, print_error, print_json, print_table, progress, user_errors
+from rsnn.cli.console import AsJson, ModelArgument, print_error, print_json, print_table, progress
 from rsnn.errors import RSNNError
 from rsnn.models import EventClassifier
 
@@ -22,8 +22,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Classify recordings. Exits with 1 when any of them failed; the others are classified all the same."""
-    with user_errors():
-        loaded = rsnn.load(model)
+    loaded = rsnn.load(model)
     results = []
     with progress("classifying", len(files), shown=len(files) > 1) as advance:
         for file in files:

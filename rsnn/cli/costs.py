@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, user_errors
+from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress
 from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
@@ -32,11 +32,10 @@ def energy(
     as_json: AsJson = False,
 ) -> None:
     """Count the operations of a model on recordings, layer by layer, and say what they cost; see docs/energy.md."""
-    with user_errors():
-        loaded = rsnn.create_model(model) if untrained else rsnn.load(model)
-        data, read, chosen = _recordings(loaded, data, samples)
-        with progress("counting", len(chosen)) as advance:
-            report = rsnn.energy_report(loaded, _counted(read, chosen, advance), energy=costs)
+    loaded = rsnn.create_model(model) if untrained else rsnn.load(model)
+    data, read, chosen = _recordings(loaded, data, samples)
+    with progress("counting", len(chosen)) as advance:
+        report = rsnn.energy_report(loaded, _counted(read, chosen, advance), energy=costs)
     if as_json:
         print_json({"model": model, "data": data, "first": chosen.start, "end": chosen.stop, **report.to_dict()})
         return
@@ -100,24 +99,23 @@ def bench(
     """Time this library on the CPU against the same network written the plain way, in turn, in one process."""
     from rsnn import bench as measure
 
-    with user_errors():
-        if scaling:
-            with progress("measuring", len(measure.SIZES)) as advance:
-                found = measure.scaling(repeats=repeats, on_progress=advance)
-            data: Any = [vars(row) for row in found]
-            rows, said = measure.sizes(found), [measure.conditions()]
-        else:
-            batches = tuple(batch or (1, 16))
-            with progress("measuring", len(batches) + 4) as advance:
-                report = measure.bench(
-                    model,
-                    batches=batches,
-                    train_batch=train_batch,
-                    density=density,
-                    repeats=repeats,
-                    on_progress=advance,
-                )
-            data, rows, said = report.to_dict(), measure.tables(report), report.summary()
+    if scaling:
+        with progress("measuring", len(measure.SIZES)) as advance:
+            found = measure.scaling(repeats=repeats, on_progress=advance)
+        data: Any = [vars(row) for row in found]
+        rows, said = measure.sizes(found), [measure.conditions()]
+    else:
+        batches = tuple(batch or (1, 16))
+        with progress("measuring", len(batches) + 4) as advance:
+            report = measure.bench(
+                model,
+                batches=batches,
+                train_batch=train_batch,
+                density=density,
+                repeats=repeats,
+                on_progress=advance,
+            )
+        data, rows, said = report.to_dict(), measure.tables(report), report.summary()
     if as_json:
         print_json(data)
         return

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import rsnn
-from rsnn.cli.console import ModelOption, out, user_errors
+from rsnn.cli.console import ModelOption, out
 from rsnn.data import Events
 from rsnn.errors import InputError, UnknownNameError
 from rsnn.models import EventClassifier
@@ -32,22 +32,21 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where to write the animated picture.")] = Path("rsnn-demo.gif"),
 ) -> None:
     """Watch a model make up its mind about a simulated gesture, or about your recordings, and draw an animation."""
-    with user_errors():
-        if output.suffix.lower() != ".gif":
-            raise InputError(f"{output} has the suffix {output.suffix!r}; expected .gif, an animated picture")
-        loaded = rsnn.load(model)
-        if files:
-            for number, file in enumerate(files):
-                picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
-                _demonstrate(loaded, model, file.name, rsnn.read_events(file), picture)
-        else:
-            events = simulated_gesture(gesture, seed)
-            if loaded.class_names is not None and gesture not in loaded.class_names:
-                raise InputError(
-                    f"{model} knows no {gesture}, but {', '.join(loaded.class_names)}; expected a model of these "
-                    "gestures, such as rsnn-gesture-cl, or recordings for this one: rsnn demo FILE --model MODEL"
-                )
-            _demonstrate(loaded, model, f"a simulated {gesture}", events, output)
+    if output.suffix.lower() != ".gif":
+        raise InputError(f"{output} has the suffix {output.suffix!r}; expected .gif, an animated picture")
+    loaded = rsnn.load(model)
+    if files:
+        for number, file in enumerate(files):
+            picture = output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
+            _demonstrate(loaded, model, file.name, rsnn.read_events(file), picture)
+    else:
+        events = simulated_gesture(gesture, seed)
+        if loaded.class_names is not None and gesture not in loaded.class_names:
+            raise InputError(
+                f"{model} knows no {gesture}, but {', '.join(loaded.class_names)}; expected a model of these "
+                "gestures, such as rsnn-gesture-cl, or recordings for this one: rsnn demo FILE --model MODEL"
+            )
+        _demonstrate(loaded, model, f"a simulated {gesture}", events, output)
 
 
 def simulated_gesture(gesture: str, seed: int) -> Events:

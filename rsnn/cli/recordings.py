@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rsnn.cli.console import out, parse_size, print_json, user_errors
+from rsnn.cli.console import out, parse_size, print_json
 from rsnn.errors import InputError
 
 KeepTruncated = Annotated[bool, typer.Option("--keep-truncated", help="Take what is left of a truncated recording.")]
@@ -50,38 +50,37 @@ def convert(
     from rsnn.data.writers import FORMAT_OF_SUFFIX
     from rsnn.plots import PICTURES, save_picture
 
-    with user_errors():
-        known = (*FORMAT_OF_SUFFIX, FRAMES_SUFFIX, *PICTURES)
-        if target_format is None and target.suffix.lower() not in known:
-            raise InputError(
-                f"{target} has the suffix {target.suffix!r}; expected one of {', '.join(known)}, or --to FORMAT"
-            )
-        as_frames = target_format is None and target.suffix.lower() in (FRAMES_SUFFIX, *PICTURES)
-        given = " and ".join(name for name, value in (("--frames", frames), ("--size", size)) if value is not None)
-        if given and not as_frames:
-            raise InputError(
-                f"{given} with {target}: a recording keeps all its pixels and has no frames; expected OUT with one of "
-                f"{', '.join((FRAMES_SUFFIX, *PICTURES))}, or neither option"
-            )
-        frame_size = parse_size(size)
-        options: dict[str, Any] = {
-            "source_format": source_format,
-            "sensor_size": parse_size(sensor_size),
-            "truncated": "keep" if keep_truncated else "error",
-            "unsorted": "sort" if sort else "error",
-            "split_by": split_by,
-            "size": None if frame_size is None else frame_size[::-1],
-        }
-        if as_frames and target.suffix.lower() in PICTURES:
-            made = picture_frames(
-                source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
-            )
-            written = save_picture(made, target, fps=fps, title=source.name)
-        else:
-            written = run(
-                source, target, target_format=target_format, from_zero=from_zero, num_frames=frames or 20, **options
-            )
-        out.print(f"{escape(str(written))}: {written.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+    known = (*FORMAT_OF_SUFFIX, FRAMES_SUFFIX, *PICTURES)
+    if target_format is None and target.suffix.lower() not in known:
+        raise InputError(
+            f"{target} has the suffix {target.suffix!r}; expected one of {', '.join(known)}, or --to FORMAT"
+        )
+    as_frames = target_format is None and target.suffix.lower() in (FRAMES_SUFFIX, *PICTURES)
+    given = " and ".join(name for name, value in (("--frames", frames), ("--size", size)) if value is not None)
+    if given and not as_frames:
+        raise InputError(
+            f"{given} with {target}: a recording keeps all its pixels and has no frames; expected OUT with one of "
+            f"{', '.join((FRAMES_SUFFIX, *PICTURES))}, or neither option"
+        )
+    frame_size = parse_size(size)
+    options: dict[str, Any] = {
+        "source_format": source_format,
+        "sensor_size": parse_size(sensor_size),
+        "truncated": "keep" if keep_truncated else "error",
+        "unsorted": "sort" if sort else "error",
+        "split_by": split_by,
+        "size": None if frame_size is None else frame_size[::-1],
+    }
+    if as_frames and target.suffix.lower() in PICTURES:
+        made = picture_frames(
+            source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
+        )
+        written = save_picture(made, target, fps=fps, title=source.name)
+    else:
+        written = run(
+            source, target, target_format=target_format, from_zero=from_zero, num_frames=frames or 20, **options
+        )
+    out.print(f"{escape(str(written))}: {written.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
 
 
 def simulate(
@@ -115,21 +114,20 @@ def simulate(
     """Record a video, images or stills with a simulated event camera; see docs/simulate.md."""
     from rsnn.data.simulate import command
 
-    with user_errors():
-        said = command.simulate(
-            source,
-            output,
-            parameters=command.with_settings(preset, change or []),
-            seed=seed,
-            fps=fps,
-            size=parse_size(size),
-            gamma=gamma,
-            moving=moving,
-            cifar10dvs=cifar10dvs,
-            jobs=jobs,
-            format=format,
-        )
-        out.print(said, highlight=False, soft_wrap=True, markup=False)
+    said = command.simulate(
+        source,
+        output,
+        parameters=command.with_settings(preset, change or []),
+        seed=seed,
+        fps=fps,
+        size=parse_size(size),
+        gamma=gamma,
+        moving=moving,
+        cifar10dvs=cifar10dvs,
+        jobs=jobs,
+        format=format,
+    )
+    out.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_recording(name: str, as_json: bool, keep_truncated: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import rsnn
-from rsnn.cli.console import ModelOption, parse_size, user_errors
+from rsnn.cli.console import ModelOption, parse_size
 
 
 def watch(
@@ -30,16 +30,15 @@ def watch(
     """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md."""
     from rsnn.streaming.watching import watch as run
 
-    with user_errors():
-        run(
-            rsnn.load(model),
-            source,
-            as_json=as_json,
-            window=window,
-            hop=hop,
-            overlap=overlap,
-            decay=decay,
-            sensor_size=parse_size(sensor_size),
-            speed=speed,
-            threads=threads,
-        )
+    run(
+        rsnn.load(model),
+        source,
+        as_json=as_json,
+        window=window,
+        hop=hop,
+        overlap=overlap,
+        decay=decay,
+        sensor_size=parse_size(sensor_size),
+        speed=speed,
+        threads=threads,
+    )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, user_errors
+from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress
 from rsnn.errors import InputError
 
 
@@ -50,46 +50,45 @@ def train(
         for name in training.list_recipes():
             out.print(name, highlight=False)
         return
-    with user_errors():
-        if recipe is None and start is None:
-            raise InputError("expected a recipe (rsnn train --list), or --from NAME to fine-tune a model")
-        overrides = list(changes or ())
-        if start is not None:
-            overrides.insert(0, f"start={json.dumps(start)}")
-        if seed is not None:
-            overrides.append(f"seed={seed}")
-        chosen = training.load_recipe(recipe or "fine-tune", overrides)
-        if show:
-            print_json(chosen.to_dict())
-            return
-        if data is None and chosen.data.kind != "simulated":
-            raise InputError("expected recordings to train on: --data PATH")
-        folder = output or Path("runs") / f"{chosen.name}-seed{chosen.seed}"
-        display: Any = ConsoleDisplay(err)
-        if tensorboard:
-            display = TensorBoardDisplay(display, folder / "tensorboard")
-        try:
-            training.train(
-                chosen,
-                f"gestures:{chosen.data.samples}" if data is None else data,
-                folder,
-                test=test,
-                samples=samples,
-                test_samples=test_samples,
-                display=display,
-            )
-            _part_processes()
-        except Stopped as stopped:
-            _part_processes()
-            display.close()
-            err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
-            raise typer.Exit(130) from None
-        except KeyboardInterrupt:
-            display.close()
-            err.print("stopped; what was saved is intact: give the same command again to go on", highlight=False)
-            raise typer.Exit(130) from None
-        finally:
-            display.close()
+    if recipe is None and start is None:
+        raise InputError("expected a recipe (rsnn train --list), or --from NAME to fine-tune a model")
+    overrides = list(changes or ())
+    if start is not None:
+        overrides.insert(0, f"start={json.dumps(start)}")
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    chosen = training.load_recipe(recipe or "fine-tune", overrides)
+    if show:
+        print_json(chosen.to_dict())
+        return
+    if data is None and chosen.data.kind != "simulated":
+        raise InputError("expected recordings to train on: --data PATH")
+    folder = output or Path("runs") / f"{chosen.name}-seed{chosen.seed}"
+    display: Any = ConsoleDisplay(err)
+    if tensorboard:
+        display = TensorBoardDisplay(display, folder / "tensorboard")
+    try:
+        training.train(
+            chosen,
+            f"gestures:{chosen.data.samples}" if data is None else data,
+            folder,
+            test=test,
+            samples=samples,
+            test_samples=test_samples,
+            display=display,
+        )
+        _part_processes()
+    except Stopped as stopped:
+        _part_processes()
+        display.close()
+        err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        display.close()
+        err.print("stopped; what was saved is intact: give the same command again to go on", highlight=False)
+        raise typer.Exit(130) from None
+    finally:
+        display.close()
 
 
 def evaluate(
@@ -122,40 +121,39 @@ def evaluate(
     from rsnn.training.report import confusion as draw_confusion
     from rsnn.training.sources import open_part
 
-    with user_errors():
-        if confusion is not None:
-            _check_picture(confusion)
-        accelerator = Accelerator(cpu=cpu)
-        loaded = rsnn.load(model)
-        loaded.to(accelerator.device)
-        part = open_part(data, split=split, kind=kind, samples=samples)
-        part = part.labelled_for(loaded.class_names, loaded.num_classes)
-        share = range(accelerator.process_index, len(part), accelerator.num_processes)
-        ids = [part.ids[index] for index in share]
-        with progress("evaluating", len(share), shown=accelerator.is_main_process) as advance:
-            result = evaluation.evaluate(
+    if confusion is not None:
+        _check_picture(confusion)
+    accelerator = Accelerator(cpu=cpu)
+    loaded = rsnn.load(model)
+    loaded.to(accelerator.device)
+    part = open_part(data, split=split, kind=kind, samples=samples)
+    part = part.labelled_for(loaded.class_names, loaded.num_classes)
+    share = range(accelerator.process_index, len(part), accelerator.num_processes)
+    ids = [part.ids[index] for index in share]
+    with progress("evaluating", len(share), shown=accelerator.is_main_process) as advance:
+        result = evaluation.evaluate(
+            loaded,
+            part.pairs(share),
+            windows=windows,
+            window_ms=window_ms,
+            ids=ids,
+            accelerator=accelerator,
+            on_progress=advance,
+        )
+    worse = {}
+    if robustness:
+        levels = sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values()) + (windows == 1)
+        with progress("disturbing", levels, shown=accelerator.is_main_process) as advance:
+            worse = evaluation.robustness(
                 loaded,
-                part.pairs(share),
+                lambda: part.pairs(share),
                 windows=windows,
                 window_ms=window_ms,
                 ids=ids,
                 accelerator=accelerator,
                 on_progress=advance,
             )
-        worse = {}
-        if robustness:
-            levels = sum(len(disturbance.levels) for disturbance in evaluation.DISTURBANCES.values()) + (windows == 1)
-            with progress("disturbing", levels, shown=accelerator.is_main_process) as advance:
-                worse = evaluation.robustness(
-                    loaded,
-                    lambda: part.pairs(share),
-                    windows=windows,
-                    window_ms=window_ms,
-                    ids=ids,
-                    accelerator=accelerator,
-                    on_progress=advance,
-                )
-        _part_processes()
+    _part_processes()
     if not accelerator.is_main_process:
         return
     if as_json:
@@ -165,11 +163,10 @@ def evaluate(
     else:
         _print_evaluation(model, part.text, result, worse, windows)
     if confusion is not None:
-        with user_errors():
-            try:
-                draw_confusion(result.to_dict(), confusion, f"{model} on {part.text}")
-            except OSError as error:
-                raise InputError(f"--confusion {confusion} cannot be written ({error.strerror or error})") from error
+        try:
+            draw_confusion(result.to_dict(), confusion, f"{model} on {part.text}")
+        except OSError as error:
+            raise InputError(f"--confusion {confusion} cannot be written ({error.strerror or error})") from error
 
 
 def _check_picture(path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 import rsnn
 from rsnn import hub
-from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, user_errors
+from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table
 from rsnn.cli.recordings import KeepTruncated, print_recording
 from rsnn.data.files import as_path
 from rsnn.data.writers import FORMAT_OF_SUFFIX
@@ -30,9 +30,8 @@ def models(
 ) -> None:
     """List the models of the zoo."""
     entries = {name: hub.entries_of(name) for name in rsnn.list_models(pattern, pretrained=pretrained)}
-    with user_errors():
-        if not entries:
-            raise _no_match(pattern, pretrained)
+    if not entries:
+        raise _no_match(pattern, pretrained)
     if as_json:
         print_json([{"name": name, **_weights(found)} for name, found in entries.items()])
         return
@@ -64,17 +63,16 @@ def info(
     keep_truncated: KeepTruncated = False,
 ) -> None:
     """Show what is known of a checkpoint (its card, where its weights are) or what is in a recording."""
-    with user_errors():
-        path = as_path(name)
-        if path.exists() and not path.is_dir() and hub.find_entry(name) is None and name not in rsnn.list_models():
-            print_recording(name, as_json, keep_truncated)
-            return
-        if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not path.exists():
-            raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
-        untrained = name in rsnn.list_models() and hub.find_entry(name) is None
-        model = rsnn.create_model(name) if untrained else rsnn.load(name)
-        checkpoint = None if untrained else hub.resolve(name, local_files_only=True)
-        card, recipe = ("", None) if checkpoint is None else (checkpoint.card(), checkpoint.recipe())
+    path = as_path(name)
+    if path.exists() and not path.is_dir() and hub.find_entry(name) is None and name not in rsnn.list_models():
+        print_recording(name, as_json, keep_truncated)
+        return
+    if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not path.exists():
+        raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
+    untrained = name in rsnn.list_models() and hub.find_entry(name) is None
+    model = rsnn.create_model(name) if untrained else rsnn.load(name)
+    checkpoint = None if untrained else hub.resolve(name, local_files_only=True)
+    card, recipe = ("", None) if checkpoint is None else (checkpoint.card(), checkpoint.recipe())
     if as_json:
         facts = _model_facts(model)
         print_json({"name": name, **facts, **_weights(_entries_of(name)), "recipe": recipe, "card": card})
@@ -94,11 +92,10 @@ def export(
     """Write a model as an ONNX file, for programs without PyTorch; see docs/checkpoints.md."""
     from rsnn.export import to_onnx
 
-    with user_errors():
-        loaded = rsnn.load(model)
-        path = as_path(output)
-        with err.status(f"writing {escape(str(path))}, which takes a while"):
-            difference = to_onnx(loaded, path, num_frames=frames)
+    loaded = rsnn.load(model)
+    path = as_path(output)
+    with err.status(f"writing {escape(str(path))}, which takes a while"):
+        difference = to_onnx(loaded, path, num_frames=frames)
     what = "one step of it" if frames is None else f"{frames} frames"
     out.print(
         f"{escape(str(path))}: {escape(model)}, {what}, {path.stat().st_size / 1e6:.1f} MB. Logits in ONNX Runtime "

@@ -33,7 +33,7 @@ def test_neurobench_has_the_same_effective_and_dense_counts(compare, counted):
     assert set(rows) == set(theirs)
     for name, (mac, ac, dense) in theirs.items():
         assert mac + ac == rows[name].mac + rows[name].ac > 0, name
-        # A ConvLSTM calls its convolutions with what is padded already: nine taps at 8 x 8 pixels, where ours are 22 x 22.
+        # A ConvLSTM calls its convolutions with what is padded already: 9 taps at 8 x 8 pixels, where ours are 22 x 22.
         padding = 9 * 64 / 22**2 if name.startswith("encoder") else 1
         assert dense == padding * (rows[name].dense_mac + rows[name].dense_ac), name
 

@@ -63,9 +63,15 @@ def is_watched(*modules: nn.Module, way: str = "") -> bool:
     if nn.modules.module._has_any_global_hook():
         return True
     for module in modules:
-        kinds = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-        hooks = [hook for kind in kinds if kind for hook in kind.values()]
-        if has_its_own(vars(module)) or any(way not in getattr(hook, "takes", ()) for hook in hooks):
+        for hooks in (
+            module._forward_pre_hooks,
+            module._forward_hooks,
+            module._backward_pre_hooks,
+            module._backward_hooks,
+        ):
+            if hooks and any(way not in getattr(hook, "takes", ()) for hook in hooks.values()):
+                return True
+        if has_its_own(vars(module)):
             return True
     return False
 

@@ -19,7 +19,7 @@ from rsnn.energy.recorder import Recorder
 from rsnn.energy.report import EnergyReport, LayerEnergy
 from rsnn.energy.states import memories
 from rsnn.errors import InputError
-from rsnn.models.prediction import as_tensor
+from rsnn.nn.checks import as_tensor
 
 _AT_ONCE = 16  # recordings that came one by one
 _PER_PASS = (

@@ -18,9 +18,9 @@ from rsnn import hub
 from rsnn.errors import CheckpointError, InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
-from rsnn.models.prediction import Prediction, Recording, as_tensor, classify, decide_early, frames_of
+from rsnn.models.prediction import Prediction, Recording, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
-from rsnn.nn.checks import check_features, check_kind, check_positive
+from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds

@@ -19,6 +19,7 @@ from rsnn.data import Events, read_events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
+from rsnn.nn.checks import as_tensor
 from rsnn.nn.modes import evaluating
 
 if TYPE_CHECKING:
@@ -77,21 +78,6 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
     if not frames.isfinite().all():
         raise InputError("predict got frames with NaN or infinite numbers; expected counts of events")
     return frames
-
-
-def as_tensor(frames: np.ndarray[Any, Any] | Tensor) -> Tensor:
-    """Return frames as a tensor, of the memory of an array where torch can have it.
-
-    Raises:
-        InputError: the array holds no real numbers.
-
-    """
-    if isinstance(frames, Tensor):
-        return frames
-    if frames.dtype.kind not in "biuf":
-        raise InputError(f"got frames of {frames.dtype} values; expected counts of events, in any type of real number")
-    # torch takes neither foreign byte orders nor arrays that run backwards, and warns of read-only ones.
-    return torch.from_numpy(np.require(frames, frames.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def decide_early(model: EventClassifier, frames: Float[Tensor, "T C H W"], until: float) -> Prediction:

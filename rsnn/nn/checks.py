@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,6 +78,21 @@ def weight_of(module: nn.Module) -> Tensor | None:
     """Return a weight that `module` multiplies its input with; None where it has none to show, as quantized ones."""
     weight = getattr(module, "weight", None)
     return weight if isinstance(weight, Tensor) else next(module.parameters(), None)
+
+
+def as_tensor(frames: np.ndarray[Any, Any] | Tensor) -> Tensor:
+    """Return frames as a tensor, of the memory of an array where torch can have it.
+
+    Raises:
+        InputError: the array holds no real numbers.
+
+    """
+    if isinstance(frames, Tensor):
+        return frames
+    if frames.dtype.kind not in "biuf":
+        raise InputError(f"got frames of {frames.dtype} values; expected counts of events, in any type of real number")
+    # torch takes neither foreign byte orders nor arrays that run backwards, and warns of read-only ones.
+    return torch.from_numpy(np.require(frames, frames.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def check_state(state: object, shapes: Sequence[tuple[int, ...]], owner: str, like: Tensor) -> None:

@@ -28,7 +28,7 @@ def main() -> None:
     default = ["rsnn-nmnist-cl", "rsnn-gesture-cl", "rsnn-gesture-cla", "scnn-gesture", "convlstm-gesture-cl-sum"]
     parser.add_argument("models", nargs="*", default=default)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | forward | forward, plain PyTorch | counted | ratio to the forward | to plain PyTorch |")

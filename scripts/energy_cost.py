@@ -1,6 +1,9 @@
 """Print what counting costs: the time of `energy_report` over that of a plain forward, for models of the zoo.
 
-    python scripts/energy_cost.py [MODEL...]
+    python scripts/energy_cost.py [MODEL...] [--untrained]
+
+Models have their published weights where there are some; untrained ones fire hardly at all, which makes the forward
+look its fastest. Frames are random, an event in one cell of twenty.
 
 In processor seconds of one thread, which other work on the machine touches little; they run in turn, and the fastest of
 each counts. The forward is measured twice: by the kernels that a CPU takes by default, and by plain PyTorch.
@@ -27,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = ["rsnn-nmnist-cl", "rsnn-gesture-cl", "rsnn-gesture-cla", "scnn-gesture", "convlstm-gesture-cl-sum"]
     parser.add_argument("models", nargs="*", default=default)
+    parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
@@ -34,7 +38,8 @@ def main() -> None:
     print("| model | forward | forward, plain PyTorch | counted | ratio to the forward | to plain PyTorch |")
     print("|---|---|---|---|---|---|")
     for name in options.models:
-        model = rsnn.create_model(name).eval()
+        trained = name in rsnn.list_models(pretrained=True) and not options.untrained
+        model = rsnn.create_model(name, pretrained=trained).eval()
         steps, size = model.preprocessing.num_frames, model.preprocessing.frame_size
         frames = (torch.rand(steps, options.batch, 2, *size) < 0.05).float()
         fused, plain, counted = [], [], []

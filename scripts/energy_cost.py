@@ -2,11 +2,12 @@
 
     python scripts/energy_cost.py [MODEL...] [--untrained]
 
-Models have their published weights where there are some; untrained ones fire hardly at all, which makes the forward
-look its fastest. Frames are random, an event in one cell of twenty.
+Models have their published weights where there are some, and are shown the recording that the tests replay, as often as
+the batch is large. Untrained ones get random frames with events in one cell of twenty; they fire hardly at all, which
+makes the forward look its fastest.
 
-In processor seconds of one thread, which other work on the machine touches little; they run in turn, and the fastest of
-each counts. The forward is measured twice: by the kernels that a CPU takes by default, and by plain PyTorch.
+In processor seconds of one thread, which other work on the machine touches little; forward and report run in turn, and
+the fastest of each counts. The forward is measured by plain PyTorch as well, after them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,27 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import rsnn
+from rsnn.models import EventClassifier
+
+REPLAYS = Path(__file__).parent.parent / "tests" / "zoo" / "replays"
+
+
+def recorded(replay: Path, batch: int) -> Tensor:
+    """Return the frames (T, N, 2, H, W) of a replay, the same for all samples."""
+    with np.load(replay) as archive:
+        return torch.from_numpy(archive["frames"]).float().expand(-1, batch, -1, -1, -1).contiguous()
+
+
+def random(model: EventClassifier, batch: int) -> Tensor:
+    size = model.preprocessing.frame_size
+    return (torch.rand(model.preprocessing.num_frames, batch, 2, *size) < 0.05).float()
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -38,18 +56,18 @@ def main() -> None:
     print("| model | forward | forward, plain PyTorch | counted | ratio to the forward | to plain PyTorch |")
     print("|---|---|---|---|---|---|")
     for name in options.models:
-        trained = name in rsnn.list_models(pretrained=True) and not options.untrained
+        replay = next(REPLAYS.glob(f"{name}.*.npz"), None)
+        trained = replay is not None and not options.untrained
         model = rsnn.create_model(name, pretrained=trained).eval()
-        steps, size = model.preprocessing.num_frames, model.preprocessing.frame_size
-        frames = (torch.rand(steps, options.batch, 2, *size) < 0.05).float()
-        fused, plain, counted = [], [], []
+        frames = recorded(replay, options.batch) if trained else random(model, options.batch)
+        fused, counted = [], []
         with torch.no_grad():
             model(frames)
-            for _ in range(options.repeats):
+            for _ in range(options.repeats):  # plain PyTorch between them would empty the caches for the second
                 fused.append(seconds(lambda model=model, frames=frames: model(frames)))
-                with rsnn.kernels.use("torch"):
-                    plain.append(seconds(lambda model=model, frames=frames: model(frames)))
                 counted.append(seconds(lambda model=model, frames=frames: rsnn.energy_report(model, frames)))
+            with rsnn.kernels.use("torch"):
+                plain = [seconds(lambda model=model, frames=frames: model(frames)) for _ in range(options.repeats)]
         forward, torch_forward, report = (min(times) for times in (fused, plain, counted))
         cells = [f"{time_:.3f} s" for time_ in (forward, torch_forward, report)]
         cells += [f"{report / forward:.2f}", f"{report / torch_forward:.2f}"]

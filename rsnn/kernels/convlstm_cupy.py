@@ -1,6 +1,6 @@
 """ConvLSTM layers of few channels in CUDA (`convlstm_step.cu`, `convlstm_back.cu`), through CuPy: a step is one launch.
 
-Forward keeps hidden states and cells alone; backward computes the gates anew from them, step by step, and then the
+Forward is a single launch for all steps where that can be (`convlstm_sequence_cupy.py`). It keeps hidden states and cells alone; backward computes the gates anew from them, step by step, and then the
 gradients by weights and frames from all steps at once (`convlstm_gradients_cupy.py`). The convolutions are products of
 TF32 on tensor cores.
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsnn.kernels import convlstm_gradients_cupy, cuda, gpu, lif_cupy
+from rsnn.kernels import convlstm_gradients_cupy, convlstm_sequence_cupy, cuda, gpu, lif_cupy
+from rsnn.kernels.convlstm_sequence_cupy import processors
 from rsnn.kernels.watched import nothing_looks, sees_no_steps, shortest_way
 
 FRAME_CHANNELS = 4
@@ -114,13 +115,34 @@ def _forward(
 
     Without pooling the features are the hidden states, and kept as such.
     """
-    features, last, after, hiddens, cells = _outputs(frames, w_hidden, pool, keep)
+    outputs = _outputs(frames, w_hidden, pool, keep)
+    given = (_aligned(frames), w_input, w_hidden, bias, _aligned(hidden), _aligned(cell), pool)
+    if convlstm_sequence_cupy.supports(frames, w_hidden):
+        kept = (outputs[3] if pool > 1 else None, outputs[4]) if keep else (None, None)
+        convlstm_sequence_cupy.run(*given, (*outputs[:3], *kept))
+    else:
+        _forward_by_steps(*given, keep, outputs)
+    return outputs
+
+
+def _forward_by_steps(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None,
+    h: Tensor | None,
+    c: Tensor | None,
+    pool: int,
+    keep: bool,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    """Compute what `_forward` returns into `outputs`, a launch for each step."""
+    features, last, after, hiddens, cells = outputs
     T, N, _, H, W = frames.shape
-    frames, h, c = _aligned(frames), _aligned(hidden), _aligned(cell)
     weight, start = _weights(w_input, w_hidden, bias)
     turns = frames.new_empty((0 if pool == 1 or keep else 2, *last.shape))
     fit, parts, warps = BLOCKS[w_hidden.shape[1] > 4], -(-w_hidden.shape[1] // 4), cuda.THREADS // 32
-    blocks = min(-(-N * (H // 2) * -(-W // 16) * parts // warps), FILL * fit * _processors(frames.device))
+    blocks = min(-(-N * (H // 2) * -(-W // 16) * parts // warps), FILL * fit * processors(frames.device))
     steps: list[tuple[Tensor | float | None, ...]] = []
     for t, frame in enumerate(frames.unbind(0)):
         ends = t + 1 == T
@@ -131,7 +153,6 @@ def _forward(
     cuda.launch("convlstm_step.cu", "convlstm_step", _macros(frames, w_hidden, pool, fit), blocks, *steps)
     if pool == 1:
         last.copy_(features[-1])
-    return features, last, after, hiddens, cells
 
 
 # Operators of PyTorch's, so that torch.compile and torch.export take each as one node of their graphs.
@@ -181,7 +202,7 @@ def _gradients(
     back = _weights_back(w_hidden)
     gate_grads = frames.new_empty((T, N, w_hidden.shape[0], H, W))
     cell_grad = frames.new_empty((N, w_hidden.shape[1], H, W), dtype=torch.float32)
-    blocks = min(N * -(-H // 4) * -(-W // 32), FILL * BLOCKS_BACK * _processors(frames.device))
+    blocks = min(N * -(-H // 4) * -(-W // 32), FILL * BLOCKS_BACK * processors(frames.device))
     steps: list[tuple[Tensor | float | None, ...]] = []
     for t in reversed(range(T)):
         ends = t + 1 == T
@@ -273,11 +294,6 @@ def _aligned(x: Any) -> Any:
         return None
     x = x.contiguous()
     return x.clone() if x.data_ptr() % 16 else x
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _weights(w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -409,8 +425,12 @@ def _case(device: torch.device | None, C: int, D: int) -> list[Tensor]:
         from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, (T, N))
         features, *state = _steps(from_input, w_hidden, None, None)
         features = F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, (T, N))
-    else:
+    elif torch.is_grad_enabled():
         features, *state = convlstm(frames, w_input, w_hidden, bias, None, None, 2)
+    else:
+        outputs = _outputs(frames, w_hidden, 2, False)
+        features, *state = outputs[:3]
+        _forward_by_steps(frames, w_input, w_hidden, bias, None, None, 2, False, outputs)
     if not torch.is_grad_enabled():
         return [features, *state]
     loss = features.square().sum() + state[0].sum() + state[1].square().sum()

@@ -14,14 +14,23 @@ from torch import Tensor
 from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid
 
 THREADS = 128  # of a block
+SHARED = 48 << 10  # bytes of shared memory that a block may have without being asked for
 # Neurons next to each other share a thread, up to 16 bytes of potential, as long as there are so many threads.
 THREADS_TO_FILL = 1 << 16
 
 VALUES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # INPUT in neuron.cuh
 SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # SURROGATE in neuron.cuh
 
-# The sources that need tensor_core.cuh.
-ON_TENSOR_CORES = ("convlstm_step.cu", "convlstm_back.cu", "convlstm_gradients.cu", "narrow_conv.cu", "spiking_conv.cu")
+# The sources that need tensor_core.cuh, and those that need cluster.cuh, too.
+IN_CLUSTERS = ("convlstm_sequence.cu",)
+ON_TENSOR_CORES = (
+    "convlstm_step.cu",
+    "convlstm_back.cu",
+    "convlstm_gradients.cu",
+    "narrow_conv.cu",
+    "spiking_conv.cu",
+    *IN_CLUSTERS,
+)
 
 
 def state_type(dtype: torch.dtype) -> torch.dtype:
@@ -55,30 +64,41 @@ def vector_length(most: int, number: int, tensors: Sequence[Tensor], pieces: int
 
 
 def launch(
-    file: str, name: str, macros: dict[str, int], blocks: int, *launches: tuple[Tensor | float | None, ...]
+    file: str,
+    name: str,
+    macros: dict[str, int],
+    blocks: int,
+    *launches: tuple[Tensor | float | None, ...],
+    shared: int = 0,
 ) -> None:
     """Launch `blocks` of a kernel of a CUDA source, compiled with `macros`, on the device of its arguments.
 
-    More than one tuple of arguments are launches one after the other.
+    More than one tuple of arguments are launches one after the other. `shared` are the bytes of shared memory that a
+    block gets beside those that it declares.
     """
     options = tuple(f"-D{macro}={int(value)}" for macro, value in macros.items())
     device = next(x.device for x in launches[0] if isinstance(x, Tensor))
     pointers = (
         [x.data_ptr() if isinstance(x, Tensor) else 0 if x is None else x for x in arguments] for arguments in launches
     )
-    _compiled(file, name, options)(blocks, next(pointers), device, *pointers)
+    _compiled(file, name, options, macros["THREADS"], shared)(blocks, next(pointers), device, *pointers)
 
 
 @functools.cache
 def source(file: str) -> str:
     """Return a CUDA source (`lif.cu`, `norm_lif.cu` or one of ON_TENSOR_CORES), whole."""
     folder = Path(__file__).parent
-    parts = ("neuron.cuh", *(("tensor_core.cuh",) if file in ON_TENSOR_CORES else ()), file)
+    parts = [
+        "neuron.cuh",
+        *(["tensor_core.cuh"] if file in ON_TENSOR_CORES else []),
+        *(["cluster.cuh"] if file in IN_CLUSTERS else []),
+        file,
+    ]
     return "\n".join((folder / part).read_text(encoding="utf-8") for part in parts)
 
 
 @functools.cache
-def _compiled(file: str, name: str, options: tuple[str, ...]) -> Callable[..., None]:
+def _compiled(file: str, name: str, options: tuple[str, ...], threads: int, shared: int) -> Callable[..., None]:
     """Return the launcher of a kernel: (blocks, arguments, device, *later arguments), on PyTorch's current stream."""
     import cupy
 
@@ -86,8 +106,10 @@ def _compiled(file: str, name: str, options: tuple[str, ...]) -> Callable[..., N
 
     def launch(blocks: int, arguments: list[int | float], device: torch.device, *later: list[int | float]) -> None:
         with cupy.cuda.Device(device.index), _current_stream(cupy, device):
+            if shared > SHARED:
+                kernel.max_dynamic_shared_size_bytes = shared
             for given in (arguments, *later):
-                kernel((blocks,), (THREADS,), tuple(given))
+                kernel((blocks,), (threads,), tuple(given), shared_mem=shared)
 
     return launch
 

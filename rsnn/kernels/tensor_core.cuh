@@ -91,7 +91,7 @@ inline void end_of_copies() {}
 template <int kOpen>
 inline void await() {}
 inline void arrived() {}
-inline void warp_together() { pthread_barrier_wait(&warps[threadIdx.x / 32]); }
+inline void warp_together() { warp_on_host(); }
 #endif
 
 // Past the first level of the cache where that can be, with 16 bytes.

@@ -1,8 +1,9 @@
 // What a CUDA source needs of its compiler, for one that compiles for the CPU: the threads of a launch run one by one,
-// or with TOGETHER those of a block at the same time.
+// or with TOGETHER those of a block at the same time, and of CLUSTER blocks where that is defined.
 #include <pthread.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -14,7 +15,7 @@ struct Dim {
     unsigned x;
 };
 static thread_local Dim threadIdx;
-static Dim blockIdx;
+static thread_local Dim blockIdx;
 
 #define __global__
 #define __device__
@@ -23,8 +24,26 @@ static Dim blockIdx;
 #define __shared__ static
 
 #ifdef TOGETHER
-static pthread_barrier_t block, warps[32];
-static void __syncthreads() { pthread_barrier_wait(&block); }
+#ifndef CLUSTER
+#define CLUSTER 1
+#endif
+static pthread_barrier_t cluster, block[CLUSTER], warps[CLUSTER * 32];
+static std::vector<char> shared[CLUSTER];
+static thread_local unsigned rank;
+static unsigned this_warp() { return rank * 32 + threadIdx.x / 32; }
+static void warp_on_host() { pthread_barrier_wait(&warps[this_warp()]); }
+static void __syncthreads() { pthread_barrier_wait(&block[rank]); }
+static void cluster_together() { pthread_barrier_wait(&cluster); }
+static void* shared_memory() { return shared[rank].data() + (-reinterpret_cast<std::uintptr_t>(shared[rank].data()) & 15); }
+template <typename Element>
+Element* of_block(Element* here, int other) {
+    const auto mine = rank;
+    const auto place = reinterpret_cast<char*>(here) - static_cast<char*>(shared_memory());
+    rank = other;
+    const auto there = reinterpret_cast<Element*>(static_cast<char*>(shared_memory()) + place);
+    rank = mine;
+    return there;
+}
 
 static float number_in(unsigned bits) {
     float number;
@@ -41,15 +60,22 @@ static unsigned rounded_on_host(unsigned bits) {
 #endif
 }
 
-// A warp's c += a b as on a tensor core: m16n8k8 of TF32 (INPUT 0) or m16n8k16 of bfloat16, with the layouts of the PTX
-// manual.
+static float half_in(unsigned bits) {
+    const std::uint16_t lower = static_cast<std::uint16_t>(bits);
+    _Float16 number;
+    std::memcpy(&number, &lower, sizeof(number));
+    return number;
+}
+
+// A warp's c += a b as on a tensor core: m16n8k8 of TF32 (INPUT 0) or m16n8k16 of half (2) or bfloat16, with the layouts
+// of the PTX manual.
 template <int input>
 void multiply_on_host(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    static unsigned all_a[32][32][4], all_b[32][32][2];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    static unsigned all_a[CLUSTER * 32][32][4], all_b[CLUSTER * 32][32][2];
+    const int warp = this_warp(), lane = threadIdx.x % 32;
     std::memcpy(all_a[warp][lane], a, sizeof(a));
     std::memcpy(all_b[warp][lane], b, sizeof(b));
-    pthread_barrier_wait(&warps[warp]);
+    warp_on_host();
     for (int i = 0; i < 4; ++i)
         for (int half = 0; half < 2; ++half)  // of the inner dimension
             for (int k = 0; k < 4; ++k) {
@@ -57,21 +83,24 @@ void multiply_on_host(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)
                 const unsigned right = all_b[warp][(lane % 4 * 2 + i % 2) * 4 + k][half];
                 if (input == 0) {
                     c[i] += number_in(left) * number_in(right);
+                } else if (input == 2) {
+                    c[i] += half_in(left) * half_in(right);
+                    c[i] += half_in(left >> 16) * half_in(right >> 16);
                 } else {
                     c[i] += number_in(left << 16) * number_in(right << 16);
                     c[i] += number_in(left & 0xffff0000u) * number_in(right & 0xffff0000u);
                 }
             }
-    pthread_barrier_wait(&warps[warp]);
+    warp_on_host();
 }
 
 static float __shfl_xor_sync(unsigned, float x, int mask) {
-    static float all[32][32];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    static float all[CLUSTER * 32][32];
+    const int warp = this_warp(), lane = threadIdx.x % 32;
     all[warp][lane] = x;
-    pthread_barrier_wait(&warps[warp]);
+    warp_on_host();
     const float other = all[warp][lane ^ mask];
-    pthread_barrier_wait(&warps[warp]);
+    warp_on_host();
     return other;
 }
 #endif
@@ -83,14 +112,18 @@ struct Launch<void (*)(Arguments...)> {
     template <void (*kernel)(Arguments...)>
     static void run(unsigned blocks, unsigned threads, int backwards, Arguments... arguments) {
 #ifdef TOGETHER
-        pthread_barrier_init(&block, nullptr, threads);
-        for (unsigned warp = 0; warp < threads / 32; ++warp) pthread_barrier_init(&warps[warp], nullptr, 32);
-        for (unsigned i = 0; i < blocks; ++i) {
-            blockIdx.x = backwards ? blocks - 1 - i : i;
+        pthread_barrier_init(&cluster, nullptr, threads * CLUSTER);
+        for (auto& one : block) pthread_barrier_init(&one, nullptr, threads);
+        for (auto& warp : warps) pthread_barrier_init(&warp, nullptr, 32);
+        for (auto& memory : shared) memory.assign(1 << 18, 1);
+        for (unsigned i = 0; i < blocks; i += CLUSTER) {
+            const unsigned first = backwards ? blocks - CLUSTER - i : i;
             std::vector<std::thread> team;
-            for (unsigned thread = 0; thread < threads; ++thread)
+            for (unsigned thread = 0; thread < threads * CLUSTER; ++thread)
                 team.emplace_back([=] {
-                    threadIdx.x = thread;
+                    threadIdx.x = thread % threads;
+                    rank = thread / threads;
+                    blockIdx.x = first + rank;
                     kernel(arguments...);
                 });
             for (auto& member : team) member.join();

@@ -15,13 +15,14 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 @functools.cache
-def compiled(file, name, options):
+def compiled(file, name, options, threads, shared):
     """Stand in for `cuda._compiled`: the same sources and macros, on the CPU.
 
     The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
-    A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once.
+    A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once, and so does a sequence, whose
+    threads do.
     """
-    once = file in ("convlstm_step.cu", "convlstm_back.cu")
+    once = file in ("convlstm_step.cu", "convlstm_back.cu", *cuda.IN_CLUSTERS)
     together = file in cuda.ON_TENSOR_CORES
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
@@ -52,6 +53,6 @@ def compiled(file, name, options):
         run = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_int, *kinds)(address)
         for given in (arguments, *later):
             for backwards in (0,) if once else (0, 1):
-                run(blocks, cuda.THREADS, backwards, *given)
+                run(blocks, threads, backwards, *given)
 
     return launch

@@ -101,6 +101,14 @@ def test_every_variant_of_a_step_of_a_convlstm_compiles(architecture):
         assert entries("convlstm_back.cu", architecture, INPUT=i, **layer) == {"convlstm_step_back"}
 
 
+def test_every_variant_of_a_sequence_of_a_convlstm_compiles():
+    sizes = [(2, 4, 128, 128, 2, 16), (4, 6, 64, 64, 2, 16), (1, 5, 8, 48, 1, 2), (1, 3, 2, 16, 1, 2)]
+    for (channels, hidden, height, width, pool, rows), i in product(sizes, (0, 2, 3)):
+        layer = {"CHANNELS": channels, "HIDDEN": hidden, "HEIGHT": height, "WIDTH": width, "POOL": pool}
+        layer |= {"ROWS": rows, "CLUSTER": height // rows, "ROUGH": int(i > 0)}
+        assert entries("convlstm_sequence.cu", "compute_90", INPUT=i, **layer) == {"convlstm_sequence"}
+
+
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_every_variant_of_the_gradients_of_a_convlstm_compiles(architecture):
     sizes = [(2, 4, 128, 128), (4, 6, 64, 64), (1, 3, 2, 38)]

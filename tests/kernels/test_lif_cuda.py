@@ -293,7 +293,7 @@ def test_cupy_launches_on_the_device_and_stream_that_torch_is_on(monkeypatch, be
     cupy = FakeCuPy(before_14)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=1000 + device.index))
-    launch = cuda._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",))
+    launch = cuda._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",), cuda.THREADS, 0)
     launch(5, [1, 2.0], torch.device("cuda", 3))
     stream = ("stream", 1003, 3) if before_14 else ("stream", 0, 1003)
     assert cupy.calls == [

@@ -1,0 +1,163 @@
+"""All steps of a ConvLSTM layer of few channels in one CUDA launch (`convlstm_sequence.cu`), through CuPy.
+
+Clusters of blocks hold images in shared memory from the first step to the last, which takes compute capability 9.0.
+
+Shapes: T steps, N batch, C channels of the frames, D of the hidden states, H height, W width.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rsnn.kernels import cuda, gpu
+
+CAPABILITY = (9, 0)
+THREADS = 256  # of a block, when a multiprocessor has two of them
+MEMORY = 227 << 10  # bytes of a block's shared memory, at most; two blocks of a multiprocessor share 1 KB more
+LARGEST_CLUSTER = 8
+FEW_ROWS = (16, 8, 4, 2)  # of a block, when many blocks are to fill the device
+
+
+def supports(frames: Tensor, w_hidden: Tensor) -> bool:
+    """Tell whether the kernel takes these frames (T, N, C, H, W), of those that `convlstm_cupy` takes."""
+    device = frames.device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+        return False
+    return _rows(frames, w_hidden.shape[1]) is not None and _works(device)
+
+
+def run(
+    frames: Tensor,
+    w_input: Tensor,
+    w_hidden: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    pool: int,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+) -> None:
+    """Run `frames` (T, N, C, H, W) through the layer; see `convlstm_cupy`.
+
+    Args:
+        outputs: where features, last hidden state and cell go, and, if wanted, hidden states and cells (T - 1, N, D, H,
+            W) after all steps before the last.
+
+    """
+    T, N, C, H, W = frames.shape
+    D = w_hidden.shape[1]
+    rows = _rows(frames, D)
+    assert rows is not None
+    cluster = H // rows
+    blocks = N * cluster
+    shared = _memory(C, D, W, rows)
+    # One block a multiprocessor has the threads of two.
+    alone = 2 * shared + (2 << 10) > MEMORY or blocks <= processors(frames.device)
+    macros = cuda.neuron_macros(frames.dtype, None, 0, False, True)  # of no neuron: what the text before needs
+    macros |= {"VECTOR": 1, "DEPTH": 1, "THREADS": THREADS * (2 if alone else 1), "ROWS": rows, "CLUSTER": cluster}
+    macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
+    macros["ROUGH"] = frames.dtype != torch.float32
+    weight, start = _weights(w_input, w_hidden, bias)
+    arguments = (frames, hidden, cell, weight, start, T, N, *outputs)
+    cuda.launch("convlstm_sequence.cu", "convlstm_sequence", macros, blocks, arguments, shared=shared)
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return the multiprocessors of a device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _rows(frames: Tensor, D: int) -> int | None:
+    """Return how many rows of an image a block has, or None where no number will do."""
+    _, N, C, H, W = frames.shape
+    if W % 16:
+        return None
+    fitting = [
+        rows
+        for rows in range(2, H + 1, 2)
+        if H % rows == 0 and H // rows <= LARGEST_CLUSTER and _memory(C, D, W, rows) <= MEMORY
+    ]
+    # As many rows as leave a block for every multiprocessor, or two where there are so many; else the fewest.
+    good = [rows for rows in fitting if rows <= FEW_ROWS[0] and N * (H // rows) >= processors(frames.device)]
+    return max(good) if good else min(fitting, default=None)
+
+
+def _memory(C: int, D: int, W: int, rows: int) -> int:
+    """Return the bytes of shared memory of a block: pixels twice, in halves, and cells."""
+    pieces = (C + D + 7) // 8
+    return 2 * 2 * pieces * (rows + 2) * (W + 2) * 8 + 4 * (6 if D > 4 else 4) * rows * W
+
+
+def _weights(w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Lay out weights (products, tiles, 32 lanes, 4) and bias (tiles, 8), as lanes hand them to the products."""
+    places = _places(w_input.shape[1], w_hidden.shape[1], bias is not None, w_input.device)
+    given = [x.reshape(-1) for x in (w_input, w_hidden, bias) if x is not None]
+    laid_out = torch.cat([w_input.new_zeros(1), *given])[places]
+    tiles = 3 if w_hidden.shape[1] > 4 else 2
+    weight, start = laid_out.split_with_sizes((len(places) - 8 * tiles, 8 * tiles))
+    return weight, start
+
+
+@functools.cache
+def _places(C: int, D: int, has_bias: bool, device: torch.device) -> Tensor:
+    """Return which of the weights, counted from 1, goes where, or 0 for a zero: first weights, then bias.
+
+    A lane's numbers are of column lane // 4 and rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9, where q is lane % 4. Columns are
+    gates; rows are channels, hidden ones before those of the frame: 8 of two taps, or 16 of one.
+    """
+    lengths = (4 * D * C * 9, 4 * D * D * 9, 4 * D)
+    by_input, by_hidden, rows = torch.arange(1, sum(lengths) + 1).split(lengths)
+    taps = torch.cat((by_hidden.view(4, D, D, 9), by_input.view(4, D, C, 9)), 2)
+    taps = F.pad(taps, (0, 1, 0, -(C + D) % 8))  # and a tenth tap, of zeros
+    # (gates, D, products, 16 rows)
+    columns = taps.movedim(3, 2).reshape(4, D, 5, 16) if C + D <= 8 else taps[..., :9].movedim(3, 2)
+    rows = (rows * has_bias).view(4, D)
+    tiles = [[(2 * j + c % 2, c // 2) for c in range(8)] for j in range(2)]
+    if D > 4:
+        tiles.append([(c % 4, 4 + c // 4) for c in range(8)])
+    weight = torch.zeros(columns.shape[2], len(tiles), 32, 4, dtype=torch.long)
+    start = torch.zeros(len(tiles), 8, dtype=torch.long)
+    for j, tile in enumerate(tiles):
+        for column, (gate, channel) in enumerate(tile):
+            if channel >= D:
+                continue
+            start[j, column] = rows[gate, channel]
+            for q in range(4):
+                weight[:, j, 4 * column + q] = columns[gate, channel][:, [2 * q, 2 * q + 1, 2 * q + 8, 2 * q + 9]]
+    return torch.cat((weight.flatten(), start.flatten())).to(device)
+
+
+def _works(device: torch.device) -> bool:
+    return gpu.works(device, _self_test, "the ConvLSTM's sequences")
+
+
+_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _self_test(device: torch.device) -> None:
+    """Compare small cases with plain PyTorch's on the CPU.
+
+    Raises:
+        RuntimeError: the results are not the same.
+
+    """
+    from rsnn.kernels.convlstm import _convolve, _steps
+
+    T, N, H, W = 3, 2, 4, 32
+    for C, D in ((2, 4), (4, 6)):
+        frames = torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W)
+        w_input = torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3)
+        w_hidden = torch.linspace(0.0, 3000.0, 4 * D * D * 9).sin().div(2).reshape(4 * D, D, 3, 3)
+        bias = torch.linspace(-1.0, 1.0, 4 * D)
+        from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, (T, N))
+        features, *state = _steps(from_input, w_hidden, None, None)
+        expected = [F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, (T, N)), *state]
+        found = [torch.empty_like(x, device=device) for x in expected]
+        run(*(x.to(device) for x in (frames, w_input, w_hidden, bias)), None, None, 2, (*found, None, None))
+        for one, other in zip(expected, found, strict=True):
+            if not torch.allclose(one, other.cpu(), rtol=1e-2, atol=1e-2):  # loose enough for half precision
+                raise RuntimeError("its results are not those of the torch kernel")

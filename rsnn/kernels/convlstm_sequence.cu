@@ -5,7 +5,8 @@
 //   HEIGHT, WIDTH     CLUSTER x ROWS; a multiple of 16
 //   POOL              2 writes maxima of 2 x 2 hidden states in place of these
 //   ROWS, CLUSTER     of an image that a block has, an even number, and blocks of an image, up to 8
-//   ROUGH             1 takes the tensor cores' tanh, exact to 11 bits
+//   KEEP              1 writes hidden states and cells after all steps but the last
+//   ROUGH             1 takes the processor's own tanh, exact to 11 bits
 //
 // The blocks of a cluster have an image for all steps. In shared memory a block has its rows and those above and below
 // twice: step t reads hidden state and frame, pixel by pixel in half precision (whose 11 bits are TF32's), from one and
@@ -14,15 +15,16 @@
 //
 // A warp goes from one group of 2 x 16 pixels to the next. Rows of a product are 8 even columns of the pixels and the 8
 // odd ones; columns of a product are gates, i and f of channel q next to each other and o and g as well, so that a lane
-// ends up with all gates of a window of 2 x 2 pixels. Of the fifth and sixth channel two lanes share a window.
+// ends up with all gates of a window of 2 x 2 pixels. Of the fifth and sixth channel two lanes share a window. A product
+// has 16 channels of a tap or, where 8 are enough, of two: left and right of a row, or the middle ones of two rows.
 //
 // frames is (T, N, C, H, W), hidden states and cells are (N, D, H, W), features (T, N, D, H / POOL, W / POOL); kept
-// hidden states and cells those after all steps but the last, (T - 1, N, D, H, W). What is missing (0) is zero, or is
-// not written. What the weights are is in convlstm_cupy.py.
+// hidden states (with POOL 2) and cells (T - 1, N, D, H, W). What is missing (0) is zero. What the weights are is in
+// convlstm_sequence_cupy.py.
 
 constexpr int kPlane = HEIGHT * WIDTH, kWarps = THREADS / 32;
 constexpr int kPieces = (HIDDEN + CHANNELS + 7) / 8;  // of a pixel, each of 8 channels: hidden ones, then the frame's
-constexpr int kProducts = kPieces == 1 ? 5 : 9;       // of two taps with 8 channels each, or of one with 16
+constexpr int kProducts = kPieces == 1 ? 5 : 9;
 constexpr int kTiles = HIDDEN > 4 ? 3 : 2;            // of 8 gates
 constexpr int kAcross = WIDTH / 16, kGroups = kAcross * (ROWS / 2), kAround = WIDTH / 16;  // groups, and above and below
 // Numbers of a block's pixels: even columns of a row, from the one left of the image on, then odd ones.
@@ -96,7 +98,8 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
                       Value* __restrict__ last, float* __restrict__ cell_last, Value* __restrict__ hiddens,
                       float* __restrict__ cells_kept) {
     Bits16* const memory = reinterpret_cast<Bits16*>(shared_memory());  // 2 x kPixels
-    float* const cells = reinterpret_cast<float*>(memory + 2 * kPixels);  // (4 or 6, kGroups, 32)
+    Bits16* const nothing = memory + 2 * kPixels;                       // 8 zeros
+    float* const cells = reinterpret_cast<float*>(nothing + 8);         // (4 or 6, kGroups, 32)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;  // of a fragment
     const int rank = blockIdx.x % CLUSTER, n = blockIdx.x / CLUSTER, y = rank * ROWS;
 
@@ -119,7 +122,7 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
         for (int e = 0; e < 2; ++e) start[j][e] = bias[j * 8 + 2 * q + e] * scale(2 * q + e);
     }
 
-    for (int i = threadIdx.x; i < kPixels / 4; i += THREADS)  // both
+    for (int i = threadIdx.x; i < (2 * kPixels + 8) / 8; i += THREADS)
         reinterpret_cast<Four<unsigned>*>(memory)[i] = {{0, 0, 0, 0}};
     __syncthreads();
     const long long state = static_cast<long long>(n) * (HIDDEN * kPlane);
@@ -136,35 +139,31 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
                     as_half(load(before[state + c * kPlane + at * WIDTH + column]));
         }
     // A lane's cells of a group: columns 2 g and 2 g + 1 of channel q in both rows and, of the fifth and sixth channel,
-    // an even lane's the left and an odd one's the right column.
+    // an even lane's the left and an odd one's the right column. Where they are in a state, from its group's pixels on:
     const auto pair_of = [&](int r, int group) {
         return reinterpret_cast<Two<float>*>(cells) + (r * kGroups + group) * 32 + lane;
     };
     const bool has_pair = q < HIDDEN;
+    const int pair_at = q * kPlane + 2 * g;
 #if HIDDEN > 4
     const auto single_of = [&](int r, int group) { return cells + ((4 + r) * kGroups + group) * 32 + lane; };
     const int fifth = 4 + q / 2, odd = q % 2;
     const bool has_single = fifth < HIDDEN;
+    const int single_at = fifth * kPlane + 2 * g + odd;
 #endif
-    const auto plane_of = [&](int channel, int group) {
-        return state + channel * kPlane + (y + group / kAcross * 2) * WIDTH + group % kAcross * 16 + 2 * g;
-    };
     for (int group = warp; group < kGroups; group += kWarps)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
+            const float* const from = cell_before + state + (y + group / kAcross * 2 + r) * WIDTH + group % kAcross * 16;
             Two<float> two = {0.0f, 0.0f};
-            if (cell_before && has_pair)
-                two = *reinterpret_cast<const Two<float>*>(cell_before + plane_of(q, group) + r * WIDTH);
+            if (cell_before && has_pair) two = *reinterpret_cast<const Two<float>*>(from + pair_at);
             *pair_of(r, group) = two;
 #if HIDDEN > 4
-            const bool exists = cell_before && has_single;
-            *single_of(r, group) = exists ? cell_before[plane_of(fifth, group) + r * WIDTH + odd] : 0.0f;
+            *single_of(r, group) = cell_before && has_single ? from[single_at] : 0.0f;
 #endif
         }
     cluster_together();  // every block has its memory, and all that step 0 reads is there
 
-    // Lane l gives the address of row l % 8 of matrix l / 8: columns from x - 1, x, x + 1 and x + 2 on, every other.
-    const auto matrix_row = [&](int l) { return l / 8 % 2 * kHalfRow + l / 16 * 8 + l % 8 * 8; };
     for (int t = 0; t < T; ++t) {
         const bool ends = t + 1 == T;
         Bits16 *const seen = memory + t % 2 * kPixels, *const next = memory + (t + 1) % 2 * kPixels;
@@ -178,96 +177,116 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
                 continue;
             }
             const int row = group / kAcross * 2, x = group % kAcross * 16;
-            unsigned pixels[kPieces][4][4];  // rows, and columns from x - 1, x, x + 1, x + 2 on
+            float sums[2][kTiles][4];
 #pragma unroll
-            for (int p = 0; p < kPieces; ++p)
-#pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    load_matrices(pixels[p][i], [&](int l) {
-                        return seen + p * kPiece + (row + i) * kRow + x / 2 * 8 + matrix_row(l);
-                    });
-            float h[2][3];
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-                float sums[kTiles][4];
+            for (int r = 0; r < 2; ++r)
 #pragma unroll
                 for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-                    for (int i = 0; i < 4; ++i) sums[j][i] = start[j][i % 2];
+                    for (int i = 0; i < 4; ++i) sums[r][j][i] = start[j][i % 2];
+            // Pixels of row i above, in, in or below the group, columns from x + dx on, every other; 8 channels of each.
+            const Bits16* const corner = seen + row * kRow + x / 2 * 8;
+            const auto pixels_of = [&](int piece, int i, int dx) {
+                return corner + piece * kPiece + i * kRow + (dx + 1) % 2 * kHalfRow + (dx + 1) / 2 * 8;
+            };
+            const auto add = [&](int r, int k, const unsigned(&pixels)[4]) {
 #pragma unroll
-                for (int k = 0; k < kProducts; ++k) {
-                    const int one = kPieces == 1 ? 2 * k : k, other = kPieces == 1 && k < 4 ? one + 1 : one;
-                    const unsigned(&first)[4] = pixels[0][r + one / 3];
-                    const unsigned(&second)[4] = pixels[kPieces - 1][r + other / 3];
+                for (int j = 0; j < kTiles; ++j) multiply_half(sums[r][j], pixels, weights[k][j]);
+            };
+            // Even columns of the first half of a product's channels, odd ones; the same of the second half.
+            unsigned pixels[4];
+#if HIDDEN + CHANNELS <= 8
 #pragma unroll
-                    for (int j = 0; j < kTiles; ++j)
-                        multiply_half(sums[j],
-                                      {first[one % 3], first[one % 3 + 1], second[other % 3], second[other % 3 + 1]},
-                                      weights[k][j]);
-                }
-                Two<float> c = *pair_of(r, group);
-                h[r][0] = step(sums[0][0], sums[0][1], sums[1][0], sums[1][1], c.first);
-                h[r][1] = step(sums[0][2], sums[0][3], sums[1][2], sums[1][3], c.second);
-                *pair_of(r, group) = c;
-                const long long to = plane_of(q, group) + r * WIDTH;
-                if (ends && has_pair) *reinterpret_cast<Two<float>*>(cell_last + to) = c;
-                if (!ends && cells_kept && has_pair)
-                    *reinterpret_cast<Two<float>*>(cells_kept + t * states + to) = c;
-#if HIDDEN > 4
-                // Even lanes have i and f, odd ones o and g, of both columns: each takes those of its own column.
-                const float(&sum)[4] = sums[kTiles - 1];
-                const float one = __shfl_xor_sync(0xffffffffu, odd ? sum[0] : sum[2], 1);
-                const float other = __shfl_xor_sync(0xffffffffu, odd ? sum[1] : sum[3], 1);
-                float single = *single_of(r, group);
-                h[r][2] = odd ? step(one, other, sum[2], sum[3], single) : step(sum[0], sum[1], one, other, single);
-                *single_of(r, group) = single;
-                const long long place = plane_of(fifth, group) + r * WIDTH + odd;
-                if (ends && has_single) cell_last[place] = single;
-                if (!ends && cells_kept && has_single) cells_kept[t * states + place] = single;
-#endif
+            for (int i = 0; i < 4; ++i) {
+                load_matrices(pixels, [&](int l) { return pixels_of(0, i, l / 8 - 1) + l % 8 * 8; });
+                if (i < 3) add(0, i, pixels);
+                if (i > 0) add(1, i - 1, pixels);
             }
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                if (!ends) {
-                    // To this block's pixels and, at an edge, to those of the block that sees them from the other side.
-                    const int at = row + r + 1;
-                    Bits16* const neighbour = at == 1 ? above : at == ROWS ? below : nullptr;
-                    const int there = (at == 1 ? ROWS : -ROWS) * kRow;
-                    const auto hand_on = [&](int column, int channel, float hidden) {
-                        const int place = place_of(at, x + column) + channel_of(channel);
-                        const Bits16 half = half_of(hidden);
-                        next[place] = half;
-                        if (neighbour) neighbour[place + there] = half;
-                    };
-                    if (has_pair) hand_on(2 * g, q, h[r][0]), hand_on(2 * g + 1, q, h[r][1]);
-#if HIDDEN > 4
-                    if (has_single) hand_on(2 * g + odd, fifth, h[r][2]);
-#endif
+                load_matrices(pixels, [&](int l) { return pixels_of(0, r + l / 16, l / 8 % 2) + l % 8 * 8; });
+                add(r, 3, pixels);
+                load_matrices(pixels, [&](int l) {
+                    return l < 16 ? pixels_of(0, r + 2, l / 8) + l % 8 * 8 : nothing;
+                });
+                add(r, 4, pixels);
+            }
+#else
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int tap = 0; tap < 3; ++tap) {
+                    load_matrices(pixels, [&](int l) { return pixels_of(l / 16, i, tap - 1 + l / 8 % 2) + l % 8 * 8; });
+                    if (i < 3) add(0, 3 * i + tap, pixels);
+                    if (i > 0) add(1, 3 * (i - 1) + tap, pixels);
                 }
-                Value* const whole = ends ? last : hiddens ? hiddens + t * states : nullptr;
-                const Two<Value> two = {store(h[r][0]), store(h[r][1])};
-                const long long to = plane_of(q, group) + r * WIDTH;
-                if (whole && has_pair) *reinterpret_cast<Two<Value>*>(whole + to) = two;
-#if POOL == 1
-                if (has_pair) *reinterpret_cast<Two<Value>*>(features + t * states + to) = two;
 #endif
+
+            float h[2][3];
+            Two<float> c[2];
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                const float(&sum)[kTiles][4] = sums[r];
+                c[r] = *pair_of(r, group);
+                h[r][0] = step(sum[0][0], sum[0][1], sum[1][0], sum[1][1], c[r].first);
+                h[r][1] = step(sum[0][2], sum[0][3], sum[1][2], sum[1][3], c[r].second);
+                *pair_of(r, group) = c[r];
+            }
+            // To this block's pixels and, at an edge, to those of the block that sees them from the other side.
+            const auto hand_on = [&](int r, int column, int channel, float hidden) {
+                const int at = row + r + 1, place = place_of(at, x + column) + channel_of(channel);
+                const Bits16 half = half_of(hidden);
+                next[place] = half;
+                if (r == 0 && at == 1 && above) above[place + ROWS * kRow] = half;
+                if (r == 1 && at == ROWS && below) below[place - ROWS * kRow] = half;
+            };
+            if (has_pair)
+#pragma unroll
+                for (int r = 0; r < 2; ++r) hand_on(r, 2 * g, q, h[r][0]), hand_on(r, 2 * g + 1, q, h[r][1]);
 #if HIDDEN > 4
-                const long long place = plane_of(fifth, group) + r * WIDTH + odd;
-                if (whole && has_single) whole[place] = store(h[r][2]);
-#if POOL == 1
-                if (has_single) features[t * states + place] = store(h[r][2]);
+            float single[2];
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                // Even lanes have i and f, odd ones o and g, of both columns: each takes those of its own column.
+                const float(&sum)[4] = sums[r][2];
+                const float one = __shfl_xor_sync(0xffffffffu, odd ? sum[0] : sum[2], 1);
+                const float other = __shfl_xor_sync(0xffffffffu, odd ? sum[1] : sum[3], 1);
+                single[r] = *single_of(r, group);
+                h[r][2] = step(odd ? one : sum[0], odd ? other : sum[1], odd ? sum[2] : one, odd ? sum[3] : other,
+                               single[r]);
+                *single_of(r, group) = single[r];
+                if (has_single) hand_on(r, 2 * g + odd, fifth, h[r][2]);
+            }
 #endif
+
+            const long long from = state + ((y + row) * WIDTH + x);
+            Value* const whole = POOL == 1 ? features + t * states : ends ? last : KEEP ? hiddens + t * states : nullptr;
+            float* const cells_to = ends ? cell_last : KEEP ? cells_kept + t * states : nullptr;
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                if (has_pair) {
+                    const long long to = from + r * WIDTH + pair_at;
+                    const Two<Value> two = {store(h[r][0]), store(h[r][1])};
+                    if (whole) *reinterpret_cast<Two<Value>*>(whole + to) = two;
+                    if (POOL == 1 && ends) *reinterpret_cast<Two<Value>*>(last + to) = two;
+                    if (cells_to) *reinterpret_cast<Two<float>*>(cells_to + to) = c[r];
+                }
+#if HIDDEN > 4
+                if (has_single) {
+                    const long long to = from + r * WIDTH + single_at;
+                    if (whole) whole[to] = store(h[r][2]);
+                    if (POOL == 1 && ends) last[to] = store(h[r][2]);
+                    if (cells_to) cells_to[to] = single[r];
+                }
 #endif
             }
 #if POOL == 2
-            const auto window_of = [&](int channel) {
-                return t * (states / 4) + state / 4 + channel * (kPlane / 4) + (y + row) / 2 * (WIDTH / 2) + x / 2 + g;
-            };
+            Value* const window = features + (t * states + state) / 4 + ((y + row) / 2 * (WIDTH / 2) + x / 2 + g);
             const float most = larger(larger(h[0][0], h[0][1]), larger(h[1][0], h[1][1]));
-            if (has_pair) features[window_of(q)] = store(most);
+            if (has_pair) window[q * (kPlane / 4)] = store(most);
 #if HIDDEN > 4
             const float mine = larger(h[0][2], h[1][2]), others = __shfl_xor_sync(0xffffffffu, mine, 1);
-            if (has_single && !odd) features[window_of(fifth)] = store(larger(mine, others));
+            if (has_single && !odd) window[fifth * (kPlane / 4)] = store(larger(mine, others));
 #endif
 #endif
             pixel.put(next);

@@ -59,7 +59,7 @@ def run(
     macros = cuda.neuron_macros(frames.dtype, None, 0, False, True)  # of no neuron: what the text before needs
     macros |= {"VECTOR": 1, "DEPTH": 1, "THREADS": THREADS * (2 if alone else 1), "ROWS": rows, "CLUSTER": cluster}
     macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
-    macros["ROUGH"] = frames.dtype != torch.float32
+    macros |= {"KEEP": outputs[-1] is not None, "ROUGH": frames.dtype != torch.float32}
     weight, start = _weights(w_input, w_hidden, bias)
     arguments = (frames, hidden, cell, weight, start, T, N, *outputs)
     cuda.launch("convlstm_sequence.cu", "convlstm_sequence", macros, blocks, arguments, shared=shared)
@@ -87,9 +87,9 @@ def _rows(frames: Tensor, D: int) -> int | None:
 
 
 def _memory(C: int, D: int, W: int, rows: int) -> int:
-    """Return the bytes of shared memory of a block: pixels twice, in halves, and cells."""
+    """Return the bytes of shared memory of a block: pixels twice, in halves, eight zeros and cells."""
     pieces = (C + D + 7) // 8
-    return 2 * 2 * pieces * (rows + 2) * (W + 2) * 8 + 4 * (6 if D > 4 else 4) * rows * W
+    return 2 * 2 * pieces * (rows + 2) * (W + 2) * 8 + 16 + 4 * (6 if D > 4 else 4) * rows * W
 
 
 def _weights(w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -107,14 +107,14 @@ def _places(C: int, D: int, has_bias: bool, device: torch.device) -> Tensor:
     """Return which of the weights, counted from 1, goes where, or 0 for a zero: first weights, then bias.
 
     A lane's numbers are of column lane // 4 and rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9, where q is lane % 4. Columns are
-    gates; rows are channels, hidden ones before those of the frame: 8 of two taps, or 16 of one.
+    gates; rows are channels, hidden ones before those of the frame: 8 of two taps each, or 16 of one.
     """
     lengths = (4 * D * C * 9, 4 * D * D * 9, 4 * D)
     by_input, by_hidden, rows = torch.arange(1, sum(lengths) + 1).split(lengths)
     taps = torch.cat((by_hidden.view(4, D, D, 9), by_input.view(4, D, C, 9)), 2)
-    taps = F.pad(taps, (0, 1, 0, -(C + D) % 8))  # and a tenth tap, of zeros
-    # (gates, D, products, 16 rows)
-    columns = taps.movedim(3, 2).reshape(4, D, 5, 16) if C + D <= 8 else taps[..., :9].movedim(3, 2)
+    taps = F.pad(taps, (0, 1, 0, -(C + D) % 8)).movedim(3, 2)  # (gates, D, taps, rows), the tenth tap is zeros
+    pairs = [0, 2, 3, 5, 6, 8, 1, 4, 7, 9]
+    columns = taps[:, :, pairs].reshape(4, D, 5, 16) if C + D <= 8 else taps[:, :, :9]
     rows = (rows * has_bias).view(4, D)
     tiles = [[(2 * j + c % 2, c // 2) for c in range(8)] for j in range(2)]
     if D > 4:

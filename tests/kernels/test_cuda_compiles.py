@@ -106,7 +106,8 @@ def test_every_variant_of_a_sequence_of_a_convlstm_compiles():
     for (channels, hidden, height, width, pool, rows), i in product(sizes, (0, 2, 3)):
         layer = {"CHANNELS": channels, "HIDDEN": hidden, "HEIGHT": height, "WIDTH": width, "POOL": pool}
         layer |= {"ROWS": rows, "CLUSTER": height // rows, "ROUGH": int(i > 0)}
-        assert entries("convlstm_sequence.cu", "compute_90", INPUT=i, **layer) == {"convlstm_sequence"}
+        for keep in (0, 1):
+            assert entries("convlstm_sequence.cu", "compute_90", INPUT=i, KEEP=keep, **layer) == {"convlstm_sequence"}
 
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])

@@ -147,7 +147,7 @@ def _self_test(device: torch.device) -> None:
     """
     from rsnn.kernels.convlstm import _convolve, _steps
 
-    T, N, H, W = 3, 2, 4, 32
+    T, N, H, W = 3, 2, 20, 32  # more than one block has
     for C, D in ((2, 4), (4, 6)):
         frames = torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W)
         w_input = torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3)

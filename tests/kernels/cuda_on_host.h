@@ -27,6 +27,7 @@ static thread_local Dim blockIdx;
 #ifndef CLUSTER
 #define CLUSTER 1
 #endif
+constexpr unsigned kMostWarps = 8 * 32;  // of a cluster; what functions keep of them is shared by all loaded libraries
 static pthread_barrier_t cluster, block[CLUSTER], warps[CLUSTER * 32];
 static std::vector<char> shared[CLUSTER];
 static thread_local unsigned rank;
@@ -71,7 +72,7 @@ static float half_in(unsigned bits) {
 // of the PTX manual.
 template <int input>
 void multiply_on_host(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    static unsigned all_a[CLUSTER * 32][32][4], all_b[CLUSTER * 32][32][2];
+    static unsigned all_a[kMostWarps][32][4], all_b[kMostWarps][32][2];
     const int warp = this_warp(), lane = threadIdx.x % 32;
     std::memcpy(all_a[warp][lane], a, sizeof(a));
     std::memcpy(all_b[warp][lane], b, sizeof(b));
@@ -95,7 +96,7 @@ void multiply_on_host(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)
 }
 
 static float __shfl_xor_sync(unsigned, float x, int mask) {
-    static float all[CLUSTER * 32][32];
+    static float all[kMostWarps][32];
     const int warp = this_warp(), lane = threadIdx.x % 32;
     all[warp][lane] = x;
     warp_on_host();

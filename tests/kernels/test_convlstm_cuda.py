@@ -11,10 +11,18 @@ from test_lif_cuda import CPU, GPU
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from rsnn.kernels import convlstm_cupy, convlstm_gradients_cupy, convlstm_triton, cuda, gpu
+from rsnn.kernels import (
+    convlstm_cupy,
+    convlstm_gradients_cupy,
+    convlstm_sequence_cupy,
+    convlstm_triton,
+    cuda,
+    gpu,
+)
 from rsnn.kernels.convlstm import _convolve, _steps
 
 LAYER_ONE, LAYER_TWO = {"C": 2, "D": 4}, {"C": 4, "D": 6}
+WIDE = {"H": 4, "W": 16}  # what a sequence takes in one launch
 NAMES = ("frames", "w_input", "w_hidden", "bias", "hidden", "cell")
 convlstm_module = importlib.import_module("rsnn.kernels.convlstm")
 
@@ -62,6 +70,10 @@ def check(expected, found, most):
         LAYER_TWO | {"T": 5, "H": 4, "W": 32, "bias": False},
         {"C": 1, "D": 5, "H": 2, "W": 38},
         {"C": 3, "D": 1, "N": 1, "H": 6, "W": 2},
+        LAYER_ONE | WIDE,
+        LAYER_TWO | WIDE | {"T": 2, "W": 48, "start": False},
+        {"C": 1, "D": 5, "H": 6, "W": 16, "T": 2},
+        {"C": 3, "D": 3, "N": 1, "H": 2, "W": 16},
     ],
     ids=str,
 )
@@ -74,7 +86,30 @@ def test_sequence(device, size, pool):
     assert {x.dtype for x in found} == {torch.float32}
 
 
+@pytest.mark.parametrize("rows", [2, 4, 8])
 @pytest.mark.parametrize("size", [LAYER_ONE, LAYER_TWO], ids=str)
+def test_blocks_of_an_image(device, monkeypatch, size, rows):
+    """The rows of an image are divided among a cluster's blocks, each of which sees its neighbours' edges."""
+    monkeypatch.setattr(convlstm_sequence_cupy, "processors", lambda _: 8 // rows)
+    inputs = case(**size, N=1, W=16)
+    assert convlstm_sequence_cupy.supports(inputs[0].to(device), inputs[2])
+    assert convlstm_sequence_cupy._rows(inputs[0].to(device), inputs[2].shape[1]) == rows
+    check(reference(*inputs, 2), run(device, inputs, 2), 5e-3)
+
+
+def test_what_a_sequence_takes(device):
+    def takes(**size):
+        frames, _, w_hidden, *_ = case(**size)
+        return convlstm_sequence_cupy.supports(frames.to(device), w_hidden)
+
+    assert takes(**WIDE)
+    assert takes(T=1, N=1, H=128, W=128)
+    assert takes(T=1, N=1, H=64, W=64, **LAYER_TWO)
+    assert takes(T=1, N=1, H=260, W=352) is False  # 26 rows and more do not fit, ten blocks are too many
+    assert takes(H=4, W=24) is False
+
+
+@pytest.mark.parametrize("size", [LAYER_ONE, LAYER_TWO, LAYER_ONE | WIDE, LAYER_TWO | WIDE], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_reduced_types(device, size, dtype):
     frames, w_input, w_hidden, bias, hidden, cell = case(**size)
@@ -85,8 +120,9 @@ def test_reduced_types(device, size, dtype):
     assert [x.dtype for x in found] == [dtype, dtype, torch.float32]
 
 
-def test_numbers_that_are_not_finite_or_large(device):
-    inputs = case()
+@pytest.mark.parametrize("size", [{}, {"W": 16, "H": 4}, LAYER_TWO | {"W": 32, "H": 4}], ids=str)
+def test_numbers_that_are_not_finite_or_large(device, size):
+    inputs = case(**size)
     inputs[0][0, 0, 0, 0, 0] = float("nan")
     inputs[0][0, 1] *= 1e4
     expected, found = reference(*inputs, 2), run(device, inputs, 2)
@@ -185,6 +221,9 @@ def check_gradients(device, inputs, pool, most=1e-3, dtype=torch.float32, **opti
         (LAYER_ONE, 2),
         (LAYER_TWO | {"start": False}, 2),
         (LAYER_ONE | {"T": 2, "H": 10, "W": 48}, 1),
+        (LAYER_ONE | {"H": 4, "W": 32}, 2),
+        (LAYER_TWO | {"H": 4, "W": 16}, 2),
+        (LAYER_TWO | {"T": 2, "H": 4, "W": 16, "start": False}, 1),
         (LAYER_TWO | {"T": 2, "N": 1, "H": 6, "W": 34, "bias": False}, 2),
         (LAYER_ONE | {"T": 1, "start": False, "bias": False}, 2),
         ({"C": 1, "D": 5, "H": 2, "W": 38, "T": 2}, 2),
@@ -347,6 +386,8 @@ def test_what_it_takes(device, monkeypatch):
     ("file", "right", "wrong"),
     [
         ("convlstm_step.cu", "(x - 1) *", "(x + 1) *"),
+        ("convlstm_sequence.cu", "below[place - ROWS", "next[place - ROWS"),
+        ("convlstm_sequence.cu", "odd ? sum[0] : sum[2]", "odd ? sum[2] : sum[0]"),
         ("convlstm_back.cu", "(of_c - 1)", "(of_c + 1)"),
         ("convlstm_back.cu", "taps[k].of", "taps[2 - k].of"),
         ("convlstm_back.cu", "sums[i + 2][e][2]", "sums[i][e][2]"),
@@ -364,7 +405,8 @@ def test_a_kernel_with_wrong_results_is_left_out(device, monkeypatch, file, righ
     anew = (cuda_on_host.compiled if device == "cpu" else compiled).__wrapped__
     monkeypatch.setattr(cuda, "_compiled", lambda name, *given: (anew if name == file else compiled)(name, *given))
     monkeypatch.setattr(convlstm_gradients_cupy, "works", lambda _: True)
-    works = convlstm_cupy._works if file == "convlstm_step.cu" else convlstm_cupy._trains
+    of_file = {"convlstm_step.cu": convlstm_cupy._works, "convlstm_sequence.cu": convlstm_sequence_cupy._works}
+    works = of_file.get(file, convlstm_cupy._trains)
     with pytest.warns(UserWarning, match="left out: its results are not those of the torch kernel"):
         assert not works(torch.device(device))
 

@@ -265,6 +265,17 @@ def test_the_self_test_passes_and_notices_wrong_arithmetic(device, monkeypatch):
         lif_cupy._self_test(device)
 
 
+class FakeKernel:
+    def __init__(self, calls):
+        self.__dict__["calls"] = calls
+
+    def __setattr__(self, name, value):
+        self.calls.append((name, value))
+
+    def __call__(self, *launch, shared_mem):
+        self.calls.append(("launch", *launch, shared_mem))
+
+
 class FakeCuPy:
     """Writes down what is asked of CuPy."""
 
@@ -279,7 +290,7 @@ class FakeCuPy:
 
     def RawKernel(self, code, name, options):
         self.calls.append(("compile", code, name, options))
-        return lambda *launch: self.calls.append(("launch", *launch))
+        return FakeKernel(self.calls)
 
     @contextlib.contextmanager
     def context(self, *what):
@@ -288,19 +299,21 @@ class FakeCuPy:
         self.calls.append(("leave", *what))
 
 
+@pytest.mark.parametrize("shared", [0, 100 << 10])
 @pytest.mark.parametrize("before_14", [True, False])
-def test_cupy_launches_on_the_device_and_stream_that_torch_is_on(monkeypatch, before_14):
+def test_cupy_launches_on_the_device_and_stream_that_torch_is_on(monkeypatch, before_14, shared):
     cupy = FakeCuPy(before_14)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=1000 + device.index))
-    launch = cuda._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",), cuda.THREADS, 0)
+    launch = cuda._compiled.__wrapped__("lif.cu", "lif_forward", ("-DINPUT=0",), 256, shared)
     launch(5, [1, 2.0], torch.device("cuda", 3))
     stream = ("stream", 1003, 3) if before_14 else ("stream", 0, 1003)
     assert cupy.calls == [
         ("compile", cuda.source("lif.cu"), "lif_forward", ("-std=c++17", "-DINPUT=0")),
         ("enter", "device", 3),
         ("enter", *stream),
-        ("launch", (5,), (cuda.THREADS,), (1, 2.0)),
+        *([("max_dynamic_shared_size_bytes", shared)] if shared else []),
+        ("launch", (5,), (256,), (1, 2.0), shared),
         ("leave", *stream),
         ("leave", "device", 3),
     ]

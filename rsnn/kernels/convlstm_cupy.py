@@ -1,8 +1,9 @@
 """ConvLSTM layers of few channels in CUDA (`convlstm_step.cu`, `convlstm_back.cu`), through CuPy: a step is one launch.
 
-Forward is a single launch for all steps where that can be (`convlstm_sequence_cupy.py`). It keeps hidden states and cells alone; backward computes the gates anew from them, step by step, and then the
-gradients by weights and frames from all steps at once (`convlstm_gradients_cupy.py`). The convolutions are products of
-TF32 on tensor cores.
+Forward is a single launch for all steps where that can be (`convlstm_sequence_cupy.py`). It keeps hidden states and
+cells alone; backward computes the gates anew from them, step by step, and then the gradients by weights and frames from
+all steps at once (`convlstm_gradients_cupy.py`). The convolutions are products of TF32, or of half precision, on tensor
+cores.
 
 Shapes: T steps, N batch, C channels of the frames, D of the hidden states, H height, W width.
 """

@@ -106,8 +106,8 @@ def _weights(w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> tuple[Te
 def _places(C: int, D: int, has_bias: bool, device: torch.device) -> Tensor:
     """Return which of the weights, counted from 1, goes where, or 0 for a zero: first weights, then bias.
 
-    A lane's numbers are of column lane // 4 and rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9, where q is lane % 4. Columns are
-    gates; rows are channels, hidden ones before those of the frame: 8 of two taps each, or 16 of one.
+    A lane's numbers are of column lane // 4 and rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9, where q is lane % 4. Columns
+    are gates; rows are channels, hidden ones before those of the frame: 8 of two taps each, or 16 of one.
     """
     lengths = (4 * D * C * 9, 4 * D * D * 9, 4 * D)
     by_input, by_hidden, rows = torch.arange(1, sum(lengths) + 1).split(lengths)
@@ -157,7 +157,8 @@ def _self_test(device: torch.device) -> None:
         features, *state = _steps(from_input, w_hidden, None, None)
         expected = [F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, (T, N)), *state]
         found = [torch.empty_like(x, device=device) for x in expected]
-        run(*(x.to(device) for x in (frames, w_input, w_hidden, bias)), None, None, 2, (*found, None, None))
+        given = [x.to(device) for x in (frames, w_input, w_hidden, bias)]
+        run(given[0], given[1], given[2], given[3], None, None, 2, (found[0], found[1], found[2], None, None))
         for one, other in zip(expected, found, strict=True):
             if not torch.allclose(one, other.cpu(), rtol=1e-2, atol=1e-2):  # loose enough for half precision
                 raise RuntimeError("its results are not those of the torch kernel")

@@ -19,8 +19,8 @@ def compiled(file, name, options, threads, shared):
     """Stand in for `cuda._compiled`: the same sources and macros, on the CPU.
 
     The launcher runs the kernel twice, the threads once in order and once backwards: no thread may depend on another.
-    A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once, and so does a sequence, whose
-    threads do.
+    A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once; so does a sequence, whose
+    threads do depend on others.
     """
     once = file in ("convlstm_step.cu", "convlstm_back.cu", *cuda.IN_CLUSTERS)
     together = file in cuda.ON_TENSOR_CORES

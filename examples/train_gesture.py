@@ -447,7 +447,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     networks = Networks(kind, options.start).to(device)
-    average = deepcopy(networks).requires_grad_(False)
+    average = deepcopy(networks)
     decayed = [p for p in networks.parameters() if p.ndim > 1]
     others = [p for p in networks.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]

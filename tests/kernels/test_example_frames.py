@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import sys
@@ -184,3 +185,28 @@ def test_a_batch_by_the_kernels(tmp_path, monkeypatch, share):
     assert torch.equal(labels, same)
     torch.testing.assert_close(again.sum((2, 3, 4)), frames.sum((2, 3, 4)), rtol=0.3, atol=60)
     assert again.sum().item() == pytest.approx(frames.sum().item(), rel=0.02)
+
+
+def test_kernels_that_do_not_run_or_are_wrong_are_left_out(monkeypatch, capsys):
+    made_by_kernel, cpu = example().made_by_kernel.__wrapped__, torch.device("cpu")
+    monkeypatch.setattr(example(), "_kernel", kernel)
+    assert made_by_kernel(cpu)
+    monkeypatch.setattr(example(), "_kernel", lambda name: lambda blocks, arguments, device: None)
+    assert not made_by_kernel(cpu)
+    assert "wrong frames" in capsys.readouterr().out
+    monkeypatch.setattr(example(), "_kernel", lambda name: 1 / 0)
+    assert not made_by_kernel(cpu)
+    assert "PyTorch makes the frames" in capsys.readouterr().out
+
+
+def test_the_average_follows_all_weights():
+    networks = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    average = copy.deepcopy(networks)
+    torch.nn.init.constant_(average[0].weight, 1.0)
+    torch.nn.init.constant_(networks[0].weight, 2.0)
+    networks[1].running_mean.fill_(500)
+    networks[1].num_batches_tracked.fill_(7)
+    example().follow(average, networks)
+    assert average[0].weight.tolist() == [[pytest.approx(1.002)] * 2]
+    assert average[1].running_mean.tolist() == [pytest.approx(1)]
+    assert average[1].num_batches_tracked == 7

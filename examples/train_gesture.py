@@ -2,17 +2,19 @@
 
     python examples/train_gesture.py runs/gesture --models cl cla scnn --minutes 60
 
-Some processes have performers of `SimulatedGestures` carry out gestures and film them as long as the training lasts;
-one process a model trains on all clips there are so far. Both are done on the GPU where there is one (filming there
-needs CuPy). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
+Some processes have performers of `SimulatedGestures` carry out gestures and film them as long as the training lasts, or
+until there are as many clips as `--most` says; one process a model trains on all clips there are so far. Both are done
+on the GPU where there is one (filming there needs CuPy; with it, one kernel, `train_gesture.cu`, makes the frames of a
+batch). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
 become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn`
 has no encoder.
 
-What a network sees is a random window of a clip, or its begin, mirrored, turned, scaled, shifted, thinned or thickened,
-through a sensor with more noise, dead light or exchanged polarities. Windows of more than two seconds get more time
-steps, as `Preprocessing.max_step_ms` gives them to whole recordings. The learning rate rises, and falls to nothing at
-the end of the minutes; what is kept is the moving average of the weights. Nothing is selected: the validation clips, of
-performers of their own as the test clips are, only tell how it went.
+What a network sees is a random window of a clip, or its begin. Half of the windows are mirrored, turned, scaled,
+shifted, thinned or thickened, through a sensor with more noise or exchanged polarities; the others are mirrored and
+little else. Windows of more than two seconds get more time steps, as `Preprocessing.max_step_ms` gives them to whole
+recordings. The learning rate rises, and falls to nothing at the end of the minutes; what is kept is the moving average
+of the weights, in `<name>/best` from the first minute on. Nothing is selected: the validation clips, of performers of
+their own as the test clips are, only tell how it went, and `--validation 0` does without them.
 
 `--start` goes on from checkpoints, of the zoo or in `FOLDER/<name>`. From nothing, the encoder CL learns which way an
 arm turns only from short windows in which the arm moves little from one frame to the next: give it
@@ -23,23 +25,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rsnn
 from rsnn.data.simulate import SimulatedGestures
+from rsnn.kernels import cuda, gpu
 
 MODELS = {
     "cl": ("convlstm-gesture-cl-sum", "rsnn-gesture-cl"),
@@ -53,16 +59,23 @@ TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x,
 SLICE = 100  # ticks; windows begin and end with slices of so many
 SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
 OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
-BEGINNINGS, LEAST_STEPS = 0.25, 4  # share of the batches that end early, lest the first steps be too sure
+BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest the first steps be too sure; after what
 LONG, MULTIPLES = 0.1, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
+# Share of the windows that are distorted. Networks should be best at what recordings look like, and cope with the rest.
+AUGMENTED = 0.5
+AVERAGED = 0.998  # what the average of the weights keeps of itself in each step
+AHEAD = 4  # batches that the GPU may be behind
+FULL = 0.9  # share of the GPU's memory beyond which no more clips are loaded
 MIRRORED = torch.tensor([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
 # --- Clips
 
 
-def simulate(folder: Path, worker: int, workers: int, validation: int, seed: int, device: str) -> None:
-    """Make this worker's share of the validation clips, then clips to train with, file after file, without end."""
+def simulate(
+    folder: Path, worker: int, workers: int, validation: int, seed: int, device: str, most: int | None
+) -> None:
+    """Make this worker's share of the validation clips, then of `most` to train with (None: without end)."""
     torch.set_num_threads(1)
     clips = SimulatedGestures(validation, seed, split="validation", device=device)
     for first in range(worker * CLASSES, validation, workers * CLASSES):
@@ -70,7 +83,8 @@ def simulate(folder: Path, worker: int, workers: int, validation: int, seed: int
     clips, others = (
         SimulatedGestures(10**7, seed + i, split="train", duration_s=SECONDS, device=device) for i in (0, 1)
     )
-    for round_ in range(worker, 10**5, workers):
+    rounds = 10**5 if most is None else math.ceil(most / (CLASSES + OTHERS))
+    for round_ in range(worker, rounds, workers):
         of_all = range(round_ * CLASSES, (round_ + 1) * CLASSES)
         more = [(round_ * OTHERS + i) * CLASSES + OTHER for i in range(OTHERS)]
         write(folder / f"train-{seed}-{round_:05d}.npz", (clips, of_all), (others, more))
@@ -98,25 +112,41 @@ class Clips:
     def __init__(self, folder: Path, part: str, device: torch.device) -> None:
         self.folder, self.part, self.device = folder, part, device
         self.events: list[Tensor] = []  # of one clip each
-        self.first: list[np.ndarray] = []  # of each clip: its first event of every SLICE ticks, and their number
-        self.of_class: list[list[int]] = [[] for _ in range(CLASSES)]
-        self.labels: list[int] = []
+        self.labels = np.zeros(0, dtype=np.int64)
+        self.slices = np.zeros(0, dtype=np.int64)  # of each clip, their number
+        self.first_of = np.zeros(0, dtype=np.int32)  # first event of every slice and number of all, clip after clip
+        self.start = np.zeros(0, dtype=np.int64)  # where a clip's begin in `first_of`
+        self.by_class = np.zeros(0, dtype=np.int64)  # the clips of the first class, of the second, ...
+        self.of_class = np.zeros(CLASSES, dtype=np.int64)  # how many of each
         self.seen: set[Path] = set()
 
     def refresh(self) -> None:
-        """Load the files that have come since."""
+        """Load the files that have come since, as long as there is room."""
+        labels, firsts = [self.labels], [self.first_of]
+        slices = self.slices.tolist()
         for file in sorted(set(self.folder.glob(f"{self.part}-*.npz")) - self.seen):
+            if self.device.type == "cuda":
+                free, total = torch.cuda.mem_get_info(self.device)
+                if free < (1 - FULL) * total:
+                    break
             self.seen.add(file)
             with np.load(file) as archive:
-                events, ends, labels = (archive[name] for name in ("events", "ends", "labels"))
-            for clip, label in zip(np.split(events, ends[:-1]), labels.tolist(), strict=True):
-                if len(clip) < 20:
-                    continue
-                self.of_class[label].append(len(self.labels))
-                self.labels.append(label)
-                slices = np.arange((clip[-1] >> 15) // SLICE + 2, dtype=np.int32)
-                self.first.append(np.searchsorted(clip, slices * SLICE << 15).astype(np.int32))
-                self.events.append(torch.from_numpy(clip).to(self.device))
+                events, ends, of_file = (archive[name] for name in ("events", "ends", "labels"))
+            lengths = np.diff(ends, prepend=0)
+            there = torch.from_numpy(events).to(self.device).split(lengths.tolist())
+            chosen = np.flatnonzero(lengths >= 20)
+            labels.append(of_file[chosen].astype(np.int64))
+            for index in chosen.tolist():
+                clip = events[ends[index] - lengths[index] : ends[index]]
+                bounds = np.arange((clip[-1] >> 15) // SLICE + 2, dtype=np.int32) * SLICE << 15
+                firsts.append(np.searchsorted(clip, bounds).astype(np.int32))
+                slices.append(len(bounds) - 1)
+                self.events.append(there[index])
+        self.labels, self.first_of = np.concatenate(labels), np.concatenate(firsts)
+        self.slices = np.array(slices, dtype=np.int64)
+        self.start = np.cumsum(self.slices + 1) - (self.slices + 1)
+        self.by_class = np.argsort(self.labels, kind="stable")
+        self.of_class = np.bincount(self.labels, minlength=CLASSES)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,45 +188,90 @@ def _count(
     return counts.reshape(T, N, 2, side, side)
 
 
+class Noise(NamedTuple):
+    """Sources of noise: the window of each, its events, and where it is; below zero it is everywhere."""
+
+    sample: np.ndarray
+    number: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    def of(self, sample: int) -> Noise:
+        """Return the sources of one window, as of window 0."""
+        chosen = [column[self.sample == sample] for column in self]
+        return Noise(np.zeros_like(chosen[0]), *chosen[1:])
+
+
 def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return frames (T, N, 2, side, side) of random windows through random sensors, and labels (N)."""
     labels = rng.permutation(np.resize(rng.permutation(CLASSES), size))
-    chosen = [_choose(clips, label, view.window_s[0], rng) for label in labels]
-    parts, begins, spans = [], [], []
-    for index in chosen:
-        first_of = clips.first[index]
-        total = len(first_of) - 1
-        window = min(total, round(math.exp(rng.uniform(*np.log(view.window_s))) * 1e6 / TICK_US / SLICE))
-        if rng.random() < 0.1:
-            window = total
-        begin = int(rng.integers(total - window + 1))
-        first, end = first_of[begin], first_of[begin + window]
-        if end - first < 20:
-            begin, window, first, end = 0, total, 0, first_of[-1]
-        parts.append(clips.events[index][first:end])
-        begins.append(begin * SLICE)
-        spans.append(window * SLICE)
-    device, u = clips.device, rng.uniform
-    angle, wide = np.deg2rad(rng.normal(0, 5, size)), np.exp(u(-0.2, 0.2, size))
-    high = wide * np.exp(u(-0.07, 0.07, size))
-    mirrored, swapped = rng.random(size) < 0.5, rng.random(size) < 0.25
+    chosen, begins, windows, first, end = _windows(clips, labels, view.window_s, rng)
+    parts = [clips.events[i][a:b] for i, a, b in zip(*(x.tolist() for x in (chosen, first, end)), strict=True)]
+    u, augmented = rng.uniform, rng.random(size) < AUGMENTED
+    angle, wide = np.deg2rad(rng.normal(0, 5, size)) * augmented, np.exp(u(-0.2, 0.2, size) * augmented)
+    high = wide * np.exp(u(-0.07, 0.07, size) * augmented)
+    mirrored, swapped = rng.random(size) < 0.5, (rng.random(size) < 0.25) & augmented
     sign = np.where(mirrored, -1.0, 1.0)
+    right, down = (u(-1, 1, size) * np.where(augmented, most, 4) for most in (16, 14))
     # From 0.37 to twice as many events, ON and OFF not quite alike: each is kept or repeated; a repeat lands nearby.
-    gain, tilt = np.exp(u(-1.0, 0.7, size)), rng.normal(0, 0.12, size)
-    columns = [
-        wide * np.cos(angle) * sign, -wide * np.sin(angle), 64 + u(-16, 16, size),
-        high * np.sin(angle) * sign, high * np.cos(angle), 64 + u(-14, 14, size),
-        gain * np.exp(-tilt), gain * np.exp(tilt), swapped, begins, spans,
-    ]  # fmt: skip
-    of_sample = torch.tensor(np.stack(columns), dtype=torch.float32, device=device)
+    gain = np.exp(np.where(augmented, u(-1.0, 0.7, size), u(-0.2, 0.2, size)))
+    tilt = rng.normal(0, 0.12, size) * augmented
+    of_sample = np.stack((
+        wide * np.cos(angle) * sign, -wide * np.sin(angle), 64 + right,
+        high * np.sin(angle) * sign, high * np.cos(angle), 64 + down,
+        gain * np.exp(-tilt), gain * np.exp(tilt), swapped, begins * SLICE, windows * SLICE,
+    )).astype(np.float32)  # fmt: skip
+    noise = _noise(windows * SLICE * TICK_US * 1e-6, augmented, rng)
+    target = np.where(mirrored, MIRRORED.numpy()[labels], labels)
+    if clips.device.type == "cuda" and made_by_kernel(clips.device):
+        return _seen_by_kernel(parts, of_sample, target, noise, view, rng, _kernel)
+    sensors = torch.from_numpy(of_sample).to(clips.device)
     # A GPU takes all windows at once; on a CPU one at a time stays in its cache, which is several times as fast.
-    groups = [slice(0, size)] if device.type == "cuda" else [slice(i, i + 1) for i in range(size)]
-    frames = torch.cat([_seen(parts[g], of_sample[:, g], np.asarray(spans[g]), view, rng) for g in groups], dim=1)
-    target = torch.from_numpy(labels)
-    return frames, torch.where(torch.from_numpy(mirrored), MIRRORED[target], target).to(device)
+    if clips.device.type == "cuda":
+        frames = _seen(parts, sensors, noise, view)
+    else:
+        frames = torch.cat([_seen([parts[i]], sensors[:, [i]], noise.of(i), view) for i in range(size)], dim=1)
+    return frames, torch.from_numpy(target).to(clips.device)
 
 
-def _seen(parts: list[Tensor], of_sample: Tensor, spans: np.ndarray, view: View, rng: np.random.Generator) -> Tensor:
+def _windows(
+    clips: Clips, labels: np.ndarray, window_s: tuple[float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """Return of random windows, one of a class each: the clip, first slice, slices, first event and end of events.
+
+    The clips last as long as the shortest window, or are any of the class where no such one is found.
+    """
+    size = len(labels)
+    first_of_class = np.cumsum(clips.of_class) - clips.of_class
+    draws = rng.integers(clips.of_class[labels], size=(20, size))
+    candidates = clips.by_class[first_of_class[labels] + draws]
+    long = clips.slices[candidates] > window_s[0] * 1e6 / TICK_US / SLICE
+    long[-1] = True
+    chosen = candidates[long.argmax(0), np.arange(size)]
+    total, start = clips.slices[chosen], clips.start[chosen]
+    wanted = np.rint(np.exp(rng.uniform(*np.log(window_s), size)) * 1e6 / TICK_US / SLICE).astype(np.int64)
+    window = np.where(rng.random(size) < 0.1, total, np.minimum(total, wanted))
+    begin = rng.integers(total - window + 1)
+    few = clips.first_of[start + begin + window] - clips.first_of[start + begin] < 20
+    begin, window = np.where(few, 0, begin), np.where(few, total, window)
+    return chosen, begin, window, clips.first_of[start + begin], clips.first_of[start + begin + window]
+
+
+def _noise(seconds: np.ndarray, augmented: np.ndarray, rng: np.random.Generator) -> Noise:
+    """Return the noise of noisier sensors: three in ten have more of it everywhere, as many a few hot pixels."""
+    N = len(seconds)
+    everywhere = np.minimum(rng.exponential(0.3, N) * 128 * 128 * seconds, 60_000) * (rng.random(N) < 0.3) * augmented
+    hot = rng.integers(1, 12, N) * (rng.random(N) < 0.3) * augmented
+    of_pixel = np.repeat(np.arange(N), hot)
+    x, y = rng.uniform(0, 128, (2, len(of_pixel)))
+    nowhere = np.full(N, -1.0)
+    sample = np.concatenate((np.arange(N), of_pixel))
+    number = np.concatenate((everywhere, rng.poisson(rng.exponential(15, len(of_pixel)) * seconds[of_pixel])))
+    noise = Noise(sample, number.astype(np.int64), np.concatenate((nowhere, x)), np.concatenate((nowhere, y)))
+    return Noise(*(column[noise.number > 0] for column in noise))
+
+
+def _seen(parts: list[Tensor], of_sample: Tensor, noise: Noise, view: View) -> Tensor:
     """Return counts (T, N, 2, side, side) of windows' words through the sensors that `of_sample` (11, N) describes."""
     N, device = len(parts), of_sample.device
     words = torch.cat(parts)
@@ -220,34 +295,92 @@ def _seen(parts: list[Tensor], of_sample: Tensor, spans: np.ndarray, view: View,
     x, y = xx * x + xy * y + x0, yx * x + yy * y + y0
     step = (((words >> 15) - begin) * view.steps / span).long().clamp(0, view.steps - 1)
     p = words & 1 ^ swap.int()
-    events = [(sample.expand(len(words)), step, x, y, p), _noise(spans * TICK_US * 1e-6, view.steps, rng, device)]
+    events = [(sample.expand(len(words)), step, x, y, p), _noise_events(noise, view.steps, device)]
     return _count(*map(torch.cat, zip(*events, strict=True)), (view.steps, N), view.side)
 
 
-def _choose(clips: Clips, label: int, seconds: float, rng: np.random.Generator) -> int:
-    """Return a clip of a class that lasts so long; any of the class when none is found."""
-    for _ in range(20):
-        index = int(rng.choice(clips.of_class[label]))
-        if len(clips.first[index]) > seconds * 1e6 / TICK_US / SLICE:
-            break
-    return index
-
-
-def _noise(seconds: np.ndarray, steps: int, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, ...]:
-    """Return events of noisier sensors: three in ten have more of it everywhere, as many a few hot pixels."""
-    N = len(seconds)
-    everywhere = np.minimum(rng.exponential(0.3, N) * 128 * 128 * seconds, 60_000) * (rng.random(N) < 0.3)
-    hot = rng.integers(1, 12, N) * (rng.random(N) < 0.3)
-    pixel_of = np.repeat(np.arange(N), hot)
-    of_pixel = rng.poisson(rng.exponential(15, len(pixel_of)) * seconds[pixel_of])
-    sample = np.concatenate((np.repeat(np.arange(N), everywhere.astype(np.int64)), np.repeat(pixel_of, of_pixel)))
-    total = len(sample)
-    x, y = (128 * torch.rand(total, device=device) for _ in range(2))
-    places = torch.rand(2, len(pixel_of), device=device) * 128
-    here = torch.from_numpy(np.repeat(np.arange(len(pixel_of)), of_pixel)).to(device)
-    x[total - len(here) :], y[total - len(here) :] = places[:, here]
+def _noise_events(noise: Noise, steps: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Return sample, step, x, y and polarity of the events of `noise`."""
+    columns = torch.from_numpy(np.stack([noise.sample, noise.x, noise.y])).to(device, torch.float32)
+    number = torch.from_numpy(noise.number).to(device)
+    total = int(noise.number.sum())
+    sample, *place = torch.repeat_interleave(columns, number, dim=1, output_size=total)
+    x, y = (torch.where(one < 0, 128 * torch.rand(total, device=device), one) for one in place)
     step, p = (torch.randint(high, (total,), device=device) for high in (steps, 2))
-    return torch.from_numpy(sample).to(device), step, x, y, p.int()
+    return sample.long(), step, x, y, p.int()
+
+
+def _seen_by_kernel(
+    parts: list[Tensor],
+    of_sample: np.ndarray,
+    target: np.ndarray,
+    noise: Noise,
+    view: View,
+    rng: np.random.Generator,
+    kernel: Callable[[str], Callable[..., None]],
+) -> tuple[Tensor, Tensor]:
+    """Return what `_seen` does by the kernels of `train_gesture.cu`, and `target`, on the words' device."""
+    device, N, sources = parts[0].device, len(parts), len(noise.sample)
+    # All that the device has to know in one array, and so in one copy that nothing waits for.
+    columns = [
+        of_sample.ravel().view(np.int32), target, _begins([len(part) for part in parts]),
+        _begins(noise.number), noise.sample, np.concatenate((noise.x, noise.y)).astype(np.float32).view(np.int32),
+    ]  # fmt: skip
+    told = torch.from_numpy(np.concatenate([column.astype(np.int32, copy=False) for column in columns]))
+    if device.type == "cuda":
+        told = told.pin_memory().to(device, non_blocking=True)
+    sensors, labels, begins, noise_begins, samples, places = told.split([len(column) for column in columns])
+    words = parts[0] if N == 1 else torch.cat(parts)
+    frames = torch.zeros(view.steps, N, 2, view.side, view.side, device=device)
+    of_frames = (N, view.steps, view.side)
+    seeds = rng.integers(2**63, size=2).tolist()
+    given = [words, begins, sensors, frames, len(words), *of_frames, seeds[0]]
+    _launch(kernel("seen"), given, len(words), device)
+    total = int(noise.number.sum())
+    if total:
+        given = [noise_begins, samples, places, frames, total, sources, *of_frames, seeds[1]]
+        _launch(kernel("noise"), given, total, device)
+    return frames, labels.long()
+
+
+def _begins(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return where parts of these lengths begin, and where the last one ends."""
+    return np.concatenate(([0], np.cumsum(lengths)))
+
+
+def _launch(kernel: Callable[..., None], given: list[Tensor | int], threads: int, device: torch.device) -> None:
+    arguments = [x.data_ptr() if isinstance(x, Tensor) else int(x) for x in given]
+    kernel(-(-threads // cuda.THREADS), arguments, device)
+
+
+def kernel_source() -> str:
+    """Return the CUDA source."""
+    return Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _kernel(name: str) -> Callable[..., None]:
+    return cuda.launcher(kernel_source(), name)
+
+
+@functools.cache
+def made_by_kernel(device: torch.device) -> bool:
+    """Tell whether the kernels make frames on a GPU; where they do not, PyTorch does."""
+
+    def self_test() -> None:
+        sensors = np.array([[1, 0, 64, 0, 1, 64, 1, 1, 0, 0, 10]], dtype=np.float32).repeat(2, 0).T.copy()
+        words = torch.tensor([9 << 15 | 5 << 8 | 7 << 1 | 1], dtype=torch.int32, device=device)
+        noise = Noise(*(np.array([value]) for value in (0, 3, 2.5, 3.5)))
+        target, rng = np.arange(2), np.random.default_rng(0)
+        frames, labels = _seen_by_kernel([words] * 2, sensors, target, noise, View(128, (1, 1)), rng, _kernel)
+        right = float(frames[:, 0].sum()) == 4 and float(frames[:, 0, :, 3, 2].sum()) == 3
+        if not right or float(frames[18, :, 1, 5, 7].sum()) != 2 or labels.tolist() != [0, 1]:
+            raise RuntimeError("wrong frames")
+
+    reason = gpu.failure(self_test)
+    if reason:
+        print(f"PyTorch makes the frames, several times as slowly; the CUDA kernel is left out: {reason}", flush=True)
+    return reason is None
 
 
 # --- Training
@@ -280,7 +413,29 @@ def accuracies(networks: nn.Module, clips: Clips, side: int) -> list[float]:
     networks.eval()
     answers = [torch.cat(networks(frames_of(clip, side))).argmax(1).cpu() for clip in clips.events]
     networks.train()
-    return (torch.stack(answers, 1) == torch.tensor(clips.labels)).float().mean(1).tolist()
+    return (torch.stack(answers, 1) == torch.from_numpy(clips.labels)).float().mean(1).tolist()
+
+
+@torch.no_grad()
+def follow(average: nn.Module, networks: nn.Module) -> None:
+    """Move the average of the weights on. (torch.optim.swa_utils would wait for the GPU in each step.)"""
+    pairs = zip((*average.parameters(), *average.buffers()), (*networks.parameters(), *networks.buffers()), strict=True)
+    moving, counting = [], []
+    for pair in pairs:
+        (moving if pair[0].is_floating_point() else counting).append(pair)
+    torch._foreach_lerp_([own for own, _ in moving], [new.detach() for _, new in moving], 1 - AVERAGED)
+    for own, new in counting:
+        own.copy_(new)
+
+
+def keep(kind: str, networks: Networks, output: Path) -> None:
+    """Write the classifiers into `output/<name>/best`, over those that are there."""
+    for name, member in zip(MODELS[kind], networks.members, strict=True):
+        plain, member = rsnn.create_model(name), deepcopy(member).cpu()
+        member.preprocessing = dataclasses.replace(
+            member.preprocessing, window_ms=plain.preprocessing.window_ms, max_step_ms=MAX_STEP_MS
+        )
+        member.save_pretrained(output / name / "best")
 
 
 def train(kind: str, output: Path, options: argparse.Namespace) -> None:
@@ -288,13 +443,15 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
-    device = torch.device(options.device)
+    device = torch.empty(0, device=options.device).device  # with its number
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     networks = Networks(kind, options.start).to(device)
-    average = AveragedModel(networks, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+    average = deepcopy(networks)
     decayed = [p for p in networks.parameters() if p.ndim > 1]
     others = [p for p in networks.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=device.type == "cuda")
     clips = Clips(output / "clips", "train", device)
     validation = Clips(output / "clips", "validation", device)
     view = View(SIDE[kind], tuple(options.window))
@@ -306,7 +463,8 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         spent, passes = state["spent"], state["passes"]
-    while len(clips) < options.least:
+    clips.refresh()
+    while len(clips.seen) * (CLASSES + OTHERS) < options.least or not clips.of_class.all():
         time.sleep(1)
         clips.refresh()
     limit = 60 * options.minutes
@@ -314,8 +472,9 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     begin = told - spent
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    # On a GPU, whole windows are replays of a graph a length; beginnings are of too many to keep one of each.
-    whole = rsnn.kernels.graphed(networks) if options.graphs else networks
+    # On a GPU calls are replays of a graph a length.
+    classify = rsnn.kernels.graphed(networks, most=8) if options.graphs else networks
+    ends: deque[torch.cuda.Event] = deque()  # of the batches that the GPU may not be through with
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
@@ -323,14 +482,20 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
             group["lr"] = max(rate, options.lr / 100)
         kind_of_window = rng.random()
         begins, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
-        frames, labels = batch(clips, options.batch, view.longer(rng.choice(MULTIPLES)) if long else view, rng)
-        logits = networks(frames[: rng.integers(LEAST_STEPS, STEPS)]) if begins else whole(frames)
+        seen = view.longer(int(rng.choice(MULTIPLES))) if long else view
+        frames, labels = batch(clips, options.batch, seen, rng)
+        logits = classify(frames[: int(rng.choice(ENDS))] if begins else frames)
         loss = sum(F.cross_entropy(scores, labels, label_smoothing=0.05) for scores in logits)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
-        average.update_parameters(networks)
+        follow(average, networks)
+        if device.type == "cuda":  # lest the work that waits for the GPU go on long after the time is over
+            ends.append(torch.cuda.Event(blocking=True))
+            ends[-1].record()
+            if len(ends) > AHEAD:
+                ends.popleft().synchronize()
         passes += options.batch
         loss_sum, shown = loss_sum + loss.detach(), shown + options.batch
         right += torch.stack([(scores.argmax(1) == labels).sum() for scores in logits])
@@ -351,17 +516,21 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
             state = {name: part.state_dict() for name, part in parts.items()} | {"passes": passes, "spent": spent}
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
+            try:
+                keep(kind, average, output)
+            except rsnn.errors.RSNNError as error:
+                print(f"{kind}: the weights so far were not kept: {error}", flush=True)
+    keep(kind, average, output)
     validation.refresh()
-    found = {"validation_last_state": accuracies(networks, validation, view.side)}
-    found["validation_average"] = accuracies(average.module, validation, view.side)
-    for place, (name, member) in enumerate(zip(MODELS[kind], average.module.members, strict=True)):
-        plain = rsnn.create_model(name)
-        member.cpu().preprocessing = dataclasses.replace(
-            member.preprocessing, window_ms=plain.preprocessing.window_ms, max_step_ms=MAX_STEP_MS
-        )
-        member.save_pretrained(output / name / "best")
+    found = {}
+    if len(validation):
+        found["validation_last_state"] = accuracies(networks, validation, view.side)
+        found["validation_average"] = accuracies(average, validation, view.side)
+    for place, name in enumerate(MODELS[kind]):
         metrics = {part: right[place] for part, right in found.items()}
-        metrics |= {"passes": passes, "clips": len(clips), "validation_clips": len(validation), "seed": options.seed}
+        metrics |= {"passes": passes, "clips": len(clips), "seed": options.seed}
+        if len(validation):
+            metrics["validation_clips"] = len(validation)
         (output / name / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"{name}: {metrics}", flush=True)
 
@@ -378,7 +547,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
-    parser.add_argument("--validation", type=int, default=440, help="clips, eleven to a file")
+    parser.add_argument("--most", type=int, metavar="CLIPS", help="to train with, about; without end by default")
+    parser.add_argument("--validation", type=int, default=440, help="clips, eleven to a file; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--film", metavar="DEVICE", help="where clips are filmed; where the training is by default")
@@ -386,6 +556,8 @@ def main() -> None:
     parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
     parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
     options = parser.parse_args()
+    if options.most is not None and options.most < max(options.least, 1):
+        parser.error(f"--most {options.most} is less than --least {options.least}: the training would never begin")
     film = options.film or options.device
     try:
         SimulatedGestures(1, device=film)[0]
@@ -394,7 +566,7 @@ def main() -> None:
     (options.output / "clips").mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     folder = options.output / "clips"
-    common = (options.simulators, options.validation, options.seed, film)
+    common = (options.simulators, options.validation, options.seed, film, options.most)
     shares = [(folder, worker, *common) for worker in range(options.simulators)]
     cameras = [spawn.Process(target=simulate, args=share, daemon=True) for share in shares]
     trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]

@@ -99,10 +99,21 @@ def source(file: str) -> str:
 
 @functools.cache
 def _compiled(file: str, name: str, options: tuple[str, ...], threads: int, shared: int) -> Callable[..., None]:
-    """Return the launcher of a kernel: (blocks, arguments, device, *later arguments), on PyTorch's current stream."""
+    """Return the launcher of a kernel of a CUDA source."""
+    return launcher(source(file), name, options, threads, shared)
+
+
+def launcher(
+    text: str, name: str, options: tuple[str, ...] = (), threads: int = THREADS, shared: int = 0
+) -> Callable[..., None]:
+    """Return the launcher of a kernel of `text`: (blocks, arguments, device, *later arguments).
+
+    It launches on PyTorch's current stream of `device`, which has an index. Arguments are addresses, whole numbers of
+    64 bits and doubles. A block has `threads` and, beside what it declares, `shared` bytes of shared memory.
+    """
     import cupy
 
-    kernel = cupy.RawKernel(source(file), name, options=("-std=c++17", *options))  # compiled at its first launch
+    kernel = cupy.RawKernel(text, name, options=("-std=c++17", *options))  # compiled at its first launch
 
     def launch(blocks: int, arguments: list[int | float], device: torch.device, *later: list[int | float]) -> None:
         with cupy.cuda.Device(device.index), _current_stream(cupy, device):

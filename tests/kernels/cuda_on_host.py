@@ -22,15 +22,19 @@ def compiled(file, name, options, threads, shared):
     A step of a ConvLSTM, which may write the cell or its gradient where it was, runs once; so does a sequence, whose
     threads do depend on others.
     """
+    options += ("-DTOGETHER", "-pthread") if file in cuda.ON_TENSOR_CORES else ()
+    options += ("-DEXACT",) if file in ("narrow_conv.cu", "spiking_conv.cu") else ()
     once = file in ("convlstm_step.cu", "convlstm_back.cu", *cuda.IN_CLUSTERS)
-    together = file in cuda.ON_TENSOR_CORES
+    return launcher(cuda.source(file), name, options, threads, once=once)
+
+
+def launcher(text, name, options=(), threads=cuda.THREADS, *, once=False):
+    """Stand in for `cuda.launcher`, on the CPU; unless `once`, each launch runs twice."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.cpp")
-        source.write_text(f'#include "cuda_on_host.h"\n{cuda.source(file)}\nLAUNCHER({name})\n', encoding="utf-8")
+        source.write_text(f'#include "cuda_on_host.h"\n{text}\nLAUNCHER({name})\n', encoding="utf-8")
         library = source.with_suffix(".so")
         command = [COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        command += ["-DTOGETHER", "-pthread"] if together else []
-        command += ["-DEXACT"] if file in ("narrow_conv.cu", "spiking_conv.cu") else []
         command += [
             "-Wno-unused-parameter",
             "-Wno-unused-function",

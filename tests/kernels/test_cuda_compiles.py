@@ -14,6 +14,8 @@ import pytest
 from rsnn.data.simulate.gestures import film_cupy
 from rsnn.kernels import cuda
 
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
 
 @functools.cache
 def nvrtc():
@@ -131,6 +133,14 @@ def test_every_variant_of_the_gradients_of_a_convlstm_compiles(architecture):
 def test_what_films_gestures_compiles(architecture):
     text = ptx(film_cupy.source(), f"-arch={architecture}", "-std=c++17")
     assert set(re.findall(r"\.entry (\w+)\(", text)) == {"film"}
+
+
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
+def test_what_makes_frames_in_the_example_compiles(architecture):
+    text = (EXAMPLES / "train_gesture.cu").read_text(encoding="utf-8")
+    assert f"kThreads = {cuda.THREADS}," in text
+    compiled = ptx(text, f"-arch={architecture}", "-std=c++17")
+    assert set(re.findall(r"\.entry (\w+)\(", compiled)) == {"seen", "noise"}
 
 
 @pytest.mark.parametrize("soft", [0, 1])

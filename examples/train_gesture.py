@@ -60,7 +60,7 @@ SLICE = 100  # ticks; windows begin and end with slices of so many
 SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
 OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
 BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest the first steps be too sure; after what
-LONG, MULTIPLES = 0.1, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
+LONG, MULTIPLES = 0.25, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
 # Share of the windows that are distorted. Networks should be best at what recordings look like, and cope with the rest.
 AUGMENTED = 0.5
 AVERAGED = 0.998  # what the average of the weights keeps of itself in each step

@@ -10,8 +10,12 @@
 //
 // The blocks of a cluster have an image for all steps. In shared memory a block has its rows and those above and below
 // twice: step t reads hidden state and frame, pixel by pixel in half precision (whose 11 bits are TF32's), from one and
-// writes to the other what step t + 1 will read; rows at an edge go to the neighbour's memory too. The cells stay in
-// shared memory, in float, each where only the lane that computes it looks. Factors past 65504 count as that.
+// writes to the other what step t + 1 will read. The cells stay in shared memory, in float, each where only the lane that
+// computes it looks. Factors past 65504 count as that.
+//
+// Hidden states of rows at an edge are sent to the neighbour as well, while the rows between are computed. A group of
+// pixels at an edge waits for those of the step before. It has read what its neighbour's last step sent before it sends
+// itself, and without that the neighbour does not go on to the step whose results would overwrite this.
 //
 // A warp goes from one group of 2 x 16 pixels to the next. Rows of a product are 8 even columns of the pixels and the 8
 // odd ones; columns of a product are gates, i and f of channel q next to each other and o and g as well, so that a lane
@@ -19,20 +23,21 @@
 // has 16 channels of a tap or, where 8 are enough, of two: left and right of a row, or the middle ones of two rows.
 //
 // frames is (T, N, C, H, W), hidden states and cells are (N, D, H, W), features (T, N, D, H / POOL, W / POOL); kept
-// hidden states (with POOL 2) and cells (T - 1, N, D, H, W). What is missing (0) is zero. What the weights are is in
-// convlstm_sequence_cupy.py.
+// hidden states (with POOL 2) and cells (T - 1, N, D, H, W). What is missing (0) is zero. Weights are (4 D, C, 3, 3) and
+// (4 D, D, 3, 3) and bias (4 D), gates in the order i, f, o, g.
 
 constexpr int kPlane = HEIGHT * WIDTH, kWarps = THREADS / 32;
-constexpr int kPieces = (HIDDEN + CHANNELS + 7) / 8;  // of a pixel, each of 8 channels: hidden ones, then the frame's
+constexpr int kFrom = (HIDDEN + 1) / 2 * 2;            // a pixel's channels: hidden ones, from here on the frame's
+constexpr int kPieces = (kFrom + CHANNELS + 7) / 8;    // of 8 of these channels
 constexpr int kProducts = kPieces == 1 ? 5 : 9;
-constexpr int kTiles = HIDDEN > 4 ? 3 : 2;            // of 8 gates
-constexpr int kAcross = WIDTH / 16, kGroups = kAcross * (ROWS / 2), kAround = WIDTH / 16;  // groups, and above and below
+constexpr int kTiles = HIDDEN > 4 ? 3 : 2;             // of 8 gates
+constexpr int kPairs = ROWS / 2, kAcross = WIDTH / 16, kGroups = kAcross * kPairs;
 // Numbers of a block's pixels: even columns of a row, from the one left of the image on, then odd ones.
 constexpr int kHalfRow = (WIDTH / 2 + 1) * 8, kRow = 2 * kHalfRow, kPiece = (ROWS + 2) * kRow, kPixels = kPieces * kPiece;
+constexpr int kSent = WIDTH * kFrom * 2;               // bytes of a row of hidden states
 
-__device__ __forceinline__ float larger(float x, float y) { return x > y || x != x ? x : y; }
-
-__device__ __forceinline__ Bits16 as_half(float x) { return half_of(at_least(at_most(x, 65504.0f), -65504.0f)); }
+__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
+__device__ __forceinline__ unsigned factors(float x, float y) { return halves_of(limited(x), limited(y)); }
 
 // The gates' sums come scaled, as below. Writes the cell and returns the hidden state.
 #if ROUGH
@@ -57,126 +62,151 @@ __device__ __forceinline__ float step(float i, float f, float o, float g, float&
 }
 #endif
 
+// Gate and channel of column c of tile j: i, f and o, g of the first four channels, all gates of the next two.
+__device__ __forceinline__ int gate_of(int j, int c) { return j == 2 ? c % 4 : 2 * j + c % 2; }
+__device__ __forceinline__ int channel_of(int j, int c) { return j == 2 ? 4 + c / 4 : c / 2; }
+
+// Row `row` of product k is channel `row % 8` of a piece and of a tap, or none.
+__device__ __forceinline__ float weight_of(const float* __restrict__ w_input, const float* __restrict__ w_hidden, int k,
+                                           int row, int gate, int channel) {
+    const int second = row / 8, c = kPieces == 1 ? row % 8 : row;
+    const int tap = kPieces > 1 ? k : k < 3 ? 3 * k + 2 * second : k == 3 ? 1 + 3 * second : second ? 9 : 7;
+    const int place = gate * HIDDEN + channel;
+    if (channel >= HIDDEN || tap > 8) return 0.0f;
+    if (c < HIDDEN) return w_hidden[(place * HIDDEN + c) * 9 + tap];
+    if (c >= kFrom && c < kFrom + CHANNELS) return w_input[(place * CHANNELS + c - kFrom) * 9 + tap];
+    return 0.0f;
+}
+
+// A frame's pixel on its way to a block's pixels.
+struct Pixel {
+    Value of[CHANNELS];
+
+    __device__ __forceinline__ Pixel(const Value* from, bool exists) {
+#pragma unroll
+        for (int c = 0; c < CHANNELS; ++c) of[c] = exists ? from[c * kPlane] : static_cast<Value>(0);
+    }
+    __device__ __forceinline__ void put(Bits16* to) const {
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c += 2) {
+            const float second = c + 1 < CHANNELS ? load(of[c + 1 < CHANNELS ? c + 1 : c]) : 0.0f;
+            *reinterpret_cast<unsigned*>(to + (kFrom + c) / 8 * kPiece + (kFrom + c) % 8) = factors(load(of[c]), second);
+        }
+    }
+};
+
 // Where a pixel is among a block's; row 0 is above its own, and column -1 left of the image.
 __device__ __forceinline__ int place_of(int row, int column) {
     return row * kRow + (column + 1) % 2 * kHalfRow + (column + 1) / 2 * 8;
 }
-// Where a channel of a pixel is from there.
-__device__ __forceinline__ int channel_of(int c) { return c / 8 * kPiece + c % 8; }
-
-// A pixel of the next frame on its way.
-struct Pixel {
-    Value of[CHANNELS];
-    int place;  // negative where there is none
-
-    // Number `group` of the groups and, after these, of those of the rows above and below. y is the block's first row.
-    __device__ __forceinline__ Pixel(const Value* frame, int group, int lane, int y) {
-        int row, column;
-        if (group < kGroups) {
-            row = 1 + group / kAcross * 2 + lane / 16, column = group % kAcross * 16 + lane % 16;
-        } else {
-            const int pixel = (group - kGroups) * 32 + lane;
-            row = pixel / WIDTH * (ROWS + 1), column = pixel % WIDTH;
-        }
-        const int at = y + row - 1;
-        place = frame && at >= 0 && at < HEIGHT ? place_of(row, column) : -1;
-#pragma unroll
-        for (int c = 0; c < CHANNELS; ++c)
-            if (place >= 0) of[c] = frame[c * kPlane + at * WIDTH + column];
-    }
-    __device__ __forceinline__ void put(Bits16* pixels) const {
-        if (place < 0) return;
-#pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) pixels[place + channel_of(HIDDEN + c)] = as_half(load(of[c]));
-    }
-};
 
 extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / THREADS)
     convlstm_sequence(const Value* __restrict__ frames, const Value* __restrict__ before,
-                      const float* __restrict__ cell_before, const float* __restrict__ weight,
-                      const float* __restrict__ bias, long long T, long long N, Value* __restrict__ features,
-                      Value* __restrict__ last, float* __restrict__ cell_last, Value* __restrict__ hiddens,
-                      float* __restrict__ cells_kept) {
-    Bits16* const memory = reinterpret_cast<Bits16*>(shared_memory());  // 2 x kPixels
-    Bits16* const nothing = memory + 2 * kPixels;                       // 8 zeros
-    float* const cells = reinterpret_cast<float*>(nothing + 8);         // (4 or 6, kGroups, 32)
+                      const float* __restrict__ cell_before, const float* __restrict__ w_input,
+                      const float* __restrict__ w_hidden, const float* __restrict__ bias, long long T, long long N,
+                      Value* __restrict__ features, Value* __restrict__ last, float* __restrict__ cell_last,
+                      Value* __restrict__ hiddens, float* __restrict__ cells_kept) {
+    Bits16* const memory = static_cast<Bits16*>(shared_memory());         // 2 x kPixels
+    Bits16* const nothing = memory + 2 * kPixels;                         // 8 zeros
+    Signal* const signals = reinterpret_cast<Signal*>(nothing + 8);       // of even and odd steps, from above, below
+    Four<float>* const pairs = reinterpret_cast<Four<float>*>(signals + 4);  // cells (kGroups, 32)
+#if HIDDEN > 4
+    Two<float>* const singles = reinterpret_cast<Two<float>*>(pairs + kGroups * 32);
+#endif
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;  // of a fragment
     const int rank = blockIdx.x % CLUSTER, n = blockIdx.x / CLUSTER, y = rank * ROWS;
+    const bool has_above = rank > 0, has_below = rank + 1 < CLUSTER;
 
     // b of product k, tile j: a lane has of column g the rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9.
     unsigned weights[kProducts][kTiles][2];
     float start[kTiles][2];  // of columns 2 q and 2 q + 1
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-        // Gate of column c: i, f in the first tile, o, g in the second; in the third all four, twice.
-        const auto scale = [&](int c) { return (j == 2 ? c % 4 == 3 : j == 1 && c % 2) ? kTanh : kSigmoid; };
+        const int gate = gate_of(j, g), channel = channel_of(j, g);
+        const float scale = gate == 3 ? kTanh : kSigmoid;
 #pragma unroll
-        for (int k = 0; k < kProducts; ++k) {
-            const Four<float> four = reinterpret_cast<const Four<float>*>(weight)[(k * kTiles + j) * 32 + lane];
+        for (int k = 0; k < kProducts; ++k)
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
-                weights[k][j][i] = as_half(four.of[2 * i] * scale(g)) |
-                                   static_cast<unsigned>(as_half(four.of[2 * i + 1] * scale(g))) << 16;
+            for (int i = 0; i < 2; ++i) {
+                const float low = weight_of(w_input, w_hidden, k, 2 * q + 8 * i, gate, channel);
+                const float high = weight_of(w_input, w_hidden, k, 2 * q + 8 * i + 1, gate, channel);
+                weights[k][j][i] = factors(low * scale, high * scale);
+            }
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int gate = gate_of(j, 2 * q + e), channel = channel_of(j, 2 * q + e);
+            start[j][e] = bias && channel < HIDDEN ? bias[gate * HIDDEN + channel] * (gate == 3 ? kTanh : kSigmoid) : 0;
         }
-#pragma unroll
-        for (int e = 0; e < 2; ++e) start[j][e] = bias[j * 8 + 2 * q + e] * scale(2 * q + e);
     }
 
     for (int i = threadIdx.x; i < (2 * kPixels + 8) / 8; i += THREADS)
         reinterpret_cast<Four<unsigned>*>(memory)[i] = {{0, 0, 0, 0}};
+    if (threadIdx.x < 4) make(signals + threadIdx.x);
     __syncthreads();
     const long long state = static_cast<long long>(n) * (HIDDEN * kPlane);
-    const Value* const images = frames + static_cast<long long>(n) * (CHANNELS * kPlane);
     const long long frame = N * (CHANNELS * kPlane), states = N * (HIDDEN * kPlane);
-    for (int group = warp; group < kGroups + kAround; group += kWarps) Pixel(images, group, lane, y).put(memory);
-    if (before)
-        for (int i = threadIdx.x; i < (ROWS + 2) * WIDTH; i += THREADS) {
-            const int row = i / WIDTH, column = i % WIDTH, at = y + row - 1;
-            if (at < 0 || at >= HEIGHT) continue;
+    const Value* image = frames + static_cast<long long>(n) * (CHANNELS * kPlane);
+    for (int i = threadIdx.x; i < (ROWS + 2) * WIDTH; i += THREADS) {
+        const int row = i / WIDTH, column = i % WIDTH, at = (y + row - 1) * WIDTH + column, place = place_of(row, column);
+        if (at < 0 || at >= kPlane) continue;
+        Pixel(image + at, true).put(memory + place);
+        if (before)
 #pragma unroll
-            for (int c = 0; c < HIDDEN; ++c)
-                memory[place_of(row, column) + channel_of(c)] =
-                    as_half(load(before[state + c * kPlane + at * WIDTH + column]));
-        }
+            for (int c = 0; c < HIDDEN; ++c) memory[place + c] = half_of(limited(load(before[state + c * kPlane + at])));
+    }
     // A lane's cells of a group: columns 2 g and 2 g + 1 of channel q in both rows and, of the fifth and sixth channel,
     // an even lane's the left and an odd one's the right column. Where they are in a state, from its group's pixels on:
-    const auto pair_of = [&](int r, int group) {
-        return reinterpret_cast<Two<float>*>(cells) + (r * kGroups + group) * 32 + lane;
-    };
     const bool has_pair = q < HIDDEN;
     const int pair_at = q * kPlane + 2 * g;
 #if HIDDEN > 4
-    const auto single_of = [&](int r, int group) { return cells + ((4 + r) * kGroups + group) * 32 + lane; };
     const int fifth = 4 + q / 2, odd = q % 2;
     const bool has_single = fifth < HIDDEN;
     const int single_at = fifth * kPlane + 2 * g + odd;
 #endif
-    for (int group = warp; group < kGroups; group += kWarps)
+    // The groups of rows at an edge come last.
+    const auto row_of = [&](int group) { return (group / kAcross + 1) % kPairs * 2; };
+    for (int group = warp; group < kGroups; group += kWarps) {
+        const float* const from = cell_before + state + (y + row_of(group)) * WIDTH + group % kAcross * 16;
+        Four<float> four = {{0, 0, 0, 0}};
+        if (cell_before && has_pair)
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            const float* const from = cell_before + state + (y + group / kAcross * 2 + r) * WIDTH + group % kAcross * 16;
-            Two<float> two = {0.0f, 0.0f};
-            if (cell_before && has_pair) two = *reinterpret_cast<const Two<float>*>(from + pair_at);
-            *pair_of(r, group) = two;
+            for (int i = 0; i < 4; ++i) four.of[i] = from[pair_at + i / 2 * WIDTH + i % 2];
+        pairs[group * 32 + lane] = four;
 #if HIDDEN > 4
-            *single_of(r, group) = cell_before && has_single ? from[single_at] : 0.0f;
+        const bool exists = cell_before && has_single;
+        singles[group * 32 + lane] = {exists ? from[single_at] : 0, exists ? from[single_at + WIDTH] : 0};
 #endif
-        }
+    }
+    const auto expect_rows = [&](int t) {
+        if (threadIdx.x != 0 || t + 1 >= T) return;
+        if (has_above) expect(signals + t % 2, kSent);
+        if (has_below) expect(signals + 2 + t % 2, kSent);
+    };
+    expect_rows(0);
     cluster_together();  // every block has its memory, and all that step 0 reads is there
 
-    for (int t = 0; t < T; ++t) {
+    // A lane's row of the matrices that are products' factors, from a group's corner on: channels of columns from x - 1,
+    // x, x + 1 and x + 2 on, every other one.
+    const auto factor = [&](int column) { return column % 2 * kHalfRow + column / 2 * 8 + lane % 8 * 8; };
+    const int quarter = lane / 8;
+#if HIDDEN + HIDDEN % 2 + CHANNELS <= 8
+    const int sides = kept(factor(quarter)), middles = kept(quarter / 2 * kRow + factor(1 + quarter % 2));
+#else
+    const int left = kept(quarter / 2 * kPiece + factor(quarter % 2));
+    const int middle = kept(quarter / 2 * kPiece + factor(1 + quarter % 2));
+#endif
+    const int own = kept(place_of(1 + lane / 16, lane % 16)), own_at = lane / 16 * WIDTH + lane % 16;  // of its Pixel
+    for (int t = 0; t < T; ++t, image += frame) {
         const bool ends = t + 1 == T;
+        const int before_phase = (t + 1) / 2 % 2 ^ 1;  // of step t - 1: (t - 1) / 2 % 2
         Bits16 *const seen = memory + t % 2 * kPixels, *const next = memory + (t + 1) % 2 * kPixels;
-        Bits16* const above = rank > 0 ? of_block(next, rank - 1) : nullptr;
-        Bits16* const below = rank + 1 < CLUSTER ? of_block(next, rank + 1) : nullptr;
-        const Value* const image = ends ? nullptr : images + (t + 1) * frame;
-        for (int group = warp; group < kGroups + kAround; group += kWarps) {
-            const Pixel pixel(image, group, lane, y);
-            if (group >= kGroups) {
-                pixel.put(next);
-                continue;
-            }
-            const int row = group / kAcross * 2, x = group % kAcross * 16;
+        for (int group = warp; group < kGroups; group += kWarps) {
+            const int row = row_of(group), x = group % kAcross * 16, corner = row * kRow + x / 2 * 8;
+            const int at = (y + row) * WIDTH + x;
+            const Pixel pixel(image + frame + (at + own_at), !ends);
+            if (t > 0 && row == 0 && has_above) await_signal(signals + (t + 1) % 2, before_phase);
+            if (t > 0 && row == ROWS - 2 && has_below) await_signal(signals + 2 + (t + 1) % 2, before_phase);
+
             float sums[2][kTiles][4];
 #pragma unroll
             for (int r = 0; r < 2; ++r)
@@ -184,113 +214,138 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
                 for (int j = 0; j < kTiles; ++j)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) sums[r][j][i] = start[j][i % 2];
-            // Pixels of row i above, in, in or below the group, columns from x + dx on, every other; 8 channels of each.
-            const Bits16* const corner = seen + row * kRow + x / 2 * 8;
-            const auto pixels_of = [&](int piece, int i, int dx) {
-                return corner + piece * kPiece + i * kRow + (dx + 1) % 2 * kHalfRow + (dx + 1) / 2 * 8;
-            };
-            const auto add = [&](int r, int k, const unsigned(&pixels)[4]) {
+            // Even columns of the first half of a product's channels, odd ones; the same of the second half.
+            unsigned pixels[4];
+            const auto add = [&](int r, int k) {
 #pragma unroll
                 for (int j = 0; j < kTiles; ++j) multiply_half(sums[r][j], pixels, weights[k][j]);
             };
-            // Even columns of the first half of a product's channels, odd ones; the same of the second half.
-            unsigned pixels[4];
-#if HIDDEN + CHANNELS <= 8
+            const Bits16* const from = seen + corner;
+#if HIDDEN + HIDDEN % 2 + CHANNELS <= 8
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                load_matrices(pixels, [&](int l) { return pixels_of(0, i, l / 8 - 1) + l % 8 * 8; });
-                if (i < 3) add(0, i, pixels);
-                if (i > 0) add(1, i - 1, pixels);
+                load_matrices(pixels, from + sides + i * kRow);
+                if (i < 3) add(0, i);
+                if (i > 0) add(1, i - 1);
             }
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                load_matrices(pixels, [&](int l) { return pixels_of(0, r + l / 16, l / 8 % 2) + l % 8 * 8; });
-                add(r, 3, pixels);
-                load_matrices(pixels, [&](int l) {
-                    return l < 16 ? pixels_of(0, r + 2, l / 8) + l % 8 * 8 : nothing;
-                });
-                add(r, 4, pixels);
+                load_matrices(pixels, from + middles + r * kRow);
+                add(r, 3);
+                load_matrices(pixels, lane < 16 ? from + middles + (r + 2) * kRow : nothing);
+                add(r, 4);
             }
 #else
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
                 for (int tap = 0; tap < 3; ++tap) {
-                    load_matrices(pixels, [&](int l) { return pixels_of(l / 16, i, tap - 1 + l / 8 % 2) + l % 8 * 8; });
-                    if (i < 3) add(0, 3 * i + tap, pixels);
-                    if (i > 0) add(1, 3 * (i - 1) + tap, pixels);
+                    load_matrices(pixels, from + (tap == 1 ? middle : left + tap / 2 * 8) + i * kRow);
+                    if (i < 3) add(0, 3 * i + tap);
+                    if (i > 0) add(1, 3 * (i - 1) + tap);
                 }
 #endif
 
             float h[2][3];
-            Two<float> c[2];
+            Four<float> c = pairs[group * 32 + lane];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 const float(&sum)[kTiles][4] = sums[r];
-                c[r] = *pair_of(r, group);
-                h[r][0] = step(sum[0][0], sum[0][1], sum[1][0], sum[1][1], c[r].first);
-                h[r][1] = step(sum[0][2], sum[0][3], sum[1][2], sum[1][3], c[r].second);
-                *pair_of(r, group) = c[r];
+                h[r][0] = step(sum[0][0], sum[0][1], sum[1][0], sum[1][1], c.of[2 * r]);
+                h[r][1] = step(sum[0][2], sum[0][3], sum[1][2], sum[1][3], c.of[2 * r + 1]);
             }
-            // To this block's pixels and, at an edge, to those of the block that sees them from the other side.
-            const auto hand_on = [&](int r, int column, int channel, float hidden) {
-                const int at = row + r + 1, place = place_of(at, x + column) + channel_of(channel);
-                const Bits16 half = half_of(hidden);
-                next[place] = half;
-                if (r == 0 && at == 1 && above) above[place + ROWS * kRow] = half;
-                if (r == 1 && at == ROWS && below) below[place - ROWS * kRow] = half;
-            };
-            if (has_pair)
-#pragma unroll
-                for (int r = 0; r < 2; ++r) hand_on(r, 2 * g, q, h[r][0]), hand_on(r, 2 * g + 1, q, h[r][1]);
+            pairs[group * 32 + lane] = c;
 #if HIDDEN > 4
-            float single[2];
+            Two<float> single = singles[group * 32 + lane];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 // Even lanes have i and f, odd ones o and g, of both columns: each takes those of its own column.
                 const float(&sum)[4] = sums[r][2];
                 const float one = __shfl_xor_sync(0xffffffffu, odd ? sum[0] : sum[2], 1);
                 const float other = __shfl_xor_sync(0xffffffffu, odd ? sum[1] : sum[3], 1);
-                single[r] = *single_of(r, group);
                 h[r][2] = step(odd ? one : sum[0], odd ? other : sum[1], odd ? sum[2] : one, odd ? sum[3] : other,
-                               single[r]);
-                *single_of(r, group) = single[r];
-                if (has_single) hand_on(r, 2 * g + odd, fifth, h[r][2]);
+                               r ? single.second : single.first);
             }
+            singles[group * 32 + lane] = single;
 #endif
 
-            const long long from = state + ((y + row) * WIDTH + x);
-            Value* const whole = POOL == 1 ? features + t * states : ends ? last : KEEP ? hiddens + t * states : nullptr;
-            float* const cells_to = ends ? cell_last : KEEP ? cells_kept + t * states : nullptr;
+            Bits16* const to = next + corner + kRow;  // column x - 1 of the group's first row
+            const unsigned halves[2] = {halves_of(h[0][0], h[0][1]), halves_of(h[1][0], h[1][1])};
+#if HIDDEN > 4
+            const unsigned single_halves = halves_of(h[0][2], h[1][2]);
+#endif
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 if (has_pair) {
-                    const long long to = from + r * WIDTH + pair_at;
-                    const Two<Value> two = {store(h[r][0]), store(h[r][1])};
-                    if (whole) *reinterpret_cast<Two<Value>*>(whole + to) = two;
-                    if (POOL == 1 && ends) *reinterpret_cast<Two<Value>*>(last + to) = two;
-                    if (cells_to) *reinterpret_cast<Two<float>*>(cells_to + to) = c[r];
+                    to[r * kRow + kHalfRow + g * 8 + q] = static_cast<Bits16>(halves[r]);
+                    to[r * kRow + 8 + g * 8 + q] = static_cast<Bits16>(halves[r] >> 16);
                 }
 #if HIDDEN > 4
-                if (has_single) {
-                    const long long to = from + r * WIDTH + single_at;
-                    if (whole) whole[to] = store(h[r][2]);
-                    if (POOL == 1 && ends) last[to] = store(h[r][2]);
-                    if (cells_to) cells_to[to] = single[r];
-                }
+                if (has_single)
+                    to[r * kRow + (odd ? 8 : kHalfRow) + g * 8 + fifth] = static_cast<Bits16>(single_halves >> 16 * r);
 #endif
+            }
+            // A row to the neighbour that sees it from the other side, two channels at a time.
+            const auto send_row = [&](int r, int shift, Signal* signal, int rank) {
+                const Bits16* const there = to + (r * kRow + shift) + g * 8;
+                const unsigned others = __shfl_xor_sync(0xffffffffu, halves[r], 1);
+                if (q % 2 == 0 && has_pair) {
+                    send(there + kHalfRow + q, (halves[r] & 0xffff) | others << 16, signal, rank);
+                    send(there + 8 + q, halves[r] >> 16 | (others & 0xffff0000u), signal, rank);
+                }
+#if HIDDEN > 4
+                const unsigned mine = single_halves >> 16 * r & 0xffff, other = __shfl_xor_sync(0xffffffffu, mine, 2);
+                if (q < 2) send(there + (odd ? 8 : kHalfRow) + 4, mine | other << 16, signal, rank);
+#endif
+            };
+            if (!ends && row == 0 && has_above) send_row(0, ROWS * kRow, signals + 2 + t % 2, rank - 1);
+            if (!ends && row == ROWS - 2 && has_below) send_row(1, -ROWS * kRow, signals + t % 2, rank + 1);
+
+            Value* const whole = POOL == 1 ? features + t * states : ends ? last : KEEP ? hiddens + t * states : nullptr;
+            float* const cells_to = ends ? cell_last : KEEP ? cells_kept + t * states : nullptr;
+            if (POOL == 1 || KEEP || ends) {
+#pragma unroll
+                for (int r = 0; r < 2; ++r) {
+                    if (has_pair) {
+                        const long long place = state + (at + r * WIDTH + pair_at);
+                        const Two<Value> two = {store(h[r][0]), store(h[r][1])};
+                        if (whole) *reinterpret_cast<Two<Value>*>(whole + place) = two;
+                        if (POOL == 1 && ends) *reinterpret_cast<Two<Value>*>(last + place) = two;
+                        if (cells_to) *reinterpret_cast<Two<float>*>(cells_to + place) = {c.of[2 * r], c.of[2 * r + 1]};
+                    }
+#if HIDDEN > 4
+                    if (has_single) {
+                        const long long place = state + (at + r * WIDTH + single_at);
+                        if (whole) whole[place] = store(h[r][2]);
+                        if (POOL == 1 && ends) last[place] = store(h[r][2]);
+                        if (cells_to) cells_to[place] = r ? single.second : single.first;
+                    }
+#endif
+                }
             }
 #if POOL == 2
             Value* const window = features + (t * states + state) / 4 + ((y + row) / 2 * (WIDTH / 2) + x / 2 + g);
-            const float most = larger(larger(h[0][0], h[0][1]), larger(h[1][0], h[1][1]));
+            const float most = at_least(at_least(h[0][0], h[0][1]), at_least(h[1][0], h[1][1]));
             if (has_pair) window[q * (kPlane / 4)] = store(most);
 #if HIDDEN > 4
-            const float mine = larger(h[0][2], h[1][2]), others = __shfl_xor_sync(0xffffffffu, mine, 1);
-            if (has_single && !odd) window[fifth * (kPlane / 4)] = store(larger(mine, others));
+            const float mine = at_least(h[0][2], h[1][2]), others = __shfl_xor_sync(0xffffffffu, mine, 1);
+            if (has_single && !odd) window[fifth * (kPlane / 4)] = store(at_least(mine, others));
 #endif
 #endif
-            pixel.put(next);
+            if (!ends) pixel.put(next + corner + own);
         }
-        cluster_together();
+        if (!ends)  // the frame's rows above and below
+            for (int i = threadIdx.x; i < 2 * WIDTH; i += THREADS) {
+                const int down = i / WIDTH, column = i % WIDTH;
+                if (down ? has_below : has_above)
+                    Pixel(image + frame + ((y + (down ? ROWS : -1)) * WIDTH + column), true)
+                        .put(next + place_of(down * (ROWS + 1), column));
+            }
+        if (threadIdx.x == 0 && t > 0) {
+            if (has_above) await_signal(signals + (t + 1) % 2, before_phase);
+            if (has_below) await_signal(signals + 2 + (t + 1) % 2, before_phase);
+        }
+        expect_rows(t + 1);
+        __syncthreads();
     }
 }

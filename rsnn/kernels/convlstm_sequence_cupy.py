@@ -60,8 +60,8 @@ def run(
     macros |= {"VECTOR": 1, "DEPTH": 1, "THREADS": THREADS * (2 if alone else 1), "ROWS": rows, "CLUSTER": cluster}
     macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
     macros |= {"KEEP": outputs[-1] is not None, "ROUGH": frames.dtype != torch.float32}
-    weight, start = _weights(w_input, w_hidden, bias)
-    arguments = (frames, hidden, cell, weight, start, T, N, *outputs)
+    weights = (None if x is None else x.contiguous() for x in (w_input, w_hidden, bias))
+    arguments = (frames, hidden, cell, *weights, T, N, *outputs)
     cuda.launch("convlstm_sequence.cu", "convlstm_sequence", macros, blocks, arguments, shared=shared)
 
 
@@ -87,48 +87,9 @@ def _rows(frames: Tensor, D: int) -> int | None:
 
 
 def _memory(C: int, D: int, W: int, rows: int) -> int:
-    """Return the bytes of shared memory of a block: pixels twice, in halves, eight zeros and cells."""
-    pieces = (C + D + 7) // 8
-    return 2 * 2 * pieces * (rows + 2) * (W + 2) * 8 + 16 + 4 * (6 if D > 4 else 4) * rows * W
-
-
-def _weights(w_input: Tensor, w_hidden: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Lay out weights (products, tiles, 32 lanes, 4) and bias (tiles, 8), as lanes hand them to the products."""
-    places = _places(w_input.shape[1], w_hidden.shape[1], bias is not None, w_input.device)
-    given = [x.reshape(-1) for x in (w_input, w_hidden, bias) if x is not None]
-    laid_out = torch.cat([w_input.new_zeros(1), *given])[places]
-    tiles = 3 if w_hidden.shape[1] > 4 else 2
-    weight, start = laid_out.split_with_sizes((len(places) - 8 * tiles, 8 * tiles))
-    return weight, start
-
-
-@functools.cache
-def _places(C: int, D: int, has_bias: bool, device: torch.device) -> Tensor:
-    """Return which of the weights, counted from 1, goes where, or 0 for a zero: first weights, then bias.
-
-    A lane's numbers are of column lane // 4 and rows 2 q, 2 q + 1, 2 q + 8 and 2 q + 9, where q is lane % 4. Columns
-    are gates; rows are channels, hidden ones before those of the frame: 8 of two taps each, or 16 of one.
-    """
-    lengths = (4 * D * C * 9, 4 * D * D * 9, 4 * D)
-    by_input, by_hidden, rows = torch.arange(1, sum(lengths) + 1).split(lengths)
-    taps = torch.cat((by_hidden.view(4, D, D, 9), by_input.view(4, D, C, 9)), 2)
-    taps = F.pad(taps, (0, 1, 0, -(C + D) % 8)).movedim(3, 2)  # (gates, D, taps, rows), the tenth tap is zeros
-    pairs = [0, 2, 3, 5, 6, 8, 1, 4, 7, 9]
-    columns = taps[:, :, pairs].reshape(4, D, 5, 16) if C + D <= 8 else taps[:, :, :9]
-    rows = (rows * has_bias).view(4, D)
-    tiles = [[(2 * j + c % 2, c // 2) for c in range(8)] for j in range(2)]
-    if D > 4:
-        tiles.append([(c % 4, 4 + c // 4) for c in range(8)])
-    weight = torch.zeros(columns.shape[2], len(tiles), 32, 4, dtype=torch.long)
-    start = torch.zeros(len(tiles), 8, dtype=torch.long)
-    for j, tile in enumerate(tiles):
-        for column, (gate, channel) in enumerate(tile):
-            if channel >= D:
-                continue
-            start[j, column] = rows[gate, channel]
-            for q in range(4):
-                weight[:, j, 4 * column + q] = columns[gate, channel][:, [2 * q, 2 * q + 1, 2 * q + 8, 2 * q + 9]]
-    return torch.cat((weight.flatten(), start.flatten())).to(device)
+    """Return the bytes of shared memory of a block: pixels twice, in halves, eight zeros, signals and cells."""
+    pieces = (C + D + D % 2 + 7) // 8
+    return 2 * 2 * pieces * (rows + 2) * (W + 2) * 8 + 16 + 32 + 4 * (6 if D > 4 else 4) * rows * W
 
 
 def _works(device: torch.device) -> bool:

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <thread>
 #include <vector>
 using std::exp;
@@ -43,14 +44,41 @@ static void warp_on_host() { pthread_barrier_wait(&warps[this_warp()]); }
 static void __syncthreads() { pthread_barrier_wait(&block[rank]); }
 static void cluster_together() { pthread_barrier_wait(&cluster); }
 static void* shared_memory() { return shared[rank].data() + (-reinterpret_cast<std::uintptr_t>(shared[rank].data()) & 15); }
-template <typename Element>
-Element* of_block(Element* here, int other) {
-    const auto mine = rank;
-    const auto place = reinterpret_cast<char*>(here) - static_cast<char*>(shared_memory());
-    rank = other;
-    const auto there = reinterpret_cast<Element*>(static_cast<char*>(shared_memory()) + place);
-    rank = mine;
-    return there;
+
+// As in cluster.cuh. What is sent arrives at once.
+struct Signal {
+    int missing, phase;  // bytes, and the number of ended phases; one of them ends when it is expected and none is missing
+};
+static std::mutex signals;
+static void make(Signal* signal) { *signal = {1 << 30, 0}; }
+static void count(Signal* signal, int bytes) {
+    signal->missing += bytes;
+    if (signal->missing != 0) return;
+    signal->missing = 1 << 30;
+    ++signal->phase;
+}
+static void expect(Signal* signal, int bytes) {
+    std::lock_guard<std::mutex> alone(signals);
+    count(signal, bytes - (1 << 30));
+}
+static void await_signal(Signal* signal, int phase) {
+    for (bool ends = false; !ends; std::this_thread::yield()) {
+        std::lock_guard<std::mutex> alone(signals);
+        ends = signal->phase % 2 != phase;
+    }
+}
+static void send(const void* here, unsigned value, const Signal* signal, int other) {
+    const auto there = [&](const void* mine) {
+        const auto place = static_cast<const char*>(mine) - static_cast<char*>(shared_memory());
+        const auto me = rank;
+        rank = other;
+        char* const found = static_cast<char*>(shared_memory()) + place;
+        rank = me;
+        return found;
+    };
+    std::lock_guard<std::mutex> alone(signals);
+    std::memcpy(there(here), &value, sizeof(value));
+    count(reinterpret_cast<Signal*>(there(signal)), -4);
 }
 
 static float number_in(unsigned bits) {
@@ -102,14 +130,24 @@ void multiply_on_host(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)
     warp_on_host();
 }
 
-static float __shfl_xor_sync(unsigned, float x, int mask) {
-    static float all[kMostWarps][32];
+template <typename Number>
+Number __shfl_xor_sync(unsigned, Number x, int mask) {
+    static Number all[kMostWarps][32];
     const int warp = this_warp(), lane = threadIdx.x % 32;
     all[warp][lane] = x;
     warp_on_host();
-    const float other = all[warp][lane ^ mask];
+    const Number other = all[warp][lane ^ mask];
     warp_on_host();
     return other;
+}
+
+static void load_matrices_on_host(unsigned (&to)[4], const unsigned short* row) {
+    static const unsigned short* all[kMostWarps][32];
+    const int warp = this_warp(), lane = threadIdx.x % 32;
+    all[warp][lane] = row;
+    warp_on_host();
+    for (int i = 0; i < 4; ++i) std::memcpy(&to[i], all[warp][8 * i + lane / 4] + lane % 4 * 2, sizeof(unsigned));
+    warp_on_host();
 }
 #endif
 

@@ -3,24 +3,31 @@
 //
 // A block has 8 windows of 2 x 2 pixels next to each other and 128 output channels, 32 of them a warp, for all T steps:
 // the weights and the potentials stay in registers, the input of the next steps comes in through shared memory, and
-// nothing leaves but the spikes. Beside the macros of neuron.cuh, of which INPUT is 0 (products of TF32) or 3 (of
-// bfloat16):
-//   BLOCKS  that should fit into a multiprocessor
+// nothing leaves but the spikes. Beside the macros of neuron.cuh, of which INPUT is 0 (products of half precision, whose
+// 11 bits are TF32's; factors past 65504 count as that) or 3 (of bfloat16):
+//   CHANNELS  of the input, up to 8
+//   BLOCKS    that should fit into a multiprocessor
 //
-// x is (T, N, H, W, 8), W a multiple of 16 and H of 2; weight (D, C, 3, 3), C <= 8 and D a multiple of 128; the spikes
+// x is (T, N, CHANNELS, H, W), W a multiple of 16 and H of 2; weight (D, CHANNELS, 3, 3), D a multiple of 128; the spikes
 // are (T, N, H / 2, W / 2, D).
+//
+// A product has 8 channels of two taps: left and right of a row, or the middle ones of two rows.
 
-constexpr int kChannels = 8, kColumns = 18, kStages = 4, kTile = 4 * kColumns * kChannels;
+constexpr int kProducts = 5;
+// Numbers of the pixels that the windows see, 4 rows of 18: of a row even columns before odd ones, 8 channels of each.
+constexpr int kRows = 4, kColumns = 18, kHalfRow = kColumns / 2 * 8, kRow = 2 * kHalfRow, kTile = kRows * kRow;
 
-// A pixel's channels 2 q and 2 q + 1 as a lane hands them to a tensor core.
 #if INPUT == 0
-struct Pair {
-    unsigned first, second;
-};
-constexpr int kProducts = 9;  // of a convolution: each has a tap's 8 channels
+__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
+__device__ __forceinline__ unsigned factors(float x, float y) { return halves_of(limited(x), limited(y)); }
+__device__ __forceinline__ void multiply_factors(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    multiply_half(c, a, b);
+}
 #else
-typedef unsigned Pair;
-constexpr int kProducts = 5;  // two taps' channels, the last one's second are zeros
+__device__ __forceinline__ unsigned factors(float x, float y) { return store(x) | static_cast<unsigned>(store(y)) << 16; }
+__device__ __forceinline__ void multiply_factors(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    multiply_bfloat16(c, a, b);
+}
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
@@ -28,44 +35,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         const float* __restrict__ v_start, const float* __restrict__ mean,
                         const float* __restrict__ variance, const float* __restrict__ gain,
                         const float* __restrict__ bias, double eps, double tau, double v_threshold, double v_rest,
-                        long long T, long long N, long long H, long long W, long long C, long long D,
-                        Value* __restrict__ spikes, float* __restrict__ v_end) {
-    alignas(16) __shared__ Value tiles[kStages * kTile];
+                        long long T, long long N, long long H, long long W, long long D, Value* __restrict__ spikes,
+                        float* __restrict__ v_end) {
+    alignas(16) __shared__ Bits16 tiles[2 * kTile + 8];
+    Bits16* const nothing = tiles + 2 * kTile;  // 8 zeros
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;  // of a fragment
     const int parts = D / 128, across = W / 16, down = H / 2;
     const int part = blockIdx.x % parts, column = blockIdx.x / parts % across;
     const int row = blockIdx.x / parts / across % down, n = blockIdx.x / parts / across / down;
     const Neuron neuron = {static_cast<float>(tau), static_cast<float>(v_threshold), static_cast<float>(v_rest), 0, 0};
 
-    // The pixels that the windows see, in pieces of 16 bytes: where this thread's are in a step, and in a tile, where
-    // even columns are before odd ones, so that a warp's loads meet all banks.
-    constexpr int kPieces = sizeof(Value) * kChannels / 16, kAll = 4 * kColumns * kPieces;
-    constexpr int kMine = (kAll + THREADS - 1) / THREADS;
-    const Value* from[kMine];
-    int to[kMine];
-    bool outside[kMine];
+    // A thread fetches a pixel of each step, while the step before is computed.
+    const int plane = H * W;
+    Value pixel[CHANNELS];
+    const int its_row = threadIdx.x / kColumns, its_column = threadIdx.x % kColumns;
+    const int at_y = 2 * row - 1 + its_row, at_x = 16 * column - 1 + its_column;
+    const bool fetches = its_row < kRows, inside = fetches && at_y >= 0 && at_y < H && at_x >= 0 && at_x < W;
+    const Value* from = x + static_cast<long long>(n) * CHANNELS * plane + (inside ? at_y * static_cast<int>(W) + at_x : 0);
+    const long long step = N * CHANNELS * plane;
+    const auto fetch = [&](bool exists) {
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) {
-        const int piece = i * THREADS + threadIdx.x, pixel = piece / kPieces;
-        const int of_pixel = piece % kPieces * (16 / sizeof(Value));
-        const int down = pixel / kColumns, right = pixel % kColumns;
-        const int y = 2 * row - 1 + down, z = 16 * column - 1 + right;
-        outside[i] = y < 0 || y >= H || z < 0 || z >= W;
-        from[i] = x + (outside[i] ? 0 : ((n * H + y) * W + z) * kChannels + of_pixel);
-        to[i] = (down * kColumns + right / 2 + right % 2 * (kColumns / 2)) * kChannels + of_pixel;
-    }
-    const long long step = N * H * W * kChannels;
-    const auto fetch = [&](int t) {
-#pragma unroll
-        for (int i = 0; i < kMine; ++i)
-            if (i * THREADS + threadIdx.x < kAll)
-                start_copy<16>(tiles + t % kStages * kTile + to[i], from[i] + t * step, !outside[i]);
+        for (int c = 0; c < CHANNELS; ++c) pixel[c] = exists && inside ? from[c * plane] : static_cast<Value>(0);
+        from += step;
     };
+    const int its_place = its_row * kRow + its_column % 2 * kHalfRow + its_column / 2 * 8;
+    const auto hand_in = [&](int t) {
+        Four<unsigned> all;
 #pragma unroll
-    for (int t = 0; t < kStages - 1; ++t) {
-        if (t < T) fetch(t);
-        end_of_copies();
-    }
+        for (int c = 0; c < 8; c += 2) {
+            const float first = c < CHANNELS ? load(pixel[c < CHANNELS ? c : 0]) : 0.0f;
+            const float second = c + 1 < CHANNELS ? load(pixel[c + 1 < CHANNELS ? c + 1 : 0]) : 0.0f;
+            all.of[c / 2] = factors(first, second);
+        }
+        if (fetches) *reinterpret_cast<Four<unsigned>*>(tiles + t % 2 * kTile + its_place) = all;
+    };
+    if (threadIdx.x < 8) nothing[threadIdx.x] = 0;
+    fetch(true);
+    hand_in(0);
+    fetch(T > 1);
 
     // A lane's channels are channel + 2 j + e: column 2 q + e of fragment j. Of the weights it holds column g.
     const int channel = part * 128 + warp * 32 + q * 8;
@@ -79,18 +86,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         };
         const float scale_of_column = scale(of_column);
         const auto tap = [&](int k, int c) {
-            return k < 9 && c < C ? weight[(of_column * C + c) * 9 + k] * scale_of_column : 0.0f;
+            return k < 9 && c < CHANNELS ? weight[(of_column * CHANNELS + c) * 9 + k] * scale_of_column : 0.0f;
         };
 #pragma unroll
         for (int k = 0; k < kProducts; ++k)
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
-#if INPUT == 0
-                weights[k][j][i] = rounded(tap(k, 2 * q + i));
-#else
-                weights[k][j][i] = store(tap(2 * k + i, 2 * q)) |
-                                   static_cast<unsigned>(store(tap(2 * k + i, 2 * q + 1))) << 16;
-#endif
+            for (int i = 0; i < 2; ++i) {
+                const int of_half = k < 3 ? 3 * k + 2 * i : k == 3 ? 1 + 3 * i : i ? 9 : 7;
+                weights[k][j][i] = factors(tap(of_half, 2 * q), tap(of_half, 2 * q + 1));
+            }
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             const int c = channel + 2 * j + e;
@@ -112,25 +116,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 v[lower][j][i] = v_start ? v_start[potential(lower, i / 2) + 2 * j + i % 2] : neuron.rest;
     Value* out = spikes + ((static_cast<long long>(n) * down + row) * (W / 2) + 8 * column + g) * D + channel;
     const long long out_step = N * down * (W / 2) * D;
+    // A lane's row of the matrices that are products' factors: channels of columns from -1, 0, 1 and 2 on, every other.
+    const auto factor = [&](int column) { return column % 2 * kHalfRow + column / 2 * 8 + lane % 8 * 8; };
+    const int quarter = lane / 8;
+    const int sides = kept(factor(quarter)), middles = kept(quarter / 2 * kRow + factor(1 + quarter % 2));
     for (int t = 0; t < T; ++t) {
-        await<kStages - 2>();
-        __syncthreads();  // all of step t has arrived, and nobody is at step t - 1 any more
-        if (t + kStages - 1 < T) fetch(t + kStages - 1);
-        end_of_copies();
-        const Value* tile = tiles + t % kStages * kTile + g * kChannels + 2 * q;
-        Pair pixels[4][4];  // from the one up and left of the window on
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                const int place = i * kColumns + k / 2 + k % 2 * (kColumns / 2);
-                const auto two = *reinterpret_cast<const Two<Value>*>(tile + place * kChannels);
-#if INPUT == 0
-                pixels[i][k] = {rounded(two.first), rounded(two.second)};
-#else
-                pixels[i][k] = two.first | static_cast<unsigned>(two.second) << 16;
-#endif
-            }
+        __syncthreads();  // all of step t is in its tile, and nobody is at step t - 1 any more
+        if (t + 1 < T) hand_in(t + 1);
+        fetch(t + 2 < T);
+        const Bits16* const tile = tiles + t % 2 * kTile;
         bool fired[4][2] = {};
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
@@ -141,22 +135,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 for (int i = 0; i < 4; ++i) current[j][i] = shift[j][i % 2];
 #pragma unroll
             for (int k = 0; k < kProducts; ++k) {
-#if INPUT == 0
-                const Pair left = pixels[lower + k / 3][k % 3], right = pixels[lower + k / 3][k % 3 + 1];
-                const unsigned input[4] = {left.first, right.first, left.second, right.second};
-#else
-                const int one = 2 * k, other = 2 * k + 1 < 9 ? 2 * k + 1 : 0;
-                const Pair *first = pixels[lower + one / 3], *second = pixels[lower + other / 3];
-                const unsigned input[4] = {first[one % 3], first[one % 3 + 1],
-                                           second[other % 3], second[other % 3 + 1]};
-#endif
+                unsigned input[4];
+                const Bits16* const last = lane < 16 ? tile + middles + (lower + 2) * kRow : nothing;
+                load_matrices(input, k < 3 ? tile + sides + (lower + k) * kRow : k == 3 ? tile + middles + lower * kRow : last);
 #pragma unroll
-                for (int j = 0; j < 4; ++j)
-#if INPUT == 0
-                    multiply(current[j], input, weights[k][j]);
-#else
-                    multiply_bfloat16(current[j], input, weights[k][j]);
-#endif
+                for (int j = 0; j < 4; ++j) multiply_factors(current[j], input, weights[k][j]);
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j)

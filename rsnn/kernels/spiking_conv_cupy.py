@@ -16,14 +16,15 @@ from rsnn.kernels import cuda, gpu, lif_torch
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.surrogate import ATan, Surrogate
 
-CHANNELS = 8  # of a pixel, zeros included
-BLOCKS = 2  # that should fit into a multiprocessor at once
+CHANNELS = 8  # of a pixel, at most
+BLOCKS = 3  # that should fit into a multiprocessor at once
 
 
 def supports(x: Tensor, weight: Tensor, tau: float | Tensor, pool: int) -> bool:
     """Tell whether the kernel takes `x` (T, N, C, H, W) and `weight` (D, C, K, K), gradients aside.
 
-    Sums are of products of bfloat16 under autocast, else of TF32, where PyTorch's convolutions are too.
+    Sums are of products of bfloat16 under autocast, else of half precision, where PyTorch's convolutions are of TF32,
+    which has as many bits.
     """
     D, C, *kernel = weight.shape
     H, W = x.shape[3:]
@@ -71,17 +72,16 @@ def spiking_convolution(
     T, N, C, H, W = x.shape
     D = len(weight)
     dtype = _type(x)
-    pixels = torch.zeros(T, N, H, W, CHANNELS, dtype=dtype, device=x.device)
-    pixels[..., :C] = x.movedim(2, -1)
     spikes = torch.empty(T, N, H // 2, W // 2, D, dtype=dtype, device=x.device)
     end = torch.empty(N, H, W, D, device=x.device)
     gain, bias, mean, variance = (None if y is None else y.float().contiguous() for y in norm)
     macros = cuda.neuron_macros(dtype, tau, 0, v_reset is None, True)
-    macros |= {"VECTOR": 16 // dtype.itemsize, "DEPTH": 1, "BLOCKS": BLOCKS}
-    inputs = (pixels, weight.contiguous(), None if v is None else channels_last(v.float()), mean, variance, gain, bias)
+    macros |= {"VECTOR": 16 // dtype.itemsize, "DEPTH": 1, "CHANNELS": C, "BLOCKS": BLOCKS}
+    start = None if v is None else channels_last(v.float())
+    inputs = (x.to(dtype).contiguous(), weight.contiguous(), start, mean, variance, gain, bias)
     constants = (float(eps), float(tau), float(v_threshold), float(v_reset or 0.0))
     blocks = N * (H // 2) * (W // 16) * (D // 128)
-    arguments = (*inputs, *constants, T, N, H, W, C, D, spikes, end)
+    arguments = (*inputs, *constants, T, N, H, W, D, spikes, end)
     cuda.launch("spiking_conv.cu", "spiking_convolution", macros, blocks, arguments)
     return spikes.movedim(-1, 2), end.movedim(-1, 1)
 

@@ -23,7 +23,7 @@ def compiled(file, name, options, threads, shared):
     threads do depend on others.
     """
     options += ("-DTOGETHER", "-pthread") if file in cuda.ON_TENSOR_CORES else ()
-    options += ("-DEXACT",) if file in ("narrow_conv.cu", "spiking_conv.cu") else ()
+    options += ("-DEXACT",) if file == "narrow_conv.cu" else ()
     once = file in ("convlstm_step.cu", "convlstm_back.cu", *cuda.IN_CLUSTERS)
     return launcher(cuda.source(file), name, options, threads, once=once)
 

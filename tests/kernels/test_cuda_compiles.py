@@ -84,7 +84,7 @@ def test_every_variant_with_normalization_compiles(architecture):
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_every_variant_of_a_whole_stage_compiles(architecture):
     for variant in ({"INPUT": 0, "VECTOR": 4}, {"INPUT": 3, "VECTOR": 8}, {"INPUT": 0, "VECTOR": 4, "SOFT": 1}):
-        assert entries("spiking_conv.cu", architecture, BLOCKS=2, **variant) == {"spiking_convolution"}
+        assert entries("spiking_conv.cu", architecture, BLOCKS=3, CHANNELS=6, **variant) == {"spiking_convolution"}
 
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])

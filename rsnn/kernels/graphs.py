@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +95,11 @@ class Graphed(Generic[Result]):
 
     def __call__(self, *inputs: Any) -> Result:
         """Return `function(*inputs)`."""
-        tensors, training = _tensors(inputs), torch.is_grad_enabled()
-        if training in self._failed or not _can_replay(self.function, tensors):
+        tensors, training, members = _tensors(inputs), torch.is_grad_enabled(), _members(self.function)
+        if training in self._failed or not _can_replay(self.function, members, tensors):
             return self.function(*inputs)
         device = tensors[0].device
-        key = _key(self.function, inputs, device)
+        key = _key(members, inputs, device)
         with self._lock:  # the tensors of a graph are its own: one call at a time
             graph = self.graphs.pop(key, None)
             if graph is None:
@@ -392,22 +392,43 @@ def _twins(module: nn.Module) -> Iterator[list[nn.Parameter]]:
         raise RuntimeError("it moves its parameters")
 
 
-def _can_replay(function: Callable[..., Any], tensors: list[Tensor]) -> bool:
+class _Members(NamedTuple):
+    """What a module consists of, each once; nothing where a function is none."""
+
+    modules: list[nn.Module]
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+
+def _members(function: Callable[..., Any]) -> _Members:
+    """Return the members of a function; `parameters()` and the like go by names, and take several times as long."""
+    waiting = [function] if isinstance(function, nn.Module) else []
+    modules: dict[int, nn.Module] = {}
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in modules:
+            modules[id(module)] = module
+            waiting += [child for child in module._modules.values() if child is not None]
+    parameters = {id(x): x for m in modules.values() for x in m._parameters.values() if x is not None}
+    buffers = {id(x): x for m in modules.values() for x in m._buffers.values() if x is not None}
+    return _Members(list(modules.values()), list(parameters.values()), list(buffers.values()))
+
+
+def _can_replay(function: Callable[..., Any], members: _Members, tensors: list[Tensor]) -> bool:
     training = torch.is_grad_enabled()
     if torch.compiler.is_compiling() or not _on_one_gpu(tensors) or not all(map(sees_no_steps, tensors)):
         return False
     if not isinstance(function, nn.Module):
         return not training
-    modules, parameters = list(function.modules()), list(function.parameters())
-    if is_watched(*modules):
+    if is_watched(*members.modules):
         return False
     if not training:
-        return not any(module.training for module in modules)
+        return not any(module.training for module in members.modules)
     return (
-        any(x.requires_grad for x in (*tensors, *parameters))
-        and not any(isinstance(module, _DISTRIBUTED) for module in modules)
-        and all(type(x) is nn.Parameter for x in parameters)
-        and _on_one_gpu([*tensors, *parameters])
+        any(x.requires_grad for x in (*tensors, *members.parameters))
+        and not any(isinstance(module, _DISTRIBUTED) for module in members.modules)
+        and all(type(x) is nn.Parameter for x in members.parameters)
+        and _on_one_gpu([*tensors, *members.parameters])
     )
 
 
@@ -417,23 +438,19 @@ def _on_one_gpu(tensors: list[Tensor]) -> bool:
     return not torch.cuda.is_current_stream_capturing()
 
 
-def _key(function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> object:
+def _key(members: _Members, inputs: tuple[Any, ...], device: torch.device) -> object:
     """Return all that a recording depends on."""
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     kernels = (selected(device, "lif"), selected(device, "convlstm"))
-    if not isinstance(function, nn.Module):
-        return _shape(inputs), autocast, kernels
+    shape = _shape(inputs), autocast, kernels
     if not torch.is_grad_enabled():
-        return _shape(inputs), autocast, kernels, _weights(function)
-    modes = tuple(module.training for module in function.modules())
-    needed = tuple(x.requires_grad for x in (*_tensors(inputs), *function.parameters()))
-    return _shape(inputs), autocast, kernels, _weights(function, changing=True), modes, needed
-
-
-def _weights(module: nn.Module, *, changing: bool = False) -> tuple[object, ...]:
-    """Return where the parameters and buffers lie and, unless they are changing, how often each was written to."""
-    tensors = (*module.parameters(), *module.buffers())
-    return tuple((x.data_ptr(), x.dtype, 0 if changing or x.is_inference() else x._version) for x in tensors)
+        # Where the weights lie, and how often each was written to.
+        weights = [(x.data_ptr(), x.dtype, 0 if x.is_inference() else x._version) for y in members[1:] for x in y]
+        return shape, tuple(weights)
+    modes = [module.training for module in members.modules]
+    needed = [x.requires_grad for x in (*_tensors(inputs), *members.parameters)]
+    places = [(x.data_ptr(), x.dtype) for tensors in members[1:] for x in tensors]
+    return shape, tuple(places), tuple(modes), tuple(needed)
 
 
 def _shape(value: Any) -> object:

@@ -63,17 +63,17 @@ def is_watched(*modules: nn.Module, way: str = "") -> bool:
     if nn.modules.module._has_any_global_hook():
         return True
     for module in modules:
-        for hooks in (
-            module._forward_pre_hooks,
-            module._forward_hooks,
-            module._backward_pre_hooks,
-            module._backward_hooks,
-        ):
-            if hooks and any(way not in getattr(hook, "takes", ()) for hook in hooks.values()):
-                return True
+        before = module._forward_pre_hooks or module._backward_pre_hooks
+        if (before or module._forward_hooks or module._backward_hooks) and _has_hooks_besides(module, way):
+            return True
         if has_its_own(vars(module)):
             return True
     return False
+
+
+def _has_hooks_besides(module: nn.Module, way: str) -> bool:
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(way not in getattr(hook, "takes", ()) for of_kind in hooks for hook in of_kind.values())
 
 
 def has_its_own(attributes: dict[str, Any]) -> bool:

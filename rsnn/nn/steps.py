@@ -20,6 +20,12 @@ def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
     """
     if steps.dtype in (torch.float16, torch.bfloat16) or torch.compiler.is_compiling():
         return steps.sum(0) if before is None else before + steps.sum(0)
+    with_gradients = torch.is_grad_enabled() and steps.requires_grad
+    if steps.is_cuda and steps[0].numel() > 1 and not (with_gradients or torch.are_deterministic_algorithms_enabled()):
+        # Over the first of several dimensions CUDA's kernel adds in this order, too, in one launch; PyTorch does not
+        # promise that, though.
+        whole = steps if before is None else torch.cat((before[None], steps))
+        return whole.cumsum(0)[-1]
     for step in steps.unbind(0):
         before = step if before is None else before + step
     assert before is not None  # there is a step

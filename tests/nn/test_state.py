@@ -28,6 +28,7 @@ from rsnn.nn import (
     SpikingNetwork,
     SumFrames,
 )
+from rsnn.nn.steps import add_up
 from rsnn.nn.spiking_network import iterative_lif
 
 T, N, C, SIZE = 6, 2, 2, (9, 8)
@@ -175,3 +176,15 @@ def test_the_future_does_not_reach_back(name):
     result, _ = block(changed)
     assert torch.equal(result[:4], expected[:4])
     assert not torch.equal(result[4:], expected[4:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shape", [(20, 64, 11), (60, 1, 11), (7, 2, 1), (20, 3, 5, 8, 8), (3, 1, 1)])
+def test_sums_over_steps_on_a_gpu_are_those_of_single_steps(shape):
+    torch.manual_seed(0)
+    steps = torch.randn(shape)
+    one_by_one = add_up(steps, None)
+    assert torch.equal(add_up(steps.cuda(), None).cpu(), one_by_one)
+    begun = add_up(steps[:2].cuda(), None)
+    assert torch.equal(add_up(steps[2:].cuda(), begun).cpu(), one_by_one)

@@ -28,8 +28,8 @@ from rsnn.nn import (
     SpikingNetwork,
     SumFrames,
 )
-from rsnn.nn.steps import add_up
 from rsnn.nn.spiking_network import iterative_lif
+from rsnn.nn.steps import add_up
 
 T, N, C, SIZE = 6, 2, 2, (9, 8)
 

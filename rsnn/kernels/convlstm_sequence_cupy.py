@@ -82,7 +82,8 @@ def _rows(frames: Tensor, D: int) -> int | None:
         if H % rows == 0 and H // rows <= LARGEST_CLUSTER and _memory(C, D, W, rows) <= MEMORY
     ]
     # As many rows as leave a block for every multiprocessor, or two where there are so many; else the fewest.
-    good = [rows for rows in fitting if rows <= FEW_ROWS[0] and N * (H // rows) >= processors(frames.device)]
+    most = 16 if D <= 4 and N * (H // 16) > 2 * processors(frames.device) else 32
+    good = [rows for rows in fitting if rows <= most and N * (H // rows) >= processors(frames.device) // 2]
     return max(good) if good else min(fitting, default=None)
 
 

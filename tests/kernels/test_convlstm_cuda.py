@@ -90,7 +90,7 @@ def test_sequence(device, size, pool):
 @pytest.mark.parametrize("size", [LAYER_ONE, LAYER_TWO], ids=str)
 def test_blocks_of_an_image(device, monkeypatch, size, rows):
     """The rows of an image are divided among a cluster's blocks, each of which sees its neighbours' edges."""
-    monkeypatch.setattr(convlstm_sequence_cupy, "processors", lambda _: 8 // rows)
+    monkeypatch.setattr(convlstm_sequence_cupy, "processors", lambda _: 16 // rows)
     inputs = case(**size, N=1, W=16)
     assert convlstm_sequence_cupy.supports(inputs[0].to(device), inputs[2])
     assert convlstm_sequence_cupy._rows(inputs[0].to(device), inputs[2].shape[1]) == rows
@@ -386,7 +386,7 @@ def test_what_it_takes(device, monkeypatch):
     ("file", "right", "wrong"),
     [
         ("convlstm_step.cu", "(x - 1) *", "(x + 1) *"),
-        ("convlstm_sequence.cu", "below[place - ROWS", "next[place - ROWS"),
+        ("convlstm_sequence.cu", "-ROWS * kRow, signals", "0 * kRow, signals"),
         ("convlstm_sequence.cu", "odd ? sum[0] : sum[2]", "odd ? sum[2] : sum[0]"),
         ("convlstm_back.cu", "(of_c - 1)", "(of_c + 1)"),
         ("convlstm_back.cu", "taps[k].of", "taps[2 - k].of"),

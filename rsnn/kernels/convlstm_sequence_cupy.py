@@ -17,7 +17,7 @@ from rsnn.kernels import cuda, gpu
 
 CAPABILITY = (9, 0)
 THREADS = 256  # of a block, when a multiprocessor has two of them
-MEMORY = 227 << 10  # bytes of a block's shared memory, at most; two blocks of a multiprocessor share 1 KB more
+MEMORY = 227 << 10  # bytes of shared memory that a block has at most (Hopper); two of a multiprocessor share 1 KB more
 LARGEST_CLUSTER = 8
 MOST_ROWS, FEWER_ROWS = 32, 16  # of a block
 
@@ -55,7 +55,7 @@ def run(
     blocks = N * cluster
     shared = _memory(C, D, W, rows)
     # One block a multiprocessor has the threads of two.
-    alone = 2 * shared + (2 << 10) > MEMORY or blocks <= processors(frames.device)
+    alone = 2 * shared + (2 << 10) > _most_memory(frames.device) or blocks <= processors(frames.device)
     macros = cuda.neuron_macros(frames.dtype, None, 0, False, True)  # of no neuron: what the text before needs
     macros |= {"VECTOR": 1, "DEPTH": 1, "THREADS": THREADS * (2 if alone else 1), "ROWS": rows, "CLUSTER": cluster}
     macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
@@ -71,15 +71,26 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+@functools.cache
+def _most_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a block may have on a device."""
+    if device.type != "cuda":
+        return MEMORY
+    properties = torch.cuda.get_device_properties(device)
+    most: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return min(MEMORY, most)
+
+
 def _rows(frames: Tensor, D: int) -> int | None:
     """Return how many rows of an image a block has, or None where no number will do."""
     _, N, C, H, W = frames.shape
     if W % 16:
         return None
+    memory = _most_memory(frames.device)
     fitting = [
         rows
         for rows in range(2, H + 1, 2)
-        if H % rows == 0 and H // rows <= LARGEST_CLUSTER and _memory(C, D, W, rows) <= MEMORY
+        if H % rows == 0 and H // rows <= LARGEST_CLUSTER and _memory(C, D, W, rows) <= memory
     ]
     # As many rows as leave a block for every other multiprocessor, else the fewest. With up to 4 hidden channels two
     # blocks of fewer rows share one, where there are so many. (Measured on an H200, batches of 16 to 256.)
@@ -97,9 +108,6 @@ def _memory(C: int, D: int, W: int, rows: int) -> int:
 
 def _works(device: torch.device) -> bool:
     return gpu.works(device, _self_test, "the ConvLSTM's sequences")
-
-
-_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _self_test(device: torch.device) -> None:

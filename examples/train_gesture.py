@@ -543,7 +543,14 @@ def main() -> None:
     parser.add_argument(
         "--start", metavar="FOLDER", help="go on from FOLDER/<name>, or from the zoo where it is not there"
     )
-    parser.add_argument("--window", nargs=2, type=float, default=(0.5, 3.0), metavar=("SHORTEST", "LONGEST"))
+    parser.add_argument(
+        "--window",
+        nargs=2,
+        type=float,
+        default=(0.5, 2.0),
+        metavar=("SHORTEST", "LONGEST"),
+        help="of the windows of 20 steps, in seconds; longer ones come besides",
+    )
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")

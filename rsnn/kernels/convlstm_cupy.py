@@ -57,7 +57,7 @@ def supports(
     return (
         all(x is None or x.dtype == torch.float32 for x in (w_input, w_hidden, bias))
         and frames.dtype in (torch.float32, *_REDUCED)
-        and (dtype in _REDUCED or (dtype == torch.float32 == frames.dtype and _tf32_is_allowed()))
+        and (dtype in _REDUCED or (dtype == torch.float32 == frames.dtype and gpu.tf32_is_allowed()))
         and frames.shape[2] == C <= FRAME_CHANNELS
         and D <= HIDDEN_CHANNELS
         and w_input.shape[2:] == w_hidden.shape[2:] == (3, 3)
@@ -284,11 +284,6 @@ def _macros(frames: Tensor, w_hidden: Tensor, pool: int, blocks: int) -> dict[st
     return macros | {"CHANNELS": C, "HIDDEN": w_hidden.shape[1], "HEIGHT": H, "WIDTH": W, "POOL": pool}
 
 
-def _tf32_is_allowed() -> bool:
-    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return precision == "tf32"
-
-
 def _aligned(x: Any) -> Any:
     """Return a tensor contiguous and where 16 bytes can be loaded at once; None where there is none."""
     if x is None:
@@ -378,7 +373,6 @@ def _trains(device: torch.device) -> bool:
 
 
 # As in selection.py: what they find out is no part of a graph that torch.compile makes of the caller.
-_tf32_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _works._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _trains._dynamo_marked_constant = True  # type: ignore[attr-defined]
 

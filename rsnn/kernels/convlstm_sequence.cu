@@ -39,6 +39,15 @@ constexpr int kSent = WIDTH * kFrom * 2;               // bytes of a row of hidd
 __device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
 __device__ __forceinline__ unsigned factors(float x, float y) { return halves_of(limited(x), limited(y)); }
 
+// A hidden state of the next step's products is the one that is stored: it goes on from there, and so does backward.
+__device__ __forceinline__ float as_stored(float x) {
+#if INPUT == 3
+    return load(store(x));
+#else
+    return x;
+#endif
+}
+
 // The gates' sums come scaled, as below. Writes the cell and returns the hidden state.
 #if ROUGH
 // sigmoid(x) = tanh(x / 2) / 2 + 1 / 2
@@ -251,8 +260,8 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 const float(&sum)[kTiles][4] = sums[r];
-                h[r][0] = step(sum[0][0], sum[0][1], sum[1][0], sum[1][1], c.of[2 * r]);
-                h[r][1] = step(sum[0][2], sum[0][3], sum[1][2], sum[1][3], c.of[2 * r + 1]);
+                h[r][0] = as_stored(step(sum[0][0], sum[0][1], sum[1][0], sum[1][1], c.of[2 * r]));
+                h[r][1] = as_stored(step(sum[0][2], sum[0][3], sum[1][2], sum[1][3], c.of[2 * r + 1]));
             }
             pairs[group * 32 + lane] = c;
 #if HIDDEN > 4
@@ -263,8 +272,8 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
                 const float(&sum)[4] = sums[r][2];
                 const float one = __shfl_xor_sync(0xffffffffu, odd ? sum[0] : sum[2], 1);
                 const float other = __shfl_xor_sync(0xffffffffu, odd ? sum[1] : sum[3], 1);
-                h[r][2] = step(odd ? one : sum[0], odd ? other : sum[1], odd ? sum[2] : one, odd ? sum[3] : other,
-                               r ? single.second : single.first);
+                h[r][2] = as_stored(step(odd ? one : sum[0], odd ? other : sum[1], odd ? sum[2] : one,
+                                         odd ? sum[3] : other, r ? single.second : single.first));
             }
             singles[group * 32 + lane] = single;
 #endif

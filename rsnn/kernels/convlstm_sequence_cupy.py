@@ -119,8 +119,11 @@ def _self_test(device: torch.device) -> None:
     """
     from rsnn.kernels.convlstm import _convolve, _steps
 
-    T, N, H, W = 3, 2, MOST_ROWS + 8, 16
-    for C, D in ((2, 4), (4, 6)):
+    T, tall = 3, MOST_ROWS + 8
+    sizes = [(2, 4, 2, tall, 16), (4, 6, 2, tall, 16)]  # C, D, N, H, W: several blocks an image
+    if device.type == "cuda":  # the largest cluster, and the most shared memory
+        sizes += [(2, 4, 1, 128, 128), (4, 6, 40, 64, 64)]
+    for C, D, N, H, W in sizes:
         frames = torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W)
         w_input = torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3)
         w_hidden = torch.linspace(0.0, 3000.0, 4 * D * D * 9).sin().div(2).reshape(4 * D, D, 3, 3)

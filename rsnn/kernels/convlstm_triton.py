@@ -459,7 +459,7 @@ def _precision(frames: Tensor, w_hidden: Tensor) -> str:
     if w_hidden.dtype == torch.float64:
         return "ieee"
     half = frames.dtype != torch.float32  # what TF32 holds exactly
-    return PRECISION_WITH_TF32 if half or torch.backends.cudnn.allow_tf32 else PRECISION
+    return PRECISION_WITH_TF32 if half or gpu.tf32_is_allowed() else PRECISION
 
 
 def _kernels() -> ModuleType:

@@ -24,6 +24,19 @@ def missing(package: str, install: str) -> str | None:
     return None
 
 
+def tf32_is_allowed() -> bool:
+    """Tell whether PyTorch's convolutions of float32 may be in TF32, by its newer setting.
+
+    (Reading the older one, `torch.backends.cudnn.allow_tf32`, is an error once the newer one was set.)
+    """
+    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return precision == "tf32"
+
+
+# As in selection.py: what it finds out is no part of a graph that torch.compile makes of the caller.
+tf32_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def failure(self_test: Callable[[], None]) -> str | None:
     """Run `self_test` and return its error in one line, or None where it passes.
 

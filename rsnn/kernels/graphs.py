@@ -95,8 +95,11 @@ class Graphed(Generic[Result]):
 
     def __call__(self, *inputs: Any) -> Result:
         """Return `function(*inputs)`."""
-        tensors, training, members = _tensors(inputs), torch.is_grad_enabled(), _members(self.function)
-        if training in self._failed or not _can_replay(self.function, members, tensors):
+        tensors, training = _tensors(inputs), torch.is_grad_enabled()
+        if training in self._failed or torch.compiler.is_compiling() or not _on_one_gpu(tensors):
+            return self.function(*inputs)
+        members = _members(self.function)
+        if not _can_replay(self.function, members, tensors):
             return self.function(*inputs)
         device = tensors[0].device
         key = _key(members, inputs, device)
@@ -415,8 +418,9 @@ def _members(function: Callable[..., Any]) -> _Members:
 
 
 def _can_replay(function: Callable[..., Any], members: _Members, tensors: list[Tensor]) -> bool:
+    """Tell whether a call with these tensors, on one GPU, can be a replay."""
     training = torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or not _on_one_gpu(tensors) or not all(map(sees_no_steps, tensors)):
+    if not all(map(sees_no_steps, tensors)):
         return False
     if not isinstance(function, nn.Module):
         return not training

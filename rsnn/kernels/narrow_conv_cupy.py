@@ -31,10 +31,9 @@ def supports(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
     Products are of TF32, where PyTorch's convolutions are too; half and bfloat16 it holds exactly.
     """
     N, C, H, W = x.shape
-    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return (
         weight.dtype == torch.float32
-        and (dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and precision == "tf32"))
+        and (dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and gpu.tf32_is_allowed()))
         and C <= CHANNELS
         and tuple(weight.shape) == (OUTPUTS, C, 3, 3)
         and W % 16 == 0

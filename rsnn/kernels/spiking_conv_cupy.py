@@ -28,10 +28,10 @@ def supports(x: Tensor, weight: Tensor, tau: float | Tensor, pool: int) -> bool:
     """
     D, C, *kernel = weight.shape
     H, W = x.shape[3:]
-    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return (
         weight.dtype == torch.float32
-        and (_type(x) == torch.bfloat16 or (_type(x) == torch.float32 and precision == "tf32"))
+        and (_type(x) == torch.bfloat16 or (_type(x) == torch.float32 and gpu.tf32_is_allowed()))
+        and x.device == weight.device
         and x.shape[2] == C <= CHANNELS
         and (D % 128, H % 2, W % 16, kernel, pool) == (0, 0, 0, [3, 3], 2)
         and not isinstance(tau, Tensor)

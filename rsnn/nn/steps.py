@@ -25,7 +25,7 @@ def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
         # Over the first of several dimensions CUDA's kernel adds in this order, too, in one launch; PyTorch does not
         # promise that, though.
         whole = steps if before is None else torch.cat((before[None], steps))
-        return whole.cumsum(0)[-1]
+        return whole.cumsum(0)[-1].clone()  # lest it hold all of them
     for step in steps.unbind(0):
         before = step if before is None else before + step
     assert before is not None  # there is a step

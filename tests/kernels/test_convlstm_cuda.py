@@ -132,8 +132,12 @@ def test_numbers_that_are_not_finite_or_large(device, size):
         assert torch.allclose(one[1:2].nan_to_num(), other[1:2].cpu().nan_to_num(), atol=2e-2)
 
 
-def test_in_two_parts_and_from_memory_in_any_order(device):
-    frames, *others = case(T=4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [{}, WIDE, LAYER_TWO | WIDE], ids=str)
+def test_in_two_parts_and_from_memory_in_any_order(device, size, dtype):
+    frames, *others = case(T=4, **size)
+    frames = frames.to(dtype)
+    others[3] = others[3].to(dtype)
     whole = run(device, (frames, *others), 2)
     turned = frames.contiguous(memory_format=torch.preserve_format).transpose(3, 4).contiguous().transpose(3, 4)
     first, *state = run(device, (turned[:2], *others), 2)

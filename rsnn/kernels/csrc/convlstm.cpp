@@ -46,7 +46,7 @@ int forward_any(const Size& s, const Forward<R>& f, int threads) {
 
 // Tells whether `convlstm_forward_pairs` is there: convolutions of numbers rounded to bfloat16, all else in float32.
 EXPORT int convlstm_has_pairs() {
-#if defined(__AVX512BF16__) && defined(REAL_float)
+#if defined(HAS_PAIRS) && defined(REAL_float)
   return 1;
 #else
   return 0;
@@ -63,6 +63,6 @@ EXPORT int convlstm_has_pairs() {
   }
 
 FORWARD(convlstm_forward, Singles<REAL>)
-#if defined(__AVX512BF16__) && defined(REAL_float)
+#if defined(HAS_PAIRS) && defined(REAL_float)
 FORWARD(convlstm_forward_pairs, Pairs)
 #endif

@@ -232,7 +232,7 @@ EXPORT int convolution_maps_gradient_of_many(const int64_t* size, int threads, c
 
 SPIKES(spiking_convolution, Singles<R>, R)
 #ifdef REAL_float
-#ifdef __AVX512BF16__
+#ifdef HAS_PAIRS
 SPIKES(spiking_convolution_bfloat16, Pairs, BFloat16)
 #else
 SPIKES(spiking_convolution_bfloat16, Singles<R>, BFloat16)

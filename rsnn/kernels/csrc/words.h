@@ -62,7 +62,12 @@ struct Singles {
   }
 };
 
-#ifdef __AVX512BF16__
+// Processors with AMX multiply pairs no faster than single numbers, and have to round these to bfloat16 first.
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#define HAS_PAIRS
+#endif
+
+#ifdef HAS_PAIRS
 // Two channels a word, rounded to bfloat16; sums in float32.
 struct Pairs {
   typedef float R;

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rsnn.kernels import convlstm_gradients_cupy, convlstm_sequence_cupy, cuda, gpu, lif_cupy
-from rsnn.kernels.convlstm_sequence_cupy import processors
+from rsnn.kernels.convlstm_sequence_cupy import by_single_operations, small_case
 from rsnn.kernels.watched import nothing_looks, sees_no_steps, shortest_way
 
 FRAME_CHANNELS = 4
@@ -143,7 +142,7 @@ def _forward_by_steps(
     weight, start = _weights(w_input, w_hidden, bias)
     turns = frames.new_empty((0 if pool == 1 or keep else 2, *last.shape))
     fit, parts, warps = BLOCKS[w_hidden.shape[1] > 4], -(-w_hidden.shape[1] // 4), cuda.THREADS // 32
-    blocks = min(-(-N * (H // 2) * -(-W // 16) * parts // warps), FILL * fit * processors(frames.device))
+    blocks = min(-(-N * (H // 2) * -(-W // 16) * parts // warps), FILL * fit * cuda.processors(frames.device))
     steps: list[tuple[Tensor | float | None, ...]] = []
     for t, frame in enumerate(frames.unbind(0)):
         ends = t + 1 == T
@@ -203,7 +202,7 @@ def _gradients(
     back = _weights_back(w_hidden)
     gate_grads = frames.new_empty((T, N, w_hidden.shape[0], H, W))
     cell_grad = frames.new_empty((N, w_hidden.shape[1], H, W), dtype=torch.float32)
-    blocks = min(N * -(-H // 4) * -(-W // 32), FILL * BLOCKS_BACK * processors(frames.device))
+    blocks = min(N * -(-H // 4) * -(-W // 32), FILL * BLOCKS_BACK * cuda.processors(frames.device))
     steps: list[tuple[Tensor | float | None, ...]] = []
     for t in reversed(range(T)):
         ends = t + 1 == T
@@ -408,24 +407,16 @@ def _self_test_back(device: torch.device) -> None:
 
 def _case(device: torch.device | None, C: int, D: int) -> list[Tensor]:
     """Return what the kernels make of a small case on a device, or PyTorch on the CPU: results, and any gradients."""
-    from rsnn.kernels.convlstm import _convolve, _steps
-
-    T, N, H, W = 3, 2, 4, 32
-    frames = torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W)
-    w_input = torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3)
-    w_hidden = torch.linspace(0.0, 3000.0, 4 * D * D * 9).sin().div(2).reshape(4 * D, D, 3, 3)
-    given = [x.to(device or "cpu") for x in (frames, w_input, w_hidden, torch.linspace(-1.0, 1.0, 4 * D))]
-    frames, w_input, w_hidden, bias = (x.requires_grad_(torch.is_grad_enabled()) for x in given)
+    given = [x.to(device or "cpu").requires_grad_(torch.is_grad_enabled()) for x in small_case(3, 2, C, D, 4, 32)]
+    frames, w_input, w_hidden, bias = given
     if device is None:
-        from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, (T, N))
-        features, *state = _steps(from_input, w_hidden, None, None)
-        features = F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, (T, N))
+        features, *state = by_single_operations(frames, w_input, w_hidden, bias)
     elif torch.is_grad_enabled():
         features, *state = convlstm(frames, w_input, w_hidden, bias, None, None, 2)
     else:
         outputs = _outputs(frames, w_hidden, 2, False)
-        features, *state = outputs[:3]
         _forward_by_steps(frames, w_input, w_hidden, bias, None, None, 2, False, outputs)
+        features, *state = outputs[:3]
     if not torch.is_grad_enabled():
         return [features, *state]
     loss = features.square().sum() + state[0].sum() + state[1].square().sum()

@@ -55,7 +55,7 @@ def run(
     blocks = N * cluster
     shared = _memory(C, D, W, rows)
     # One block a multiprocessor has the threads of two.
-    alone = 2 * shared + (2 << 10) > _most_memory(frames.device) or blocks <= processors(frames.device)
+    alone = 2 * shared + (2 << 10) > _most_memory(frames.device) or blocks <= cuda.processors(frames.device)
     macros = cuda.neuron_macros(frames.dtype, None, 0, False, True)  # of no neuron: what the text before needs
     macros |= {"VECTOR": 1, "DEPTH": 1, "THREADS": THREADS * (2 if alone else 1), "ROWS": rows, "CLUSTER": cluster}
     macros |= {"CHANNELS": C, "HIDDEN": D, "HEIGHT": H, "WIDTH": W, "POOL": pool}
@@ -63,12 +63,6 @@ def run(
     weights = (None if x is None else x.contiguous() for x in (w_input, w_hidden, bias))
     arguments = (frames, hidden, cell, *weights, T, N, *outputs)
     cuda.launch("convlstm_sequence.cu", "convlstm_sequence", macros, blocks, arguments, shared=shared)
-
-
-@functools.cache
-def processors(device: torch.device) -> int:
-    """Return the multiprocessors of a device."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @functools.cache
@@ -94,9 +88,9 @@ def _rows(frames: Tensor, D: int) -> int | None:
     ]
     # As many rows as leave a block for every other multiprocessor, else the fewest. With up to 4 hidden channels two
     # blocks of fewer rows share one, where there are so many. (Measured on an H200, batches of 16 to 256.)
-    several = D <= 4 and 2 * processors(frames.device) < N * (H // FEWER_ROWS)
+    several = D <= 4 and 2 * cuda.processors(frames.device) < N * (H // FEWER_ROWS)
     most = FEWER_ROWS if several else MOST_ROWS
-    good = [rows for rows in fitting if rows <= most and N * (H // rows) >= processors(frames.device) // 2]
+    good = [rows for rows in fitting if rows <= most and N * (H // rows) >= cuda.processors(frames.device) // 2]
     return max(good) if good else min(fitting, default=None)
 
 
@@ -117,23 +111,35 @@ def _self_test(device: torch.device) -> None:
         RuntimeError: the results are not the same.
 
     """
-    from rsnn.kernels.convlstm import _convolve, _steps
-
-    T, tall = 3, MOST_ROWS + 8
+    tall = MOST_ROWS + 8
     sizes = [(2, 4, 2, tall, 16), (4, 6, 2, tall, 16)]  # C, D, N, H, W: several blocks an image
     if device.type == "cuda":  # the largest cluster, and the most shared memory
         sizes += [(2, 4, 1, 128, 128), (4, 6, 40, 64, 64)]
     for C, D, N, H, W in sizes:
-        frames = torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W)
-        w_input = torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3)
-        w_hidden = torch.linspace(0.0, 3000.0, 4 * D * D * 9).sin().div(2).reshape(4 * D, D, 3, 3)
-        bias = torch.linspace(-1.0, 1.0, 4 * D)
-        from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, (T, N))
-        features, *state = _steps(from_input, w_hidden, None, None)
-        expected = [F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, (T, N)), *state]
-        found = [torch.empty_like(x, device=device) for x in expected]
-        given = [x.to(device) for x in (frames, w_input, w_hidden, bias)]
-        run(given[0], given[1], given[2], given[3], None, None, 2, (found[0], found[1], found[2], None, None))
+        given = small_case(3, N, C, D, H, W)
+        expected = by_single_operations(*given)
+        frames, w_input, w_hidden, bias = (x.to(device) for x in given)
+        features, hidden, cell = found = [torch.empty_like(x, device=device) for x in expected]
+        run(frames, w_input, w_hidden, bias, None, None, 2, (features, hidden, cell, None, None))
         for one, other in zip(expected, found, strict=True):
             if not torch.allclose(one, other.cpu(), rtol=1e-2, atol=1e-2):  # loose enough for half precision
                 raise RuntimeError("its results are not those of the torch kernel")
+
+
+def small_case(T: int, N: int, C: int, D: int, H: int, W: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return frames, weights and bias for self-tests."""
+    return (
+        torch.linspace(-2.0, 2.0, T * N * C * H * W).mul(9).sin().reshape(T, N, C, H, W),
+        torch.linspace(0.0, 500.0, 4 * D * C * 9).sin().div(2).reshape(4 * D, C, 3, 3),
+        torch.linspace(0.0, 3000.0, 4 * D * D * 9).sin().div(2).reshape(4 * D, D, 3, 3),
+        torch.linspace(-1.0, 1.0, 4 * D),
+    )
+
+
+def by_single_operations(frames: Tensor, w_input: Tensor, w_hidden: Tensor, bias: Tensor) -> list[Tensor]:
+    """Return features, in maxima of 2 x 2 pixels, and last hidden state and cell, by plain PyTorch, from no state."""
+    from rsnn.kernels.convlstm import _convolve, _steps
+
+    from_input = _convolve(frames.flatten(0, 1), w_input, bias).unflatten(0, frames.shape[:2])
+    features, hidden, cell = _steps(from_input, w_hidden, None, None)
+    return [F.max_pool2d(features.flatten(0, 1), 2).unflatten(0, frames.shape[:2]), hidden, cell]

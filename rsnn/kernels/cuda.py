@@ -85,6 +85,12 @@ def launch(
 
 
 @functools.cache
+def processors(device: torch.device) -> int:
+    """Return the multiprocessors of a device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
 def source(file: str) -> str:
     """Return a CUDA source (`lif.cu`, `norm_lif.cu` or one of ON_TENSOR_CORES), whole."""
     folder = Path(__file__).parent

@@ -44,7 +44,7 @@ def reference(x, weight, v, norm, eps, **neuron):
 def rounded(weight, norm, eps, dtype):
     """Return weights and normalization so that a kernel, which multiplies with scaled weights in `dtype`, is exact."""
     gain, bias, mean, variance = norm
-    scale = (1.0 if gain is None else gain) * (variance + eps).rsqrt()
+    scale = (1.0 if gain is None else gain) / (variance + eps).sqrt()
     shift = (0.0 if bias is None else bias) - mean * scale
     D = len(weight)
     return (weight * scale[:, None, None, None]).to(dtype).float(), (None, shift, torch.zeros(D), torch.ones(D))
@@ -77,8 +77,9 @@ def test_spikes_and_potential(device, size, options, start):
     )
     assert (found[0].dtype, found[0].shape, found[1].shape) == (torch.float32, expected.shape, after.shape)
     assert 0.02 < expected.mean() < 0.98
-    assert (found[0].cpu() == expected).double().mean() > 0.998
-    assert (found[1].cpu() - after).norm() / after.norm() < 0.02
+    exact = device == "cpu"  # else sums are in another order, and a weight in a thousand is rounded the other way
+    assert (found[0].cpu() == expected).double().mean() > (0.9999 if exact else 0.998)
+    assert (found[1].cpu() - after).norm() / after.norm() < (1e-5 if exact else 0.02)
 
 
 def test_bfloat16_under_autocast(device):

@@ -205,6 +205,12 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
     const int middle = kept(quarter / 2 * kPiece + factor(1 + quarter % 2));
 #endif
     const int own = kept(place_of(1 + lane / 16, lane % 16)), own_at = lane / 16 * WIDTH + lane % 16;  // of its Pixel
+    // A lane's pixel of a group and of the frame that the group's hidden states will be seen with. It is on its way while
+    // the group before is computed, which takes about as long.
+    const auto of_next = [&](int group, int t, const Value* image) {
+        return Pixel(image + ((y + row_of(group)) * WIDTH + group % kAcross * 16 + own_at), t < T);
+    };
+    Pixel coming = of_next(warp, 1, image + frame);
     for (int t = 0; t < T; ++t, image += frame) {
         const bool ends = t + 1 == T;
         const int before_phase = (t + 1) / 2 % 2 ^ 1;  // of step t - 1: (t - 1) / 2 % 2
@@ -212,7 +218,9 @@ extern "C" __global__ void CLUSTER_OF(CLUSTER) __launch_bounds__(THREADS, 512 / 
         for (int group = warp; group < kGroups; group += kWarps) {
             const int row = row_of(group), x = group % kAcross * 16, corner = row * kRow + x / 2 * 8;
             const int at = (y + row) * WIDTH + x;
-            const Pixel pixel(image + frame + (at + own_at), !ends);
+            const Pixel pixel = coming;
+            const bool goes_on = group + kWarps < kGroups;
+            coming = of_next(goes_on ? group + kWarps : warp, goes_on ? t + 1 : t + 2, image + (goes_on ? frame : 2 * frame));
             if (t > 0 && row == 0 && has_above) await_signal(signals + (t + 1) % 2, before_phase);
             if (t > 0 && row == ROWS - 2 && has_below) await_signal(signals + 2 + (t + 1) % 2, before_phase);
 

@@ -7,7 +7,7 @@ until there are as many clips as `--most` says; one process a model trains on al
 on the GPU where there is one (filming there needs CuPy; with it, one kernel, `train_gesture.cu`, makes the frames of a
 batch). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
 become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn`
-has no encoder.
+has no encoder. `cl-sum` and `cla-mean` are these decision heads alone, on an encoder that stays as it is.
 
 What a network sees is a random window of a clip, or its begin. Half of the windows are mirrored, turned, scaled,
 shifted, thinned or thickened, through a sensor with more noise or exchanged polarities; the others are mirrored and
@@ -19,6 +19,10 @@ their own as the test clips are, only tell how it went, and `--validation 0` doe
 `--start` goes on from checkpoints, of the zoo or in `FOLDER/<name>`. From nothing, the encoder CL learns which way an
 arm turns only from short windows in which the arm moves little from one frame to the next: give it
 `--window 0.25 0.7` first.
+
+`--teachers` are checkpoints that see the same windows; what they say of them counts as much as the labels do
+(distillation, Hinton et al. 2015). A batch that was dear to make, because teachers or an encoder that stays saw it, can
+be shown several times, with others between: `--repeats`.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +55,13 @@ MODELS = {
     "cl": ("convlstm-gesture-cl-sum", "rsnn-gesture-cl"),
     "cla": ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"),
     "scnn": ("scnn-gesture",),
+    "cl-sum": ("convlstm-gesture-cl-sum",),
+    "cla-mean": ("convlstm-gesture-cla-mean",),
 }
-SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
+HEADS = ("cl-sum", "cla-mean")  # the decision head alone learns
+# Of the frames; attention takes sixteen times as long on whole ones.
+SIDE = {"cl": 128, "cla": 64, "scnn": 128, "cl-sum": 128, "cla-mean": 64}
+SENSOR = 128  # teachers have frames of their own sides, made from the sensor's
 STEPS, CLASSES, OTHER = 20, 11, 10
 MAX_STEP_MS = 100  # what lasts longer than STEPS of these is cut into 2, 3, ... times as many steps
 TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity
@@ -63,6 +72,9 @@ BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest
 LONG, MULTIPLES = 0.25, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
 # Share of the windows that are distorted. Networks should be best at what recordings look like, and cope with the rest.
 AUGMENTED = 0.5
+SMOOTHED = 0.05  # share of a label that goes to all classes alike
+TRUST = 0.5  # in teachers; the rest is in the label
+KEPT = 150  # batches to be shown again
 AVERAGED = 0.998  # what the average of the weights keeps of itself in each step
 AHEAD = 4  # batches that the GPU may be behind
 FULL = 0.9  # share of the GPU's memory beyond which no more clips are loaded
@@ -399,12 +411,106 @@ class Networks(nn.Module):
                 member.load_state_dict(rsnn.load(folder if folder.is_dir() else name).state_dict())
         for member in self.members[1:]:
             member.encoder = self.members[0].encoder
+        self.head_only = kind in HEADS
+        if self.head_only:
+            self.members[0].encoder.requires_grad_(False)
 
-    def forward(self, frames: Tensor) -> list[Tensor]:
-        """Return the logits (N, K) of every classifier."""
+    def forward(self, seen: Tensor) -> list[Tensor]:
+        """Return the logits (N, K) of every classifier, of frames or of what `prepared` has made of them."""
         first = self.members[0]
-        features = first.forward_features(frames)
+        if self.head_only and seen.ndim == 4:
+            return [first.logit_scale * first.classifier.classifier(seen)]
+        features = first.forward_features(seen)
         return [member.logit_scale * member.classifier(features)[0] for member in self.members]
+
+    @torch.no_grad()
+    def prepared(self, frames: Tensor) -> Tensor:
+        """Return frames, or what the encoder that stays and the reduction over time make of them (N, C, H, W)."""
+        if not self.head_only:
+            return frames
+        first = self.members[0]
+        reduced: Tensor = first.classifier.reduction(first.forward_features(frames))[0]
+        return reduced
+
+
+def shrunk(frames: Tensor, side: int) -> Tensor:
+    """Return counts (T, N, 2, side, side) of larger ones."""
+    pixels = frames.shape[-1] // side
+    if pixels == 1:
+        return frames
+    return F.avg_pool2d(frames.flatten(0, 1), pixels).mul_(pixels**2).unflatten(0, frames.shape[:2])
+
+
+class Lesson(NamedTuple):
+    """A batch to learn from."""
+
+    inputs: Tensor  # of the networks
+    target: Tensor  # probabilities (N, K)
+    labels: Tensor  # (N)
+
+
+class Lessons:
+    """Batches to learn from, without end: new ones, and those that are shown again.
+
+    Args:
+        networks: who learns.
+        clips: where windows are from.
+        view: of the windows; some batches have longer ones, some end early.
+        options: of the command line.
+        rng: what chooses.
+
+    """
+
+    def __init__(
+        self, networks: Networks, clips: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator
+    ) -> None:
+        self.networks, self.clips, self.view, self.options, self.rng = networks, clips, view, options, rng
+        teachers = [rsnn.load(name).to(clips.device).eval() for name in options.teachers]
+        self.teachers = [(teacher.preprocessing.frame_size[0], _quick(teacher, options)) for teacher in teachers]
+        self.kept: list[Lesson] = []
+        self.given = 0
+
+    def __iter__(self) -> Lessons:
+        return self
+
+    def __next__(self) -> Lesson:
+        again = self.given % self.options.repeats > 0
+        self.given += 1
+        if again:
+            lesson = self.kept[int(self.rng.integers(len(self.kept)))]
+            return lesson._replace(inputs=lesson.inputs.float())
+        lesson = self._new()
+        if self.options.repeats > 1:
+            counts = lesson.inputs.ndim == 5
+            kept = lesson._replace(inputs=lesson.inputs.clamp(max=255).byte() if counts else lesson.inputs.half())
+            if len(self.kept) < KEPT:
+                self.kept.append(kept)
+            else:
+                self.kept[int(self.rng.integers(KEPT))] = kept
+        return lesson
+
+    @torch.no_grad()
+    def _new(self) -> Lesson:
+        kind_of_window = self.rng.random()
+        ends, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
+        side, view = self.view.side, self.view
+        if self.teachers:
+            view = dataclasses.replace(view, side=SENSOR)
+        if long:
+            view = view.longer(int(self.rng.choice(MULTIPLES)))
+        frames, labels = batch(self.clips, self.options.batch, view, self.rng)
+        if ends:
+            frames = frames[: int(self.rng.choice(ENDS))]
+        target = F.one_hot(labels, CLASSES) * (1 - SMOOTHED) + SMOOTHED / CLASSES
+        if self.teachers:
+            said = sum(teacher(shrunk(frames, side)).softmax(1) for side, teacher in self.teachers) / len(self.teachers)
+            target = torch.lerp(target, said, TRUST)
+        return Lesson(self.networks.prepared(shrunk(frames, side)), target, labels)
+
+
+def _quick(function: Callable[..., Any], options: argparse.Namespace) -> Callable[..., Any]:
+    """Return `function` so that its calls on a GPU are replays of a graph a length, if graphs are wanted."""
+    return rsnn.kernels.graphed(function, most=8) if options.graphs else function
 
 
 @torch.no_grad()
@@ -472,20 +578,16 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     begin = told - spent
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    # On a GPU calls are replays of a graph a length.
-    classify = rsnn.kernels.graphed(networks, most=8) if options.graphs else networks
+    classify, lessons = _quick(networks, options), Lessons(networks, clips, view, options, rng)
     ends: deque[torch.cuda.Event] = deque()  # of the batches that the GPU may not be through with
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, options.lr / 100)
-        kind_of_window = rng.random()
-        begins, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
-        seen = view.longer(int(rng.choice(MULTIPLES))) if long else view
-        frames, labels = batch(clips, options.batch, seen, rng)
-        logits = classify(frames[: int(rng.choice(ENDS))] if begins else frames)
-        loss = sum(F.cross_entropy(scores, labels, label_smoothing=0.05) for scores in logits)
+        inputs, target, labels = next(lessons)
+        logits = classify(inputs)
+        loss = sum(F.cross_entropy(scores, target) for scores in logits)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
@@ -552,6 +654,8 @@ def main() -> None:
         help="of the windows of 20 steps, in seconds; longer ones come besides",
     )
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--teachers", nargs="+", default=[], metavar="NAME", help="checkpoints to learn from as well")
+    parser.add_argument("--repeats", type=int, default=1, help="how often a batch is shown, on average")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
     parser.add_argument("--most", type=int, metavar="CLIPS", help="to train with, about; without end by default")
@@ -565,6 +669,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.most is not None and options.most < max(options.least, 1):
         parser.error(f"--most {options.most} is less than --least {options.least}: the training would never begin")
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats}: expected at least 1")
     film = options.film or options.device
     try:
         SimulatedGestures(1, device=film)[0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +58,46 @@ def test_without_validation_and_with_an_end_of_the_filming(tmp_path):
     for name in ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"):
         assert json.loads((tmp_path / name / "metrics.json").read_text()).keys() == {"passes", "clips", "seed"}
         rsnn.load(tmp_path / name / "best")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [("cla", "rsnn-gesture-cla"), ("cl-sum", "convlstm-gesture-cl-sum")])
+def test_teachers_and_batches_that_are_shown_again(tmp_path, kind, name):
+    command = [sys.executable, EXAMPLE, tmp_path, "--models", kind, "--minutes", "0.3", "--batch", "4"]
+    command += ["--start", "zoo"]
+    command += ["--simulators", "1", "--validation", "0", "--least", "14", "--most", "14"]
+    command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla", "--repeats", "2"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-3000:]
+    before, after = (dict(rsnn.load(x).named_parameters()) for x in (name, tmp_path / name / "best"))
+    changed = {key.split(".")[0] for key, weight in before.items() if not weight.equal(after[key])}
+    assert changed == {"classifier"} | ({"encoder"} if kind == "cla" else set())
+
+
+def test_targets_are_labels_and_what_teachers_say(monkeypatch):
+    example = runpy.run_path(str(EXAMPLE))
+    frames, labels = torch.ones(20, 2, 2, 128, 128), torch.tensor([3, 10])
+    seen = []
+
+    def teacher(frames):
+        seen.append(frames)
+        return torch.zeros(2, 11).index_fill(1, torch.tensor(5), 1000.0)
+
+    monkeypatch.setitem(example["Lessons"].__init__.__globals__, "batch", lambda *_: (frames, labels))
+    networks = SimpleNamespace(prepared=lambda frames: frames)
+    clips = SimpleNamespace(device=torch.device("cpu"))
+    options = argparse.Namespace(teachers=[], batch=2, repeats=1, graphs=False)
+    rng = SimpleNamespace(random=lambda: 0.5)
+    lessons = example["Lessons"](networks, clips, example["View"](64, (0.5, 2.0)), options, rng)
+    lessons.teachers = [(32, teacher), (128, teacher)]
+    inputs, target, given = next(lessons)
+    assert inputs.shape == (20, 2, 2, 64, 64)
+    assert [x.shape[-1] for x in seen] == [32, 128]
+    assert seen[0].unique().tolist() == [16]  # counts are added up
+    assert inputs.unique().tolist() == [4]
+    torch.testing.assert_close(target.sum(1), torch.ones(2))
+    torch.testing.assert_close(target[0, [3, 5, 0]], torch.tensor([0.95 + 0.05 / 11, 1 + 0.05 / 11, 0.05 / 11]) / 2)
+    assert given is labels
 
 
 def test_an_end_before_the_begin_is_refused(tmp_path):

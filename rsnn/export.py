@@ -70,7 +70,7 @@ def to_onnx(
         check_positive(num_frames=num_frames)
     size = _frame_size(model, frame_size)
     model = copy.deepcopy(model).cpu().float().eval()
-    with replacing(as_path(path)) as partial, torch.no_grad():
+    with replacing(as_path(path)) as partial, torch.no_grad(), torch.autocast("cpu", enabled=False):
         batch = torch.export.Dim("N")
         if num_frames is None:
             frames = _random_frames(model, 2, size)

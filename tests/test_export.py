@@ -149,6 +149,12 @@ def test_the_model_stays_as_it_is(step_file):
     assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
 
 
+def test_autocast_around_it_changes_nothing(step_file, tmp_path):
+    model, _ = step_file
+    with torch.autocast("cpu", torch.bfloat16):
+        assert to_onnx(model, tmp_path / "model.onnx") < 1e-3
+
+
 def test_the_size_of_frames_has_to_be_known(tmp_path):
     with pytest.raises(InputError, match=r"no preprocessing.*frame_size="):
         to_onnx(spiking(), tmp_path / "x.onnx")

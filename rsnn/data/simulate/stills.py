@@ -247,7 +247,8 @@ def _run(work: Sequence[Work], jobs: int) -> Iterator[None]:
 def _keep_settings(folder: Path, settings: dict[str, Any], pictures: dict[str, str]) -> None:
     """Write the settings and the pictures' digests beside the recordings, or check them against those already there.
 
-    There may be more pictures than before, and others in place of those that have no recording yet.
+    There may be more pictures than before, and others in place of those that have no recording yet. Settings without a
+    single recording, as a run that failed leaves them, do not count.
     """
     path = folder / SETTINGS
     if not path.is_file():
@@ -259,10 +260,14 @@ def _keep_settings(folder: Path, settings: dict[str, Any], pictures: dict[str, s
         before = dict(json.loads(path.read_text(encoding="utf-8")))
         known = before.pop("pictures", None)  # early folders have none
         known = None if known is None else dict(known)
-    except (OSError, ValueError, TypeError) as error:
+        recorded = [member for member in known or () if (folder / _target(member, before["suffix"])).is_file()]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); expected the settings of the recordings beside it"
         ) from error
+    if known is not None and not recorded:
+        _write_settings(path, settings | {"pictures": pictures})
+        return
     if before != settings:
         different = [key for key in settings if before.get(key) != settings[key]]
         raise InputError(
@@ -271,7 +276,6 @@ def _keep_settings(folder: Path, settings: dict[str, Any], pictures: dict[str, s
         )
     if known is None or known == pictures:
         return
-    recorded = (member for member in known if (folder / _target(member, settings["suffix"])).is_file())
     others = [member for member in recorded if known[member] != pictures.get(member)]
     if others:
         raise InputError(

@@ -127,6 +127,14 @@ def test_other_pictures_need_another_folder(pictures, tmp_path):
         record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
 
 
+def test_settings_that_recorded_nothing_do_not_count(pictures, tmp_path):
+    with pytest.raises(InputError, match="loops"):
+        record_images(pictures, tmp_path / "out", jobs=1, suffix=".npz", loops=0)
+    record_images(pictures, tmp_path / "out", jobs=1, **SMALL)
+    assert len(EventFolder(tmp_path / "out")) == 4
+    assert json.loads((tmp_path / "out" / "simulation.json").read_text())["movement"] == {"size": [24, 20], "loops": 1}
+
+
 def test_numbers_of_numpy_are_settings_as_others_are(pictures, tmp_path):
     record_images(pictures, tmp_path / "out", seed=np.int64(1), jobs=np.int64(1), size=(24, 20), loops=np.int64(1))
     record_images(pictures, tmp_path / "out", seed=1, jobs=1, **SMALL)

@@ -68,6 +68,8 @@ class SumFrames(nn.Module):
     ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
         """Return the sum (N, C, H, W) over all steps since the state was None, which is the state too.
 
+        In half precision the state is float32.
+
         Raises:
             InputError: `features` or `state` has another shape.
 
@@ -75,11 +77,11 @@ class SumFrames(nn.Module):
         check_features(features, None, "SumFrames")
         check_state(None if state is None else (state,), (features.shape[1:],), "SumFrames", features)
         total = add_up(features, state)
-        return total, total
+        return total.to(features.dtype), total
 
 
 class MeanState(NamedTuple):
-    """The sum so far, and over how many steps."""
+    """The sum so far, float32 in half precision, and over how many steps."""
 
     total: Float[Tensor, "N C H W"]
     steps: int
@@ -106,7 +108,7 @@ class MeanFrames(nn.Module):
         check_state(None if state is None else (state.total,), (features.shape[1:],), "MeanFrames", features)
         total = add_up(features, None if state is None else state.total)
         steps = features.shape[0] + (0 if state is None else state.steps)
-        return total / steps, MeanState(total, steps)
+        return (total / steps).to(features.dtype), MeanState(total, steps)
 
 
 class ConcatFrames(nn.Module):

@@ -10,16 +10,18 @@ def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
     """Return before + steps[0] + steps[1] + ..., added in this order.
 
     So a sequence and chunks of it give the same to the last bit. `sum(0)`, which adds in an order of its own, stays
-    where that cannot be or does not matter: in half precision, where it keeps its subtotals in float32, and in
-    compiled and exported graphs.
+    in compiled and exported graphs, where that cannot be, and in half precision, whose sums are float32: the order
+    hardly matters there, and small steps are not lost.
 
     Args:
         steps: (T, ...).
         before: the sum (...) of earlier steps; None for none.
 
     """
-    if steps.dtype in (torch.float16, torch.bfloat16) or torch.compiler.is_compiling():
-        return steps.sum(0) if before is None else before + steps.sum(0)
+    half = steps.dtype in (torch.float16, torch.bfloat16)
+    if half or torch.compiler.is_compiling():
+        total = steps.sum(0, dtype=torch.float32 if half else None)
+        return total if before is None else before + total
     with_gradients = torch.is_grad_enabled() and steps.requires_grad
     if steps.is_cuda and steps[0].numel() > 1 and not (with_gradients or torch.are_deterministic_algorithms_enabled()):
         # Over the first of several dimensions CUDA's kernel adds in this order, too, in one launch; PyTorch does not

@@ -49,6 +49,21 @@ def test_concat_has_room_for_its_frames_only():
         concat(torch.zeros(2, 1, 2, 3, 3), state)
 
 
+@pytest.mark.parametrize("reduction", [SumFrames(), MeanFrames()], ids=lambda reduction: type(reduction).__name__)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_chunks_in_half_precision_lose_nothing(reduction, dtype):
+    """A sum in bfloat16 would stop at 256 when ones are added to it."""
+    features, state = torch.ones(3000, 1, 2, 3, 3, dtype=dtype), None
+    whole, _ = reduction(features)
+    for chunk in features.split(1):
+        found, state = reduction(chunk, state)
+    assert found.dtype == whole.dtype == dtype
+    assert torch.equal(found, whole)
+    assert whole.unique().tolist() == [
+        1 if isinstance(reduction, MeanFrames) else torch.tensor(3000, dtype=dtype).item()
+    ]
+
+
 def test_voting_worked_by_hand():
     assert Voting(2)(torch.tensor([[1.0, 3.0, -2.0, 0.0]])).tolist() == [[2.0, -1.0]]
     assert torch.equal(Voting(10)(torch.ones(4, 3, 110)), torch.ones(4, 3, 11))

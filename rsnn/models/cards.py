@@ -95,7 +95,7 @@ def published_card(
                 "license": facts.licence.lower(),
                 "pipeline_tag": "video-classification",
                 "tags": _tags(model),
-                "datasets": [facts.dataset],
+                "datasets": [_identifier(facts.dataset)],
                 "metrics": ["accuracy"],
             },
             facts,
@@ -162,7 +162,7 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
             EvalResult(
                 task_type="video-classification",
                 task_name="Classification of event-camera recordings",
-                dataset_type=facts.dataset,
+                dataset_type=_identifier(facts.dataset),
                 dataset_name=f"{facts.dataset} ({facts.evaluated_on})",
                 dataset_split=facts.part,
                 metric_type="accuracy",
@@ -177,6 +177,11 @@ def _front_matter(fields: dict[str, Any], facts: Facts | None = None, accuracy: 
         **fields,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _identifier(dataset: str) -> str:
+    """Return a data set's name as the Hub's identifiers are spelt, without spaces."""
+    return dataset.replace(" ", "-")
 
 
 def _tags(model: dict[str, Any]) -> list[str]:

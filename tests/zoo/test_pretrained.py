@@ -138,7 +138,7 @@ def test_the_card_has_the_hubs_metadata_and_the_entrys_figures(entry):
     card = ModelCard((entry.folder / hub.CARD_FILE).read_text("utf-8"))
     assert card.data.library_name == "rsnn"
     assert card.data.license == entry.licence.lower()
-    assert card.data.datasets == [entry.data]
+    assert card.data.datasets == [entry.data.replace(" ", "-")]  # the Hub takes no spaces
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value) == ("accuracy", entry.metrics["accuracy"])
     for part in ("## Data", "## Accuracy", "## Energy", "## Input", "## Limits", "## Reproduce", "## Citation"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import train_gesture
+from gesture_windows import View
 
 import rsnn
 
@@ -75,7 +77,6 @@ def test_teachers_and_batches_that_are_shown_again(tmp_path, kind, name):
 
 
 def test_targets_are_labels_and_what_teachers_say(monkeypatch):
-    example = runpy.run_path(str(EXAMPLE))
     frames, labels = torch.ones(20, 2, 2, 128, 128), torch.tensor([3, 10])
     seen = []
 
@@ -83,12 +84,12 @@ def test_targets_are_labels_and_what_teachers_say(monkeypatch):
         seen.append(frames)
         return torch.zeros(2, 11).index_fill(1, torch.tensor(5), 1000.0)
 
-    monkeypatch.setitem(example["Lessons"].__init__.__globals__, "batch", lambda *_: (frames, labels))
+    monkeypatch.setattr(train_gesture, "batch", lambda *_: (frames, labels))
     networks = SimpleNamespace(prepared=lambda frames: frames)
     clips = SimpleNamespace(device=torch.device("cpu"))
     options = argparse.Namespace(teachers=[], batch=2, repeats=1, graphs=False)
     rng = SimpleNamespace(random=lambda: 0.5)
-    lessons = example["Lessons"](networks, clips, example["View"](64, (0.5, 2.0)), options, rng)
+    lessons = train_gesture.Lessons(networks, clips, View(64, (0.5, 2.0)), options, rng)
     lessons.teachers = [(32, teacher), (128, teacher)]
     inputs, target, given = next(lessons)
     assert inputs.shape == (20, 2, 2, 64, 64)
@@ -98,6 +99,19 @@ def test_targets_are_labels_and_what_teachers_say(monkeypatch):
     torch.testing.assert_close(target.sum(1), torch.ones(2))
     torch.testing.assert_close(target[0, [3, 5, 0]], torch.tensor([0.95 + 0.05 / 11, 1 + 0.05 / 11, 0.05 / 11]) / 2)
     assert given is labels
+
+
+def test_the_average_follows_all_weights():
+    networks = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    average = copy.deepcopy(networks)
+    torch.nn.init.constant_(average[0].weight, 1.0)
+    torch.nn.init.constant_(networks[0].weight, 2.0)
+    networks[1].running_mean.fill_(500)
+    networks[1].num_batches_tracked.fill_(7)
+    train_gesture.follow(average, networks)
+    assert average[0].weight.tolist() == [[pytest.approx(1.002)] * 2]
+    assert average[1].running_mean.tolist() == [pytest.approx(1)]
+    assert average[1].num_batches_tracked == 7
 
 
 def test_an_end_before_the_begin_is_refused(tmp_path):

@@ -137,7 +137,7 @@ def test_what_films_gestures_compiles(architecture):
 
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 def test_what_makes_frames_in_the_example_compiles(architecture):
-    text = (EXAMPLES / "train_gesture.cu").read_text(encoding="utf-8")
+    text = (EXAMPLES / "gesture_windows.cu").read_text(encoding="utf-8")
     assert f"kThreads = {cuda.THREADS}," in text
     compiled = ptx(text, f"-arch={architecture}", "-std=c++17")
     assert set(re.findall(r"\.entry (\w+)\(", compiled)) == {"seen", "noise"}

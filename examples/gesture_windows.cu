@@ -1,4 +1,4 @@
-// What `_seen` in train_gesture.py does, in one pass: a thread an event. Events come in parts (windows, or sources of
+// What `_seen` in gesture_windows.py does, in one pass: a thread an event. Events come in parts (windows, or sources of
 // noise), one after the other; `begins` has the first number of each part and the number of all. Chances depend on
 // nothing but the seed of the batch and the event's number.
 

@@ -364,3 +364,8 @@ def test_no_arguments_show_the_help():
     ran = run()
     assert "predict" in ran.stdout
     assert "evaluate" in ran.stdout
+
+
+def test_the_version_is_told():
+    ran = invoke("--version")
+    assert (ran.exit_code, ran.stdout) == (0, f"rsnn {rsnn.__version__}\n")

@@ -4,10 +4,13 @@ Each module holds a group of commands. What few of them need is imported inside 
 wrong, until the last line is written, ends every command in one line and exit code 1.
 """
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from rsnn.cli import classify, costs, demo, doctor, recordings, streams, training, zoo
-from rsnn.cli.console import user_errors
+from rsnn.cli.console import out, user_errors
 
 __all__ = ["app"]
 
@@ -24,3 +27,18 @@ for command in (
     *(costs.energy, costs.bench, doctor.doctor),
 ):
     app.command()(user_errors()(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"rsnn {version('rsnn')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass

@@ -7,7 +7,7 @@ until there are as many clips as `--most` says; one process a model trains on al
 on the GPU where there is one (filming there needs CuPy; with it, one kernel, `gesture_windows.cu`, makes the frames of
 a batch). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
 become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn`
-has no encoder. `cl-sum` and `cla-mean` are these decision heads alone, on an encoder that stays as it is.
+has no encoder.
 
 What a network sees is a random window of a clip, or its begin. Half of the windows are mirrored, turned, scaled,
 shifted, thinned or thickened, through a sensor with more noise or exchanged polarities; the others are mirrored and
@@ -21,8 +21,7 @@ arm turns only from short windows in which the arm moves little from one frame t
 `--window 0.25 0.7` first.
 
 `--teachers` are checkpoints that see the same windows; what they say of them counts as much as the labels do
-(distillation, Hinton et al. 2015). A batch that was dear to make, because teachers or an encoder that stays saw it, can
-be shown several times, with others between: `--repeats`.
+(distillation, Hinton et al. 2015).
 """
 
 from __future__ import annotations
@@ -55,18 +54,13 @@ MODELS = {
     "cl": ("convlstm-gesture-cl-sum", "rsnn-gesture-cl"),
     "cla": ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"),
     "scnn": ("scnn-gesture",),
-    "cl-sum": ("convlstm-gesture-cl-sum",),
-    "cla-mean": ("convlstm-gesture-cla-mean",),
 }
-HEADS = ("cl-sum", "cla-mean")  # the decision head alone learns
-# Of the frames; attention takes sixteen times as long on whole ones.
-SIDE = {"cl": 128, "cla": 64, "scnn": 128, "cl-sum": 128, "cla-mean": 64}
+SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
 SENSOR = 128  # teachers have frames of their own sides, made from the sensor's
 BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest the first steps be too sure; after what
 LONG, MULTIPLES = 0.25, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
 SMOOTHED = 0.05  # share of a label that goes to all classes alike
 TRUST = 0.5  # in teachers; the rest is in the label
-KEPT = 150  # batches to be shown again
 AVERAGED = 0.998  # what the average of the weights keeps of itself in each step
 AHEAD = 4  # batches that the GPU may be behind
 
@@ -84,26 +78,12 @@ class Networks(nn.Module):
                 member.load_state_dict(rsnn.load(folder if folder.is_dir() else name).state_dict())
         for member in self.members[1:]:
             member.encoder = self.members[0].encoder
-        self.head_only = kind in HEADS
-        if self.head_only:
-            self.members[0].encoder.requires_grad_(False)
 
-    def forward(self, seen: Tensor) -> list[Tensor]:
-        """Return the logits (N, K) of every classifier, of frames or of what `prepared` has made of them."""
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """Return the logits (N, K) of every classifier."""
         first = self.members[0]
-        if self.head_only and seen.ndim == 4:
-            return [first.logit_scale * first.classifier.classifier(seen)]
-        features = first.forward_features(seen)
+        features = first.forward_features(frames)
         return [member.logit_scale * member.classifier(features)[0] for member in self.members]
-
-    @torch.no_grad()
-    def prepared(self, frames: Tensor) -> Tensor:
-        """Return frames, or what the encoder that stays and the reduction over time make of them (N, C, H, W)."""
-        if not self.head_only:
-            return frames
-        first = self.members[0]
-        reduced: Tensor = first.classifier.reduction(first.forward_features(frames))[0]
-        return reduced
 
 
 def shrunk(frames: Tensor, side: int) -> Tensor:
@@ -117,16 +97,15 @@ def shrunk(frames: Tensor, side: int) -> Tensor:
 class Lesson(NamedTuple):
     """A batch to learn from."""
 
-    inputs: Tensor  # of the networks
+    frames: Tensor  # (T, N, 2, side, side)
     target: Tensor  # probabilities (N, K)
     labels: Tensor  # (N)
 
 
 class Lessons:
-    """Batches to learn from, without end: new ones, and those that are shown again.
+    """Batches to learn from, without end.
 
     Args:
-        networks: who learns.
         clips: where windows are from.
         view: of the windows; some batches have longer ones, some end early.
         options: of the command line.
@@ -134,36 +113,14 @@ class Lessons:
 
     """
 
-    def __init__(
-        self, networks: Networks, clips: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator
-    ) -> None:
-        self.networks, self.clips, self.view, self.options, self.rng = networks, clips, view, options, rng
+    def __init__(self, clips: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator) -> None:
+        self.clips, self.view, self.options, self.rng = clips, view, options, rng
         teachers = [rsnn.load(name).to(clips.device).eval() for name in options.teachers]
         self.teachers = [(teacher.preprocessing.frame_size[0], _quick(teacher, options)) for teacher in teachers]
-        self.kept: list[Lesson] = []
-        self.given = 0
-
-    def __iter__(self) -> Lessons:
-        return self
-
-    def __next__(self) -> Lesson:
-        again = self.given % self.options.repeats > 0
-        self.given += 1
-        if again:
-            lesson = self.kept[int(self.rng.integers(len(self.kept)))]
-            return lesson._replace(inputs=lesson.inputs.float())
-        lesson = self._new()
-        if self.options.repeats > 1:
-            counts = lesson.inputs.ndim == 5
-            kept = lesson._replace(inputs=lesson.inputs.clamp(max=255).byte() if counts else lesson.inputs.half())
-            if len(self.kept) < KEPT:
-                self.kept.append(kept)
-            else:
-                self.kept[int(self.rng.integers(KEPT))] = kept
-        return lesson
 
     @torch.no_grad()
-    def _new(self) -> Lesson:
+    def draw(self) -> Lesson:
+        """Return a batch."""
         kind_of_window = self.rng.random()
         ends, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
         side, view = self.view.side, self.view
@@ -178,7 +135,7 @@ class Lessons:
         if self.teachers:
             said = sum(teacher(shrunk(frames, side)).softmax(1) for side, teacher in self.teachers) / len(self.teachers)
             target = torch.lerp(target, said, TRUST)
-        return Lesson(self.networks.prepared(shrunk(frames, side)), target, labels)
+        return Lesson(shrunk(frames, side), target, labels)
 
 
 def _quick(function: Callable[..., Any], options: argparse.Namespace) -> Callable[..., Any]:
@@ -251,15 +208,15 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     begin = told - spent
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    classify, lessons = _quick(networks, options), Lessons(networks, clips, view, options, rng)
+    classify, lessons = _quick(networks, options), Lessons(clips, view, options, rng)
     ends: deque[torch.cuda.Event] = deque()  # of the batches that the GPU may not be through with
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
         rate = options.lr * (done / 0.05 if done < 0.05 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, options.lr / 100)
-        inputs, target, labels = next(lessons)
-        logits = classify(inputs)
+        frames, target, labels = lessons.draw()
+        logits = classify(frames)
         loss = sum(F.cross_entropy(scores, target) for scores in logits)
         optimizer.zero_grad()
         loss.backward()
@@ -328,7 +285,6 @@ def main() -> None:
     )
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--teachers", nargs="+", default=[], metavar="NAME", help="checkpoints to learn from as well")
-    parser.add_argument("--repeats", type=int, default=1, help="how often a batch is shown, on average")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
     parser.add_argument("--most", type=int, metavar="CLIPS", help="to train with, about; without end by default")
@@ -342,8 +298,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.most is not None and options.most < max(options.least, 1):
         parser.error(f"--most {options.most} is less than --least {options.least}: the training would never begin")
-    if options.repeats < 1:
-        parser.error(f"--repeats {options.repeats}: expected at least 1")
     film = options.film or options.device
     try:
         SimulatedGestures(1, device=film)[0]

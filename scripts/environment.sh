@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it: makes .venv at the repository's root and installs into it, if anything changed.
 #     . scripts/environment.sh; install -e .
 set -euo pipefail
+venv=.venv
 called_from="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,18 +20,18 @@ find_python() {
 # Installs what pip's arguments name, unless it was done before with this pyproject.toml.
 install() {
     local python stamp wanted
-    stamp=".venv/.installed-$(echo "$*" | cksum | cut -d' ' -f1)"
+    stamp="$venv/.installed-$(echo "$*" | cksum | cut -d' ' -f1)"
     wanted="$(cksum < pyproject.toml)"
-    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     # An environment without pip is one whose making was interrupted.
-    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         python="$(find_python)"
-        "$python" -m venv --clear .venv
+        "$python" -m venv --clear "$venv"
     fi
-    echo "Installing rsnn and what it needs into .venv (once; PyTorch is large) ..." >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    echo "Installing rsnn and what it needs into $venv (once; PyTorch is large) ..." >&2
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
     echo "$wanted" > "$stamp"
 }

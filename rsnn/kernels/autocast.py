@@ -6,12 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+_KINDS = ("cpu", "cuda", "xpu", "mps", "meta")
+# Asked here, for PyTorch 2.10 cannot compile the question.
+_WITH_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, _KINDS))
+
 
 def autocasts(kind: str) -> bool:
     """Tell whether autocast is on for this kind of device."""
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return _has_autocast(kind) and torch.is_autocast_enabled(kind)
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:
     """Turn autocast off for a while."""
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if _has_autocast(kind) else nullcontext()
+
+
+def _has_autocast(kind: str) -> bool:
+    return kind in _WITH_AUTOCAST or (kind not in _KINDS and torch.amp.is_autocast_available(kind))

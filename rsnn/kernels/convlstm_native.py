@@ -31,7 +31,7 @@ def supports(frames: Tensor, w_input: Tensor, w_hidden: Tensor, bias: Tensor | N
         and w_hidden.shape == (4 * D, D, sides[0], sides[0])
         and (bias is None or bias.shape == (4 * D,))
     )
-    if not (fit and len(dtypes) == 1 and dtypes <= _REALS.keys() and sees_no_steps(frames)):
+    if not (fit and len(dtypes) == 1 and w_input.dtype in _REALS and sees_no_steps(frames)):
         return False
     real = _REALS[w_input.dtype]
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (frames, *given))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
+
 
 def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
     """Tell whether a kernel of ours may stand for the single operations on `x`.
@@ -18,7 +20,7 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
     node of its graph.
     """
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
+        return not is_exporting()
     return (
         type(x) in (Tensor, torch.nn.Parameter)
         and (
@@ -27,6 +29,14 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
         )
         and not is_transformed()
     )
+
+
+def is_exporting() -> bool:
+    """Tell whether `torch.export` is at work.
+
+    (PyTorch 2.10 takes `torch.compiler.is_exporting()` for true when it compiles, too.)
+    """
+    return torch.compiler._is_exporting_flag if _HAS_FLAG else torch.compiler.is_exporting()
 
 
 def is_transformed() -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.kernels import Rectangle
+from rsnn.kernels.watched import is_exporting
 from rsnn.nn.checks import check_positive, check_sizes, weight_of
 from rsnn.nn.lif import LIF
 from rsnn.nn.neunorm import NeuNorm
@@ -73,7 +74,7 @@ class SumPool(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
         """Return the sums."""
-        if torch.compiler.is_exporting():  # torch's exporter to ONNX leaves a divisor out without a word
+        if is_exporting():  # torch's exporter to ONNX leaves a divisor out without a word
             return self.gain * self.side**2 * F.avg_pool2d(x, self.side)
         return self.gain * F.avg_pool2d(x, self.side, divisor_override=1)
 

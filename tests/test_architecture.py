@@ -188,7 +188,7 @@ def loaded():
 def test_importing_brings_little_beyond_torch(loaded):
     before, after = loaded
     packages = {name.partition(".")[0] for name in after - before} - set(sys.stdlib_module_names)
-    assert packages <= {"rsnn", "jaxtyping", "numpy", "safetensors", "torch", "wadler_lindig"}
+    assert packages <= {"rsnn", "jaxtyping", "numpy", "packaging", "safetensors", "torch", "wadler_lindig"}
 
 
 def test_parts_that_few_need_wait_until_they_are_used(loaded):

@@ -19,7 +19,7 @@ SHARED = 48 << 10  # bytes of shared memory that a block may have without being 
 THREADS_TO_FILL = 1 << 16
 
 VALUES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # INPUT in neuron.cuh
-SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # SURROGATE in neuron.cuh
+SURROGATES = {ATan: 0, Sigmoid: 1, Rectangle: 2, Exponential: 3}  # SURROGATE in neuron.cuh
 
 # The sources that need tensor_core.cuh, and those that need cluster.cuh, too.
 IN_CLUSTERS = ("convlstm_sequence.cu",)

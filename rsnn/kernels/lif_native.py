@@ -18,7 +18,7 @@ from rsnn.kernels.surrogate import ATan, Exponential, Rectangle, Sigmoid, Surrog
 from rsnn.kernels.watched import nothing_looks, sees_no_steps
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
-_SURROGATES = (ATan, Sigmoid, Rectangle, Exponential)  # in the order of lif.cpp
+_SURROGATES = {ATan: 0.0, Sigmoid: 1.0, Rectangle: 2.0, Exponential: 3.0}  # as in lif.cpp
 
 
 def supports(x: Tensor, tau: float | Tensor, surrogate: Surrogate) -> bool:
@@ -103,7 +103,7 @@ def neuron_numbers(
     return [
         *(float(tau), float(v_threshold), float(v_reset or 0.0), float(surrogate.alpha)),
         *(float(getattr(surrogate, "scale", 1.0)), float(v_reset is None), float(detach_reset)),
-        float(_SURROGATES.index(type(surrogate))),
+        _SURROGATES[type(surrogate)],
     ]
 
 

@@ -71,7 +71,7 @@ def norm_lif(
         float(v_threshold),
         float(v_reset or 0.0),
         v_reset is None,
-        cuda.SURROGATES.index(type(surrogate)),
+        cuda.SURROGATES[type(surrogate)],
         float(surrogate.alpha),
         float(getattr(surrogate, "scale", 1.0)),
         detach_reset,

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 _KINDS = ("cpu", "cuda", "xpu", "mps", "meta")
-# Asked here, for PyTorch 2.10 cannot compile the question.
+# Asked here, for PyTorch 2.10 and 2.11 cannot compile the question.
 _WITH_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, _KINDS))
 
 

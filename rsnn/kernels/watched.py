@@ -34,7 +34,7 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
 def is_exporting() -> bool:
     """Tell whether `torch.export` is at work.
 
-    (PyTorch 2.10 takes `torch.compiler.is_exporting()` for true when it compiles, too.)
+    (PyTorch 2.10 and 2.11 take `torch.compiler.is_exporting()` for true when they compile, too.)
     """
     return torch.compiler._is_exporting_flag if _HAS_FLAG else torch.compiler.is_exporting()
 

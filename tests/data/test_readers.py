@@ -422,3 +422,11 @@ def test_text_blocks_join(tmp_path, rng, monkeypatch):
         comments="",
     )
     assert read_events(path) == events
+
+
+@pytest.mark.parametrize(("time", "came"), [("1e999", "inf"), ("nan", "nan")])
+def test_times_that_are_no_numbers_are_one_error_without_a_warning(tmp_path, time, came):
+    path = tmp_path / "events.txt"
+    path.write_text(f"10 3 4 1\n{time} 3 5 0\n")
+    with pytest.raises(RecordingError, match=f"row 2 has t = {came}; expected a finite number"):
+        read_events(path)

@@ -114,7 +114,7 @@ def _blocks(source: Source, layout: Layout) -> Iterator[Block]:
                 continue
             columns = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
             if unit is None:  # the first block decides for all
-                unit = 1e6 if bool((columns["t"] % 1 != 0).any()) else 1.0
+                unit = 1e6 if bool((columns["t"] != np.floor(columns["t"])).any()) else 1.0
             yield block_of(source, columns, unit, _at_row(numbers))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from rsnn import kernels
 from rsnn.bench import make_lively
+from rsnn.kernels.watched import is_exporting
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTMEncoder
 
@@ -87,3 +88,15 @@ def test_any_size_layout_and_mode_agrees_with_plain_torch(size, autocast):
                 assert ours.requires_grad == plain.requires_grad
                 tolerance = 0.03 if autocast else 1e-5
                 torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_compiling_is_not_exporting():
+    """Else compiled models would leave our kernels, with the same results."""
+
+    class Told(torch.nn.Module):
+        def forward(self, x):
+            return x + (1 if is_exporting() else 0)
+
+    x = torch.zeros(1)
+    assert torch.compile(Told(), backend="eager", fullgraph=True)(x) == 0
+    assert torch.export.export(Told(), (x,)).module()(x) == 1

@@ -21,7 +21,8 @@ arm turns only from short windows in which the arm moves little from one frame t
 `--window 0.25 0.7` first.
 
 `--teachers` are checkpoints that see the same windows; what they say of them counts as much as the labels do
-(distillation, Hinton et al. 2015).
+(distillation, Hinton et al. 2015). `--hints` has `cla` begin where `cl` is (`gesture_hints.py`): batches to learn the
+features of its encoder from, then the weights of its classifiers.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gesture_clips import CLASSES, TOGETHER, Clips, simulate
+from gesture_hints import learn_features, take_over
 from gesture_windows import MAX_STEP_MS, STEPS, View, batch, frames_of
 from rich.progress import track
 from torch import Tensor, nn
@@ -55,8 +57,11 @@ MODELS = {
     "cla": ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"),
     "scnn": ("scnn-gesture",),
 }
-SIDE = {"cl": 128, "cla": 64, "scnn": 128}  # of the frames; attention takes sixteen times as long on whole ones
-SENSOR = 128  # teachers have frames of their own sides, made from the sensor's
+SIDE = 128  # of the frames
+GAINS = (
+    STEPS,
+    1,
+)  # CL's head takes the sum of the steps, CLA's their mean, a STEPS-th of it; both SCNNs take all steps
 BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest the first steps be too sure; after what
 LONG, MULTIPLES = 0.25, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
 SMOOTHED = 0.05  # share of a label that goes to all classes alike
@@ -70,7 +75,7 @@ class Networks(nn.Module):
 
     def __init__(self, kind: str, start: str | None) -> None:
         super().__init__()
-        size = {"frame_size": (SIDE[kind], SIDE[kind]), "num_frames": STEPS, "normalize": "log1p"}
+        size = {"frame_size": (SIDE, SIDE), "num_frames": STEPS, "normalize": "log1p"}
         self.members = nn.ModuleList(rsnn.create_model(name, **size) for name in MODELS[kind])
         for name, member in zip(MODELS[kind], self.members, strict=True):
             if start:
@@ -86,18 +91,10 @@ class Networks(nn.Module):
         return [member.logit_scale * member.classifier(features)[0] for member in self.members]
 
 
-def shrunk(frames: Tensor, side: int) -> Tensor:
-    """Return counts (T, N, 2, side, side) of larger ones."""
-    pixels = frames.shape[-1] // side
-    if pixels == 1:
-        return frames
-    return F.avg_pool2d(frames.flatten(0, 1), pixels).mul_(pixels**2).unflatten(0, frames.shape[:2])
-
-
 class Lesson(NamedTuple):
     """A batch to learn from."""
 
-    frames: Tensor  # (T, N, 2, side, side)
+    frames: Tensor  # (T, N, 2, SIDE, SIDE)
     target: Tensor  # probabilities (N, K)
     labels: Tensor  # (N)
 
@@ -115,27 +112,22 @@ class Lessons:
 
     def __init__(self, clips: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator) -> None:
         self.clips, self.view, self.options, self.rng = clips, view, options, rng
-        teachers = [rsnn.load(name).to(clips.device).eval() for name in options.teachers]
-        self.teachers = [(teacher.preprocessing.frame_size[0], _quick(teacher, options)) for teacher in teachers]
+        self.teachers = [_quick(rsnn.load(name).to(clips.device).eval(), options) for name in options.teachers]
 
     @torch.no_grad()
     def draw(self) -> Lesson:
         """Return a batch."""
         kind_of_window = self.rng.random()
         ends, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
-        side, view = self.view.side, self.view
-        if self.teachers:
-            view = dataclasses.replace(view, side=SENSOR)
-        if long:
-            view = view.longer(int(self.rng.choice(MULTIPLES)))
+        view = self.view.longer(int(self.rng.choice(MULTIPLES))) if long else self.view
         frames, labels = batch(self.clips, self.options.batch, view, self.rng)
         if ends:
             frames = frames[: int(self.rng.choice(ENDS))]
         target = F.one_hot(labels, CLASSES) * (1 - SMOOTHED) + SMOOTHED / CLASSES
         if self.teachers:
-            said = sum(teacher(shrunk(frames, side)).softmax(1) for side, teacher in self.teachers) / len(self.teachers)
+            said = sum(teacher(frames).softmax(1) for teacher in self.teachers) / len(self.teachers)
             target = torch.lerp(target, said, TRUST)
-        return Lesson(shrunk(frames, side), target, labels)
+        return Lesson(frames, target, labels)
 
 
 def _quick(function: Callable[..., Any], options: argparse.Namespace) -> Callable[..., Any]:
@@ -143,11 +135,20 @@ def _quick(function: Callable[..., Any], options: argparse.Namespace) -> Callabl
     return rsnn.kernels.graphed(function, most=8) if options.graphs else function
 
 
+def begin_as_cl(networks: Networks, draw: Callable[[], Tensor], batches: int) -> None:
+    """Have the encoder CLA learn to say what CL says, and give its classifiers the weights of CL's."""
+    device = next(networks.parameters()).device
+    teachers = [rsnn.load(name).to(device).eval() for name in MODELS["cl"]]
+    readout = learn_features(networks.members[0], teachers[0], draw, batches)
+    for member, teacher, gain in zip(networks.members, teachers, GAINS, strict=True):
+        take_over(member, teacher, readout, gain)
+
+
 @torch.no_grad()
-def accuracies(networks: nn.Module, clips: Clips, side: int) -> list[float]:
+def accuracies(networks: nn.Module, clips: Clips) -> list[float]:
     """Return the share of the clips that each classifier has right."""
     networks.eval()
-    answers = [torch.cat(networks(frames_of(clip, side))).argmax(1).cpu() for clip in clips.events]
+    answers = [torch.cat(networks(frames_of(clip, SIDE))).argmax(1).cpu() for clip in clips.events]
     networks.train()
     return (torch.stack(answers, 1) == torch.from_numpy(clips.labels)).float().mean(1).tolist()
 
@@ -190,7 +191,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=device.type == "cuda")
     clips = Clips(output / "clips", "train", device)
     validation = Clips(output / "clips", "validation", device)
-    view = View(SIDE[kind], tuple(options.window))
+    view = View(SIDE, tuple(options.window))
     state_file = output / f"{kind}.pt"
     spent, passes = 0.0, 0
     if state_file.exists():
@@ -203,6 +204,9 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     while len(clips.seen) * TOGETHER < options.least or not clips.of_class.all():
         time.sleep(1)
         clips.refresh()
+    if options.hints and kind == "cla" and not passes:
+        begin_as_cl(networks, lambda: batch(clips, options.batch, view, rng)[0], options.hints)
+        average.load_state_dict(networks.state_dict())
     limit = 60 * options.minutes
     told = saved = time.monotonic()
     begin = told - spent
@@ -256,8 +260,8 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     validation.refresh()
     found = {}
     if len(validation):
-        found["validation_last_state"] = accuracies(networks, validation, view.side)
-        found["validation_average"] = accuracies(average, validation, view.side)
+        found["validation_last_state"] = accuracies(networks, validation)
+        found["validation_average"] = accuracies(average, validation)
     for place, name in enumerate(MODELS[kind]):
         metrics = {part: right[place] for part, right in found.items()}
         metrics |= {"passes": passes, "clips": len(clips), "seed": options.seed}
@@ -285,6 +289,9 @@ def main() -> None:
     )
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--teachers", nargs="+", default=[], metavar="NAME", help="checkpoints to learn from as well")
+    parser.add_argument(
+        "--hints", type=int, default=0, metavar="BATCHES", help="that have cla begin as cl; 0: it does not"
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
     parser.add_argument("--most", type=int, metavar="CLIPS", help="to train with, about; without end by default")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gesture_hints
 import pytest
 import torch
 import train_gesture
@@ -53,7 +54,7 @@ def test_gestures_are_trained_while_they_are_simulated(tmp_path):
 @pytest.mark.slow
 def test_with_teachers_without_validation_and_with_an_end_of_the_filming(tmp_path):
     command = [sys.executable, EXAMPLE, tmp_path, "--models", "cla", "--minutes", "0.1", "--batch", "4"]
-    command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla"]
+    command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla", "--hints", "2"]
     command += ["--simulators", "2", "--validation", "0", "--least", "14", "--most", "28"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-3000:]
@@ -75,16 +76,36 @@ def test_targets_are_labels_and_what_teachers_say(monkeypatch):
     clips = SimpleNamespace(device=torch.device("cpu"))
     options = argparse.Namespace(teachers=[], batch=2, graphs=False)
     rng = SimpleNamespace(random=lambda: 0.5)
-    lessons = train_gesture.Lessons(clips, View(64, (0.5, 2.0)), options, rng)
-    lessons.teachers = [(32, teacher), (128, teacher)]
+    lessons = train_gesture.Lessons(clips, View(128, (0.5, 2.0)), options, rng)
+    lessons.teachers = [teacher, teacher]
     inputs, target, given = lessons.draw()
-    assert inputs.shape == (20, 2, 2, 64, 64)
-    assert [x.shape[-1] for x in seen] == [32, 128]
-    assert seen[0].unique().tolist() == [16]  # counts are added up
-    assert inputs.unique().tolist() == [4]
+    assert inputs is frames
+    assert [x is frames for x in seen] == [True, True]
     torch.testing.assert_close(target.sum(1), torch.ones(2))
     torch.testing.assert_close(target[0, [3, 5, 0]], torch.tensor([0.95 + 0.05 / 11, 1 + 0.05 / 11, 0.05 / 11]) / 2)
     assert given is labels
+
+
+def test_an_encoder_learns_another_ones_features_and_its_classifier_takes_over():
+    """Where the student can say all that the teacher says, its logits become the teacher's."""
+    torch.manual_seed(0)
+    size = {"frame_size": (32, 32), "num_frames": 4}
+    teacher = rsnn.create_model("convlstm-gesture-cla-sum", **size).eval()
+    student = rsnn.create_model("convlstm-gesture-cla-mean", **size).eval()
+    student.encoder.load_state_dict(teacher.encoder.state_dict())
+    with torch.no_grad():
+        for parameter in student.encoder.parameters():
+            parameter.mul_(0.9)
+    frames = torch.poisson(torch.ones(4, 8, 2, 32, 32))
+    before = student.encoder.state_dict()["layers.0.convlstm.input_gates.weight"].clone()
+    readout = gesture_hints.learn_features(student, teacher, lambda: frames, batches=300)
+    assert not student.encoder.state_dict()["layers.0.convlstm.input_gates.weight"].equal(before)
+    gesture_hints.take_over(student, teacher, readout, gain=4)
+    with torch.no_grad():
+        said, wanted = student(frames), teacher(frames)
+        gesture_hints.take_over(student, teacher, torch.eye(10), gain=4)
+        raw = student(frames)
+    assert (said - wanted).abs().mean() < 0.1 * (raw - wanted).abs().mean()
 
 
 def test_the_average_follows_all_weights():

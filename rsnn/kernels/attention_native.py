@@ -18,18 +18,21 @@ from rsnn.kernels.watched import sees_no_steps
 MOST_CHANNELS = 16  # of a head; with more the matrix products of PyTorch's own are worth it
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_HALVES = (torch.float16, torch.bfloat16)  # computed in float32, as PyTorch's own does
 
 
 def supports(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Tell whether this kernel takes these tensors (B, heads, L, D)."""
     few = max(query.shape[-1], value.shape[-1]) <= MOST_CHANNELS
     alike = query.shape == key.shape and query.dtype == key.dtype == value.dtype
-    taken = few and alike and query.dtype in _NAMES and sees_no_steps(query, "attention")
+    taken = few and alike and query.dtype in (*_NAMES, *_HALVES) and sees_no_steps(query, "attention")
     return taken and native.has("attention")
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(Q K^T / sqrt(d_k)) V; shapes as in [`rsnn.kernels.attention`][]."""
+    if query.dtype in _HALVES:
+        return attention(query.float(), key.float(), value.float()).to(query.dtype)
     return torch.ops.rsnn.attention(query, key, value)[0]
 
 

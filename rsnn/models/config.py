@@ -11,6 +11,7 @@ import inspect
 import types
 from collections.abc import Mapping
 from functools import cache
+from numbers import Integral
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
@@ -90,6 +91,8 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, Integral):  # NumPy's
+        return int(value)
     return describe(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ from rsnn.errors import InputError
 from rsnn.kernels.autocast import autocasts
 
 
-def check_positive(**sizes: object) -> None:
+def is_whole(number: object) -> bool:
+    """Tell whether a value is a whole number, Python's or NumPy's; a truth value is none."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def check_positive(**sizes: Any) -> None:
     """Raise InputError unless every argument is a whole number of at least 1."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if not is_whole(size) or size < 1:
             raise InputError(f"{name}={size!r}: expected a whole number of at least 1")
 
 
@@ -25,7 +31,7 @@ def check_sizes(name: str, sizes: object, expected: str, *, length: int | None =
     if (
         not isinstance(sizes, tuple | list)
         or len(sizes) != (length or len(sizes))
-        or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+        or not all(is_whole(size) and size > 0 for size in sizes)
     ):
         raise InputError(f"{name}={sizes!r}: expected {expected}, whole numbers of at least 1")
 

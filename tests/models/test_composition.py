@@ -335,3 +335,23 @@ def test_another_default_device_does_not_matter():
         model.train()(counts[:, None]).sum().backward()
     for prediction in found:
         assert prediction.probabilities.tolist() == expected.probabilities.tolist()
+
+
+def test_sizes_may_be_whole_numbers_of_numpy(tmp_path):
+    """`num_classes=labels.max() + 1` is one; what is stored is Python's."""
+    two, three = np.array([2, 3])
+    model = rsnn.create_model("rsnn-gesture-cl", num_classes=three, frame_size=(16 * two, 32), num_frames=two)
+    encoder = nn.ConvLSTMEncoder(two, (three, three), pool=two)
+    composed = rsnn.RSNN(encoder, nn.SCNN(three, three, encoder.output_size((32, 32)), pools=(two,)))
+    for place, each in enumerate((model, composed)):
+        each.save_pretrained(tmp_path / str(place))
+        again = rsnn.load(tmp_path / str(place))
+        frames = torch.zeros(2, 1, 2, 32, 32)
+        torch.testing.assert_close(again.eval()(frames), each.eval()(frames))
+        assert type(again.num_classes) is int
+    model.reset_classifier(two)
+    assert model(frames).shape == (1, 2)
+    with pytest.raises(InputError, match="num_classes"):
+        rsnn.create_model("rsnn-gesture-cl", num_classes=np.float64(3.0))
+    with pytest.raises(InputError, match="num_classes"):
+        rsnn.create_model("rsnn-gesture-cl", num_classes=np.True_)

@@ -66,6 +66,7 @@ FIGURES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "bench": ("performance.md", ["rsnn bench --markdown"]),
+    "bench-cla": ("performance.md", ["rsnn bench rsnn-gesture-cla --markdown"]),
     "scaling": ("performance.md", ["rsnn bench --scaling --markdown"]),
     "footprint": ("performance.md", ["footprint.py"]),
 }

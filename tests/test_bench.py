@@ -8,7 +8,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import rsnn
 from rsnn import bench, kernels
 from rsnn.bench import make_lively
 from rsnn.bench.measure import in_turn, peak_mb
@@ -16,12 +15,13 @@ from rsnn.bench.subject import firing, subject
 from rsnn.cli import app
 from rsnn.errors import InputError
 from rsnn.models import RSNN
-from rsnn.nn import LIF, SCNN, ConvLSTMEncoder
+from rsnn.nn import LIF, SCNN, ConvLSTMEncoder, FramePool
 
 
-def lively(frames, density=0.2):
+def lively(frames, density=0.2, encoder=None):
     torch.manual_seed(0)
-    model = RSNN(ConvLSTMEncoder(), SCNN(6, 11, (8, 8), (2, 1), 16)).eval()
+    encoder = encoder or ConvLSTMEncoder()
+    model = RSNN(encoder, SCNN(encoder.out_channels, 11, (8, 8), (2, 1), 16)).eval()
     make_lively(model, frames, density)
     return model
 
@@ -48,6 +48,24 @@ def test_the_plain_way_has_the_same_logits_and_gradients(kernel):
     torch.testing.assert_close(model.encoder.layers[0].input_gates.weight.grad, gates[:, :2])
     torch.testing.assert_close(model.encoder.layers[0].hidden_gates.weight.grad, gates[:, 2:])
     torch.testing.assert_close(model.classifier.convs[1].conv.weight.grad, plain.scnn[4].weight.grad)
+
+
+def test_the_plain_way_attends_as_the_encoder_does():
+    torch.manual_seed(1)
+    frames = torch.poisson(torch.full((6, 3, 2, 32, 32), 0.02)).double()
+    encoder = ConvLSTMEncoder(2, (10,), attention=True, input_pool=4, pool=1)
+    with torch.no_grad():
+        for weight in encoder.layers[0].attention.parameters():
+            weight.mul_(5)  # so that pixels do tell more from less
+    model = lively(frames.float(), encoder=encoder).double()
+    plain = bench.PlainNetwork(model).double().eval()
+    expected = plain(frames)
+    assert expected.any()
+    torch.testing.assert_close(model(frames), expected)
+    model.train()(frames).square().sum().backward()
+    plain.train()(frames).square().sum().backward()
+    for name, own in zip(("query", "key", "value"), plain.attention[0].projections.weight.grad.chunk(3), strict=True):
+        torch.testing.assert_close(getattr(encoder.layers[0].attention, name).weight.grad, own)
 
 
 def test_as_many_spikes_as_asked_for():
@@ -84,9 +102,12 @@ def test_peak_memory():
     assert 230 < peak < 300
 
 
-def test_only_networks_with_the_encoder_cl():
-    with pytest.raises(InputError, match="encoder CL, such as 'rsnn-gesture-cl'"):
-        bench.PlainNetwork(rsnn.create_model("rsnn-nmnist-cla"))
+def test_only_networks_like_those_of_the_zoo():
+    with pytest.raises(InputError, match="not written for a FramePool under a SCNN; expected a ConvLSTMEncoder under"):
+        bench.PlainNetwork(RSNN(FramePool(2), SCNN(2, 11, (8, 8), (2,))))
+    two_heads = ConvLSTMEncoder(2, (10,), attention=True, num_heads=2)
+    with pytest.raises(InputError, match="attention of one head"):
+        bench.PlainNetwork(RSNN(two_heads, SCNN(10, 11, (8, 8), (2,))))
     with pytest.raises(InputError, match="no RSNN"):
         bench.bench("convlstm-nmnist-cl-sum")
 

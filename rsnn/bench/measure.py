@@ -159,7 +159,7 @@ def bench(
     repeats: int = 5,
     on_progress: Progress | None = None,
 ) -> BenchReport:
-    """Time a model of the zoo with the encoder CL against the plain way, on recordings.
+    """Time an RSNN of the zoo against the plain way, on recordings.
 
     Args:
         name: zoo name.
@@ -171,7 +171,7 @@ def bench(
         on_progress: called with the number of jobs done so far.
 
     Raises:
-        InputError: the model has another encoder or classifier.
+        InputError: the model is no RSNN.
 
     """
     torch.manual_seed(0)

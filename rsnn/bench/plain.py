@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from rsnn.errors import InputError
 from rsnn.models import RSNN
-from rsnn.nn import SCNN, ConvLSTM, ConvLSTMEncoder
+from rsnn.nn import SCNN, ConvLSTM, ConvLSTMAttention, ConvLSTMEncoder
+from rsnn.nn.attention import PixelAttention
 from rsnn.nn.scnn import SpikingConv
 
 
@@ -42,14 +43,34 @@ class PlainConvLSTM(nn.Module):
         return torch.stack(outputs), (h, c)
 
 
+class PlainAttention(nn.Module):
+    """Self-attention over the pixels of each frame the plain way: PyTorch's fused attention, of one head, added."""
+
+    def __init__(self, attention: PixelAttention) -> None:
+        super().__init__()
+        projections = (attention.query, attention.key, attention.value)
+        widths = {each.weight.shape for each in projections}
+        if attention.num_heads != 1 or attention.join != "add" or len(widths) != 1:
+            raise InputError("the plain way is written for attention of one head, as wide as its input and added to it")
+        self.projections = nn.Linear(attention.channels, 3 * attention.channels, bias=False)
+        with torch.no_grad():
+            self.projections.weight.copy_(torch.cat([each.weight for each in projections]))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return frames (T, N, C, H, W) and what attention makes of them, added."""
+        pixels = frames.flatten(3).transpose(2, 3)  # (T, N, H W, C)
+        pixels = pixels + F.scaled_dot_product_attention(*self.projections(pixels).chunk(3, dim=3))
+        return pixels.transpose(2, 3).unflatten(3, frames.shape[3:])
+
+
 class PlainNetwork(nn.Module):
-    """The network of an [`RSNN`][rsnn.RSNN] (encoder CL) as one writes it without this library, with its weights.
+    """The network of an [`RSNN`][rsnn.RSNN] as one writes it without this library, with its weights.
 
     SpikingJelly's layers and neurons in multi-step mode, default memory format. The neurons keep their potentials
     until `reset`, as theirs do; the state of the ConvLSTM goes the same way here.
 
     Raises:
-        InputError: the model has another encoder or classifier.
+        InputError: the model has another encoder or classifier than those of the zoo.
 
     """
 
@@ -58,12 +79,23 @@ class PlainNetwork(nn.Module):
         from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
         encoder, scnn = model.encoder, model.classifier
-        if not isinstance(encoder, ConvLSTMEncoder) or not isinstance(scnn, SCNN) or encoder.attention:
-            raise InputError("the plain way is written for the models with the encoder CL, such as 'rsnn-gesture-cl'")
+        if not isinstance(encoder, ConvLSTMEncoder) or not isinstance(scnn, SCNN):
+            raise InputError(
+                f"the plain way is not written for a {type(encoder).__name__} under a {type(scnn).__name__}; expected "
+                "a ConvLSTMEncoder under an SCNN, as in 'rsnn-gesture-cl'"
+            )
         self._reset_net = functional.reset_net
         self.preprocessing = model.preprocessing
-        self.scale, self.pool, self.votes = model.logit_scale, encoder.pool, scnn.votes
-        self.encoder = nn.ModuleList(PlainConvLSTM(each) for each in encoder.layers if isinstance(each, ConvLSTM))
+        self.scale, self.votes = model.logit_scale, scnn.votes
+        self.input_pool, self.pool = encoder.input_pool, encoder.pool
+        self.attention, self.encoder = nn.ModuleList(), nn.ModuleList()
+        for each in encoder.layers:
+            attend: nn.Module = nn.Identity()
+            if isinstance(each, ConvLSTMAttention):
+                attend, each = PlainAttention(each.attention), each.convlstm
+            assert isinstance(each, ConvLSTM)
+            self.attention.append(attend)
+            self.encoder.append(PlainConvLSTM(each))
         parts: list[nn.Module] = []
 
         def lif() -> nn.Module:
@@ -111,8 +143,10 @@ class PlainNetwork(nn.Module):
         if self.preprocessing is not None:
             log = self.preprocessing.normalize == "log1p"
             frames = frames.log1p() if log else self.preprocessing.normalized(frames)
-        for number, layer in enumerate(self.encoder):
-            features, self.states[number] = layer(frames, self.states[number])
+        if self.input_pool > 1:
+            frames = F.avg_pool2d(frames.flatten(0, 1), self.input_pool).unflatten(0, frames.shape[:2])
+        for number, (attend, layer) in enumerate(zip(self.attention, self.encoder, strict=True)):
+            features, self.states[number] = layer(attend(frames), self.states[number])
             if self.pool > 1:
                 features = F.max_pool2d(features.flatten(0, 1), self.pool).unflatten(0, features.shape[:2])
             frames = features

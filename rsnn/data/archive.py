@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events, check_sensor_size
+from rsnn.data.fingerprint import file_state
 from rsnn.data.readers import open_source
 from rsnn.data.readers.common import Source, usual_sensor_size
 from rsnn.data.readers.npz import load_arrays, stored_sensor_size
@@ -49,8 +50,9 @@ class EventArchive:
 
     def __init__(self, path: str | os.PathLike[str], *, sensor_size: tuple[int, int] | None = None) -> None:
         source, _ = open_source(path, "numpy", "error")
-        self.path = source.path
-        self.files = [source.path]
+        self.path = source.path.absolute()
+        self.files = [self.path]
+        self._state = file_state(self.path)
         self.name, self.split, self.split_name = source.path.stem, "all", "archive"
         arrays = load_arrays(source)
         missing = [name for name in REQUIRED if name not in arrays]
@@ -85,13 +87,26 @@ class EventArchive:
         except (InputError, RecordingError) as error:
             raise RecordingError(f"{self.path}: recording {place}: {error}") from error
 
+    @property
+    def fingerprint(self) -> str:
+        """What the events depend on besides the file: nothing, as long as it is the one that was read.
+
+        Raises:
+            RecordingError: the file has changed since.
+
+        """
+        if file_state(self.path) != self._state:
+            raise RecordingError(f"{self.path} has changed since it was opened; expected the same file: open it again")
+        return ""
+
     def events(self, index: int) -> Events:
         """Return recording `index`, as the data sets do; negative indices count from the end."""
         return self[index]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled as the file's name: another process reads the file instead of being sent all events."""
-        return _open, (self.path, self.sensor_size)
+        """Be pickled as the file's name and the labels: another process reads the file for the events."""
+        small = {name: value for name, value in vars(self).items() if name not in ("_columns", "_offsets", "_state")}
+        return _open, (type(self), self.path, self.sensor_size), small
 
     def __iter__(self) -> Iterator[Events]:
         return (self[index] for index in range(len(self)))
@@ -129,8 +144,13 @@ def _class_names(source: Source, arrays: dict[str, npt.NDArray[Any]]) -> list[st
     names = arrays["class_names"]
     if names.ndim != 1:
         raise source.fault(f"its class_names have the shape {names.shape}; expected a text for each class")
-    return [str(name) for name in names]
+    return [as_text(name) for name in names]
 
 
-def _open(path: Path, sensor_size: tuple[int, int]) -> EventArchive:
-    return EventArchive(path, sensor_size=sensor_size)
+def as_text(name: object) -> str:
+    """Return a name as text, whether it was stored as that or as bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def _open(kind: type[EventArchive], path: Path, sensor_size: tuple[int, int]) -> EventArchive:
+    return kind(path, sensor_size=sensor_size)

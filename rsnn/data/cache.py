@@ -21,13 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rsnn.data.archive import as_text
 from rsnn.data.events import check_events
-from rsnn.data.files import make_folder
+from rsnn.data.files import as_path, make_folder
 from rsnn.data.fingerprint import DIGEST_BYTES, cache_root, code_digest, file_digests
 from rsnn.data.frames import POLARITIES, check_num_frames, check_size, check_split_by, crop_to_shape, to_frames
 from rsnn.data.progress import progress
-from rsnn.data.protocols import Recordings
-from rsnn.errors import InputError, RecordingError, RSNNError, shown
+from rsnn.data.protocols import Recordings, class_indices
+from rsnn.errors import InputError, RecordingError, RSNNError
 
 LARGEST_BYTE = 255
 FRAMES_FILE, META_FILE = "frames.bin", "meta.json"
@@ -93,11 +94,11 @@ class FrameCache:
             raise InputError(f"workers is {workers!r}; expected a whole number of processes, 0 for this one alone")
         height, width = check_size(size, dataset.sensor_size)
         framing = _Framing(check_num_frames(num_frames), check_split_by(split_by), (height, width))
-        self.labels = _class_indices(dataset)
-        self.ids = [str(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
+        self.labels = class_indices(dataset)
+        self.ids = [as_text(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
         self.class_names = None if dataset.class_names is None else tuple(dataset.class_names)
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
-        caches = cache_root() / "frames" if root is None else Path(root).expanduser()
+        caches = (cache_root() / "frames" if root is None else as_path(root)).absolute()
         key = _key(dataset, framing, self.ids, caches / "digests.json")
         readable = re.sub(r"[^\w.-]+", "_", f"{self.name}-{self.split}")
         self.folder = caches / f"{readable}-{framing.num_frames}-{framing.split_by}-{height}x{width}-{key}"
@@ -167,16 +168,6 @@ def _check_recordings(dataset: Recordings) -> None:
         raise InputError("the data set has no recordings; expected at least one")
 
 
-def _class_indices(dataset: Recordings) -> npt.NDArray[np.int64]:
-    labels = np.asarray(dataset.labels)
-    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iuf" or not (labels == labels.astype(int)).all():
-        raise InputError(
-            f"{dataset.name} has {len(dataset)} recordings and labels {shown(labels)} of shape {labels.shape}; "
-            "expected a whole number, the index of its class, for each"
-        )
-    return labels.astype(np.int64)
-
-
 class _Framing(NamedTuple):
     num_frames: int
     split_by: str
@@ -207,9 +198,10 @@ def _kind(folder: Path, shape: tuple[int, ...]) -> np.dtype[Any] | None:
         meta = json.loads((folder / META_FILE).read_text())
         kind = np.dtype(meta["dtype"])
         size = (folder / FRAMES_FILE).stat().st_size
+        kept = meta["shape"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return kind if meta["shape"] == list(shape) and size == kind.itemsize * int(np.prod(shape)) else None
+    return kind if kept == list(shape) and size == kind.itemsize * int(np.prod(shape)) else None
 
 
 class _Frames:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rsnn.data.chunks import iter_events
 from rsnn.data.events import Events
-from rsnn.data.files import as_path, replacing
+from rsnn.data.files import as_path, check_apart, replacing
 from rsnn.data.frames import to_frames
 from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
@@ -63,11 +63,12 @@ def convert(
 
     Raises:
         RecordingError: the source cannot be read, or an event does not fit in the target's format.
-        InputError: the target's suffix is none of those, or it cannot be written.
+        InputError: the target's suffix is none of those, it is the source, or it cannot be written.
 
     """
     reading: dict[str, Any] = {"format": source_format, "sensor_size": sensor_size, "truncated": truncated}
     path = as_path(target)
+    check_apart(source, path)
     if path.suffix.lower() == FRAMES_SUFFIX and target_format is None:
         events = read_events(source, **reading, unsorted=unsorted)
         frames = to_frames(events, num_frames, split_by, size=size)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +31,21 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - `Path.expanduser` fails at a file called "~name"
 
 
+def check_apart(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Check that what is read is not what will be written over.
+
+    Raises:
+        InputError: both are one file.
+
+    """
+    try:
+        same = as_path(source).samefile(as_path(target))
+    except OSError:  # one of them is not there
+        return
+    if same:
+        raise InputError(f"{target} is the file that is read; expected another name, lest the original be lost")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield another name in the same folder; what is written there becomes `path` if the block ends well.
@@ -47,16 +62,16 @@ def replacing(path: Path) -> Iterator[Path]:
             found = "folder" if target.is_dir() else "pipe or device"
             raise InputError(f"{path} cannot be written (it is a {found}); expected the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=target.parent)
+        partial = target.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+        partial.touch(exist_ok=False)
+        if target.exists():
+            shutil.copymode(target, partial)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error}); expected a folder that this user may write to"
         ) from error
-    os.close(descriptor)
-    partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); expected a file name with room on its disk") from error
@@ -101,20 +116,13 @@ def make_folder(target: Path, fill: Callable[[Path], None], *, is_whole: Callabl
         prefix = f".{target.name}.partial-"
         for left_over in target.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
             shutil.rmtree(left_over, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        partial = target.with_name(f"{prefix}{secrets.token_hex(4)}")
+        partial.mkdir()
         try:
             fill(partial)
-            partial.chmod(0o777 & ~_umask())
             if target.is_dir():
                 shutil.rmtree(target)
             partial.rename(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-
-
-def _umask() -> int:
-    """Return the permissions that new files of this user do not get; `mkstemp` gives none to others."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
+import marshal
 import os
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from rsnn.data.files import replacing
 from rsnn.data.progress import progress
@@ -33,7 +39,7 @@ SETTLED_NS = 2_000_000_000  # a file changed this recently may change again with
 def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
     """Return the digest of each file's content.
 
-    Files are read once: what is known of a path, size and time of change is remembered in the file `memory`.
+    Files are read once: what is known of a path, size and times of change is remembered in the file `memory`.
 
     Raises:
         RecordingError: a file cannot be read.
@@ -43,8 +49,8 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
     found: dict[str, list[str]] = {}
     unknown = []
     for path in dict.fromkeys(files):
-        name, state = str(path.resolve()), _state(path)
-        if (entry := known.get(name)) and entry[:2] == state:
+        name, state = str(path.resolve()), file_state(path)
+        if (entry := known.get(name)) and entry[:-1] == state:
             found[name] = entry
         else:
             unknown.append((path, name, state))
@@ -57,10 +63,10 @@ def file_digests(files: Sequence[Path], memory: Path) -> list[str]:
             for number, ((_, name, state), digest) in enumerate(zip(unknown, digests, strict=True)):
                 found[name] = [*state, digest]
                 advance(number + 1)
-        settled = {name: entry for name, entry in found.items() if now - int(entry[1]) > SETTLED_NS}
+        settled = {name: entry for name, entry in found.items() if now - max(map(int, entry[1:3])) > SETTLED_NS}
         with contextlib.suppress(InputError), replacing(memory) as partial:  # a cache that may only be read will do
             partial.write_text(json.dumps(_remembered(memory) | settled))
-    return [found[str(path.resolve())][2] for path in files]
+    return [found[str(path.resolve())][-1] for path in files]
 
 
 @functools.cache
@@ -74,12 +80,45 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _state(path: Path) -> list[str]:
+def file_state(path: Path) -> list[str]:
+    """Return what changes when a file does: its size, its times of change (the second one no program sets), its number.
+
+    Raises:
+        RecordingError: there is no such file.
+
+    """
     try:
         status = path.stat()
     except OSError as error:
         raise RecordingError(f"{path} cannot be read ({error}); expected a file of the data set") from error
-    return [str(status.st_size), str(status.st_mtime_ns)]
+    return [str(x) for x in (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)]
+
+
+def told(value: Any) -> str:
+    """Return a text that is another one for another value: as `repr`, with the content of arrays and of functions."""
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return f"array {value.dtype} {value.shape} {_hashed(np.ascontiguousarray(value).tobytes())}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{field.name}={told(getattr(value, field.name))}" for field in dataclasses.fields(value))
+        return f"{type(value).__module__}.{type(value).__qualname__}({', '.join(parts)})"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(told, value))},)"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{told(key)}: {told(item)}' for key, item in value.items())}}}"
+    if isinstance(value, functools.partial):
+        return f"partial {told(value.func)} {told(value.args)} {told(value.keywords)}"
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        known = told((value.__defaults__, value.__kwdefaults__, cells))
+        return f"{value.__module__}.{value.__qualname__} {_hashed(marshal.dumps(value.__code__))} {known}"
+    own = getattr(value, "fingerprint", None)
+    return own if isinstance(own, str) else repr(value)
+
+
+def _hashed(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -95,7 +134,7 @@ def _remembered(memory: Path) -> dict[str, list[str]]:
         known = json.loads(memory.read_text())
     except (OSError, ValueError):  # forgetting costs time only
         return {}
-    whole = isinstance(known, dict) and all(isinstance(entry, list) and len(entry) == 3 for entry in known.values())
+    whole = isinstance(known, dict) and all(isinstance(entry, list) and len(entry) == 5 for entry in known.values())
     return known if whole else {}
 
 

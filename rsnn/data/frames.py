@@ -59,7 +59,7 @@ def to_frames(
     """
     check_events(events, "to_frames")
     T = check_num_frames(num_frames)
-    kind = _check_dtype(dtype)
+    kind = check_dtype(dtype)
     H, W = check_size(size, events.sensor_size)
     try:
         frames = np.empty((T, POLARITIES * H * W), dtype=kind)
@@ -214,7 +214,13 @@ def check_num_frames(num_frames: int) -> int:
     return T
 
 
-def _check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the type of frames.
+
+    Raises:
+        InputError: frames have no such type.
+
+    """
     try:
         kind = np.dtype(dtype)
     except TypeError:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
+from rsnn.errors import InputError, shown
 
 
 class Labelled(Protocol):
@@ -58,3 +60,19 @@ class Recordings(Labelled, Protocol):
 
     def events(self, index: int) -> Events:
         """Return the events of one recording."""
+
+
+def class_indices(dataset: Labelled) -> npt.NDArray[np.int64]:
+    """Return the class index of each recording.
+
+    Raises:
+        InputError: the labels are none.
+
+    """
+    labels = np.asarray(dataset.labels)
+    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iuf" or not (labels == labels.astype(int)).all():
+        raise InputError(
+            f"{dataset.name} has {len(dataset)} recordings and labels {shown(labels)} of shape {labels.shape}; "
+            "expected a whole number, the index of its class, for each"
+        )
+    return labels.astype(np.int64)

@@ -16,6 +16,7 @@ from torch import Tensor
 from rsnn.data import Events
 from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
+from rsnn.nn.checks import is_number, is_whole
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import snapshots, trees
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
@@ -92,9 +93,9 @@ class StreamBatch:
                 f"the model takes frames of {channels} channels, and a stream is cut into frames of {POLARITIES} "
                 f"(darker, brighter); expected a model with in_channels={POLARITIES}"
             )
-        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
+        if not is_whole(streams) or streams < 1:
             raise InputError(f"streams={streams!r}: expected a whole number of at least 1")
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             raise InputError(f"decay={decay!r}: expected a weight from 0 to below 1")
         if window_us is None:
             known = preprocessing.window_ms

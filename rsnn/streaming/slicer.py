@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data import EVENT_DTYPE, Events
-from rsnn.data.events import as_integers, find_fault
+from rsnn.data.events import as_integers, check_sensor_size, find_fault
 from rsnn.data.frames import pixel_index
 from rsnn.errors import InputError, RecordingError
 from rsnn.streaming.clock import Clock
@@ -75,7 +75,9 @@ class Slicer:
     ) -> None:
         self._preprocessing = preprocessing
         self._timing = timing
-        self._given_sensor_size = sensor_size
+        self._given_sensor_size = None if sensor_size is None else check_sensor_size(sensor_size)
+        if self._given_sensor_size is not None:
+            preprocessing.cropped(Events.empty(self._given_sensor_size))  # that it is no smaller than the frames
         self._fitting_size: tuple[int, int] | None = None  # of a sensor that is known to be no smaller than the frames
         self.reset()
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from rsnn.data import EVENT_DTYPE, iter_events
 from rsnn.data.events import find_fault
-from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
-from rsnn.data.readers.common import Source as RecordingSource
+from rsnn.data.readers.common import Source as Recording
+from rsnn.data.readers.text import Rows, layout_of
 from rsnn.errors import InputError, MissingDependencyError, RecordingError, RSNNError
 from rsnn.streaming.slicer import Chunk, as_array
 
@@ -33,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 LARGEST_DATAGRAM = 1 << 16
 MOST_DATAGRAMS = 512  # in one chunk
 RECEIVE_BUFFER = 1 << 22
+MOST_WAITING = 1000  # lines of a text table that may leave the unit of its times open
 DVS128_SIZE = (128, 128)
 # A sender is known by its first packets: by this many at least, and for this long.
 FIRST_PACKETS = 10
@@ -70,9 +71,9 @@ def open_source(
     """Open a source by its name.
 
     Args:
-        name: `-` for standard input (a text table as `read_events` reads it), `aestream:PORT` and `jaer:PORT` for UDP
-            packets of these two on the loopback device, `camera`, `camera:prophesee` or `camera:inivation`, else the
-            path of a recording.
+        name: `-` for standard input (a text table as `read_events` reads it, but for the sensor's size),
+            `aestream:PORT` and `jaer:PORT` for UDP packets of these two on the loopback device, `camera`,
+            `camera:prophesee` or `camera:inivation`, else the path of a recording.
         sensor_size: (width, height) of the sensor, where the source does not say it.
         frame_size: (height, width) of the model's frames: the sensor's, where nobody says it.
         speed: of a file's replay: 1 for real time, infinity for as fast as it can be read, and then nothing is
@@ -123,9 +124,8 @@ def paced(chunks: Iterator[Any], speed: float) -> Iterator[Chunk]:
 def text_lines(file: BinaryIO, block_bytes: int = 1 << 16) -> Iterator[Chunk]:
     """Yield the events of a text table as its lines arrive.
 
-    The columns are t, x, y, p unless a first line names them; commas, semicolons, tabs or spaces separate them; lines
-    that begin with `#` or `%` are skipped. Whole times are microseconds, times with a fraction in the first lines
-    seconds.
+    They are written as in a file that `read_events` reads (`rsnn.data.readers.text`). Whole times are microseconds, and
+    seconds where one of the first has a fraction; events wait until two times differ, to tell which.
 
     Raises:
         RecordingError: a line is not of this form.
@@ -138,58 +138,45 @@ def text_lines(file: BinaryIO, block_bytes: int = 1 << 16) -> Iterator[Chunk]:
         *lines, rest = (rest + data).split(b"\n")
         if chunk := table.events(lines):
             yield chunk[0]
-    if rest.strip() and (chunk := table.events([rest])):
+    if chunk := table.events([rest], last=True):
         yield chunk[0]
 
 
 class _Table:
-    """How the lines of a text table are written, as its first ones say, and how many have been read."""
+    """The lines of a text table as they arrive, of which the first ones tell how they are written."""
 
     def __init__(self) -> None:
-        self.source = RecordingSource(Path("standard input"), "text")
-        self.columns: list[int] | None = None
-        self.separator: str | None = None
-        self.unit: float | None = None
-        self.read = 0
+        self.source = Recording(Path("standard input"), "text")
+        self.first: list[str] = []  # lines, until there is a row
+        self.rows: Rows | None = None
+        self.waiting: list[str] = []  # rows, until they tell the unit of time
 
-    def events(self, lines: list[bytes]) -> list[npt.NDArray[np.void]]:
+    def events(self, lines: list[bytes], *, last: bool = False) -> list[npt.NDArray[np.void]]:
         """Return a list of one array, or of none."""
-        first = self.read + 1
-        self.read += len(lines)
-        numbered = [
-            (number, text)
-            for number, line in enumerate(lines, first)
-            if (text := line.decode("utf-8", "replace").strip("\ufeff \r\t")) and text[0] not in "#%"
-        ]
-        if numbered and self.columns is None:
-            numbered = self._learn(*numbered[0]) + numbered[1:]
-        if not numbered or self.columns is None:
+        texts = [line.decode("utf-8", "replace").removesuffix("\r").removeprefix("\ufeff") for line in lines]
+        if self.rows is None:
+            self.first += texts
+            texts = self._learn()
+        if self.rows is None:
             return []
-        try:
-            values = np.loadtxt(
-                [text for _, text in numbered], delimiter=self.separator, usecols=self.columns, ndmin=2, comments=None
-            )
-        except (ValueError, IndexError) as error:
-            raise self.source.fault(
-                f"of the lines {numbered[0][0]} to {numbered[-1][0]} one is no event ({error}); expected four numbers, "
-                "t, x, y and p"
-            ) from None
-        if self.unit is None:
-            self.unit = 1e6 if bool((values[:, 0] % 1 != 0).any()) else 1.0
-        columns = {field: values[:, k] for k, field in enumerate(DEFAULT_ORDER)}
-        block = block_of(self.source, columns, self.unit, lambda index: f"line {numbered[index][0]}")
-        return [as_array(block.t, block.x, block.y, block.p)]
+        if self.rows.unit is None:
+            self.waiting += texts
+            if not (last or len(self.waiting) >= MOST_WAITING or self.rows.tells_unit(self.waiting)):
+                return []
+            texts, self.waiting = self.waiting, []
+        block = self.rows.block([text + "\n" for text in texts])
+        return [as_array(block.t, block.x, block.y, block.p)] if block else []
 
-    def _learn(self, number: int, text: str) -> list[tuple[int, str]]:
-        """Learn from the first line; return it again if it is an event."""
-        self.separator = next((mark for mark in ",;\t" if mark in text), None)
-        fields = [field.strip().strip("\"'") for field in text.split(self.separator)]
-        if names := find_columns(fields):
-            self.columns = [fields.index(names[field]) for field in DEFAULT_ORDER]
-            self.unit = unit_of_name(names["t"])
+    def _learn(self) -> list[str]:
+        """Return what follows the lines that tell how rows are written, once these are there."""
+        try:
+            layout = layout_of(self.first)
+        except ValueError as error:
+            raise self.source.fault(str(error)) from None
+        if layout is None:
             return []
-        self.columns = list(range(len(DEFAULT_ORDER)))
-        return [(number, text)]
+        self.rows = Rows(self.source, layout)
+        return self.first[layout.first_line :]
 
 
 def listen(port: int) -> socket.socket:

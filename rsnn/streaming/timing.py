@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 
 from rsnn.errors import InputError
+from rsnn.nn.checks import is_number
 
 DEFAULT_WINDOW_US = 1_000_000
 
@@ -84,7 +85,7 @@ def microseconds(name: str, seconds: float | None, exact_us: int | None) -> int 
         return exact_us
     if exact_us is not None:
         raise InputError(f"got {name}={seconds!r} seconds and {name}_us={exact_us!r}; expected one of them")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 86_400:
+    if not is_number(seconds) or not 0 < seconds < 86_400:
         raise InputError(f"{name}={seconds!r}: expected seconds; for microseconds pass {name}_us")
     return round(seconds * 1e6)
 

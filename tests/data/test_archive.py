@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from made import random_events
@@ -77,3 +80,16 @@ def test_arrays_that_contradict_each_other(tmp_path, rng, change, message):
     np.savez(path, **(dict(np.load(path)) | change))
     with pytest.raises(RecordingError, match=rf"all\.npz \(NumPy\): .*{message}"):
         EventArchive(path)
+
+
+def test_a_copy_has_the_labels_that_were_set(tmp_path):
+    np.savez(
+        tmp_path / "a.npz", t=[1, 2], x=[1, 1], y=[1, 1], p=[1, 0], offsets=[0, 1, 2], label=[0, 1],
+        class_names=np.array([b"wave", b"clap"]),
+    )  # fmt: skip
+    archive = EventArchive(tmp_path / "a.npz")
+    assert archive.class_names == ["wave", "clap"]
+    archive.labels = 1 - archive.labels
+    for other in (copy.deepcopy(archive), pickle.loads(pickle.dumps(archive))):
+        assert other.labels.tolist() == [1, 0]
+        assert other[1] == archive[1]

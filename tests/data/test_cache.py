@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -16,7 +17,19 @@ from made import random_events
 from torch.utils.data import DataLoader
 
 from rsnn import Preprocessing
-from rsnn.data import EventArchive, EventFolder, Events, FrameCache, cache, to_frames, transforms, write_events
+from rsnn.data import (
+    EventArchive,
+    EventFolder,
+    Events,
+    FrameCache,
+    cache,
+    fingerprint,
+    read_events,
+    to_frames,
+    transforms,
+    write_events,
+)
+from rsnn.data.datasets.base import EventDataset
 from rsnn.errors import InputError, RecordingError
 
 
@@ -110,15 +123,75 @@ def test_content_names_the_cache_and_time_does_not(folder, tmp_path, rng, monkey
     assert np.array_equal(after.frames[place], to_frames(changed, 5))
 
 
-def test_the_memory_of_digests_holds_settled_files_only(folder, tmp_path):
+def test_the_memory_of_digests_holds_settled_files_only(folder, tmp_path, monkeypatch):
     dataset, memory = EventFolder(folder), tmp_path / "cache" / "digests.json"
-    os.utime(dataset.files[0], (10**9, 10**9))
+    os.utime(dataset.files[0], (10**9, 10**9))  # which does not make it an old file
     FrameCache(dataset, 5, root=tmp_path / "cache")
-    assert list(json.loads(memory.read_text())) == [str(dataset.files[0].resolve())]
+    assert json.loads(memory.read_text()) == {}
+    later = max(path.stat().st_ctime_ns for path in dataset.files) + fingerprint.SETTLED_NS + 1
+    monkeypatch.setattr(fingerprint.time, "time_ns", lambda: later)
+    os.utime(dataset.files[1], ns=(later, later))
+    FrameCache(dataset, 5, root=tmp_path / "cache")
+    settled = [str(path.resolve()) for path in dataset.files if path != dataset.files[1]]
+    assert sorted(json.loads(memory.read_text())) == sorted(settled)
     for nonsense in ("", "[]", '{"a": 1}'):
         memory.write_text(nonsense)
         FrameCache(dataset, 5, root=tmp_path / "cache")
-        assert list(json.loads(memory.read_text())) == [str(dataset.files[0].resolve())]
+        assert sorted(json.loads(memory.read_text())) == sorted(settled)
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_noticed(folder, tmp_path, rng, monkeypatch):
+    """As `cp -p` and `rsync -t` leave it."""
+    monkeypatch.setattr(fingerprint, "SETTLED_NS", -(1 << 62))  # remember all
+    dataset = EventFolder(folder)
+    before = FrameCache(dataset, 5, root=tmp_path / "cache")
+    path, status = dataset.files[0], dataset.files[0].stat()
+    changed = path.read_bytes()
+    events = read_events(path)
+    write_events(path, Events(events.t, events.x, events.y, 1 - events.p, events.sensor_size))
+    assert path.read_bytes() != changed
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = FrameCache(dataset, 5, root=tmp_path / "cache")
+    assert after.folder != before.folder
+    assert np.array_equal(after.frames[0], before.frames[0][:, ::-1])
+
+
+def test_an_archive_that_changed_since_it_was_opened(tmp_path, rng):
+    def save(events):
+        columns = {name: getattr(events, name) for name in "txyp"}
+        np.savez(tmp_path / "a.npz", **columns, offsets=[0, len(events)], label=[0], sensor_size=[20, 16])
+
+    save(random_events(rng, 100, (20, 16)))
+    old = EventArchive(tmp_path / "a.npz")
+    new = random_events(rng, 100, (20, 16))
+    save(new)
+    with pytest.raises(RecordingError, match="has changed since it was opened"):
+        FrameCache(old, 5, root=tmp_path / "cache")
+    frames = FrameCache(EventArchive(tmp_path / "a.npz"), 5, root=tmp_path / "cache").frames
+    assert np.array_equal(frames[0], to_frames(new, 5))
+
+
+def first_events(path, number=10):
+    return read_events(path)[:number]
+
+
+def test_a_users_own_reader_is_part_of_the_name(folder, tmp_path):
+    plain = EventFolder(folder)
+
+    def read_by(function):
+        about = ("name", "split", "split_name", "samples", "class_names", "sensor_size")
+        return EventDataset(**{name: getattr(plain, name) for name in about}, read=function)
+
+    reads = (first_events, functools.partial(first_events, number=20), lambda path: read_events(path)[:30])
+    caches = [FrameCache(read_by(read), 5, root=tmp_path / "cache") for read in reads]
+    assert [int(cache.frames[0].sum()) for cache in caches] == [10, 20, 30]
+
+    class Read:
+        def __call__(self, path):
+            return read_events(path)
+
+    with pytest.raises(InputError, match="which does not say what it does"):
+        FrameCache(read_by(Read()), 5, root=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -430,3 +430,22 @@ def test_times_that_are_no_numbers_are_one_error_without_a_warning(tmp_path, tim
     path.write_text(f"10 3 4 1\n{time} 3 5 0\n")
     with pytest.raises(RecordingError, match=f"row 2 has t = {came}; expected a finite number"):
         read_events(path)
+
+
+@pytest.mark.parametrize("mark", ["\x0c", "\u2028", "\x85", "\x1c"])
+def test_only_line_ends_end_lines(tmp_path, mark):
+    path = tmp_path / "events.txt"
+    path.write_text(f"# page 1{mark}# page 2{mark}\n1,1,2,1\n2,1,2,1\n", encoding="utf-8")
+    assert read_events(path).t.tolist() == [1, 2]
+
+
+def test_names_in_a_comment(tmp_path):
+    """As `numpy.savetxt` writes its header."""
+    table = np.array([[5, 3, 1, 0], [8, 4, 2, 1]])
+    for delimiter, header in ((" ", "t y x p"), (",", "t,y,x,p"), (",", "t y x p")):
+        np.savetxt(tmp_path / "a.txt", table, fmt="%d", header=header, delimiter=delimiter)
+        events = read_events(tmp_path / "a.txt")
+        assert events.y.tolist() == [3, 4]
+        assert events.x.tolist() == [1, 2]
+    np.savetxt(tmp_path / "a.txt", table, fmt="%d", header="time, x and y in pixels, p")  # no names: not four words
+    assert read_events(tmp_path / "a.txt").x.tolist() == [3, 4]

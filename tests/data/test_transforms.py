@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from rsnn.data import EventArchive, Events, FrameCache, fingerprint, to_frames
 from rsnn.data import transforms as tf
@@ -442,23 +443,34 @@ def test_data_sets_through_a_transform():
 def test_frames_of_events():
     events = random_events(rng(1), 500, SIZE)
     frames = tf.ToFrames(4, "number", (15, 17))(events, rng())
-    assert frames.dtype == torch.uint8
+    assert frames.dtype == torch.uint16
     assert np.array_equal(frames, to_frames(events, 4, "number", size=(15, 17)))
     many = tf.ToFrames(1)(at([0] * 300), rng())
-    assert many.dtype == torch.uint16
     assert int(many.view(torch.int16)[0, 1, 0, 0]) == 300
+    assert default_collate([tf.ToFrames(1)(at([0]), rng()), many]).shape == (2, 1, 2, 30, 34)
+    assert tf.ToFrames(1, dtype="uint8")(at([0] * 255), rng()).dtype == torch.uint8
+    with pytest.raises(InputError, match="300 events"):
+        tf.ToFrames(1, dtype="uint8")(at([0] * 300), rng())
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: tf.Shift(1.5), "Shift: most is 1.5; expected a number from 0 to 1"),
-        (lambda: tf.TimeJitter(-1), "TimeJitter: sigma_us is -1; expected a number from 0 on"),
+        (lambda: tf.TimeJitter(-1), "TimeJitter: sigma_us is -1; expected a number from 0 to 1e"),
         (lambda: tf.DropEvents("a"), "DropEvents: most is 'a'"),
         (lambda: tf.RandomWindow(0), "RandomWindow: duration_us is 0"),
         (lambda: tf.Flip(True), "Flip: probability is True"),
         (lambda: tf.ToFrames(0), "num_frames is 0"),
-        (lambda: tf.Crop((0, 4)), r"sensor_size is \(4, 0\)"),
+        (lambda: tf.Crop((0, 4)), r"Crop: size is \(0, 4\); expected a \(height, width\)"),
+        (lambda: tf.Crop(20), "Crop: size is 20"),
+        (lambda: tf.Crop((20, 20, 2)), r"Crop: size is \(20, 20, 2\)"),
+        (lambda: tf.ToFrames(4, size=20), "ToFrames: size is 20"),
+        (lambda: tf.ToFrames(4, size=(0, 0)), r"ToFrames: size is \(0, 0\)"),
+        (lambda: tf.ToFrames(4, dtype="uint7"), "dtype is 'uint7'"),
+        (lambda: tf.Denoise(math.inf), "Denoise: window_us is inf"),
+        (lambda: tf.TimeJitter(1e19), "TimeJitter: sigma_us is 1e"),
+        (lambda: tf.Compose(tf.Flip), "transform is <class"),
         (lambda: tf.MixUp(0), "MixUp: alpha is 0"),
         (lambda: tf.Cutout(math.nan), "Cutout: most is nan"),
     ],
@@ -466,6 +478,62 @@ def test_frames_of_events():
 def test_wrong_parameters(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_parameters_and_lists_of_numpy():
+    assert tf.Denoise(np.int64(1000)) == tf.Denoise(1000)
+    assert tf.Flip(np.float32(0.5)) == tf.Flip(0.5)
+    assert tf.Crop((np.int64(4), 5))(random_events(rng(1), 50, SIZE), rng()).sensor_size == (5, 4)
+    assert tf.Compose([tf.Flip(), tf.Shift()]) == tf.Compose(tf.Flip(), tf.Shift())
+
+
+def test_transforms_within_each_other_draw_their_own_numbers(tmp_path):
+    """Two mirrors that always agree would undo each other."""
+    twice = tf.Transformed(tf.Transformed(Recorded(), tf.Flip(0.5)), tf.Flip(0.5))
+    plain, mirrored = Recorded(), 0
+    for epoch in range(20):
+        twice.epoch = epoch
+        assert twice.dataset.epoch == epoch
+        mirrored += sum(not np.array_equal(twice[i][0].x, plain[i][0].x) for i in range(3))
+    assert 15 < mirrored < 45
+    data = labelled(tmp_path / "a.npz")
+    mirrored = 0
+    for epoch in range(10):
+        inner = tf.Transformed(data, tf.Flip(0.5))
+        inner.epoch = epoch
+        outer = tf.Transformed(FrameCache(inner, 2, root=tmp_path / "cache"), tf.FlipFrames(0.5))
+        outer.epoch = epoch
+        frames = [torch.from_numpy(to_frames(data[i], 2)).int() for i in range(3)]
+        mirrored += sum(not torch.equal(outer[i][0].int(), frames[i]) for i in range(3))
+    assert 5 < mirrored < 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked(tf.Transform):
+    mask: np.ndarray
+
+    def __call__(self, events, rng):
+        kept = self.mask[events.y, events.x]
+        return Events(events.t[kept], events.x[kept], events.y[kept], events.p[kept], events.sensor_size)
+
+
+def test_a_cache_tells_arrays_apart(tmp_path):
+    """Their repr leaves out the middle."""
+    masks = [np.ones((SIZE[1], SIZE[0]), dtype=bool) for _ in range(2)]
+    masks[1][SIZE[1] // 2] = False
+    data = labelled(tmp_path / "a.npz")
+    made = [FrameCache(tf.Transformed(data, Masked(mask)), 4, root=tmp_path / "cache") for mask in masks]
+    assert made[0].folder != made[1].folder
+    assert made[0].frames.sum() > made[1].frames.sum()
+
+
+def test_what_is_no_data_set_of_recordings(tmp_path):
+    part = Subset(Recorded(), [0])
+    with pytest.raises(InputError, match=r"Transformed got a Subset, which has no 'labels'.*Subset of all"):
+        tf.Transformed(part, tf.Flip())
+    np.savez(tmp_path / "a.npz", t=[1], x=[1], y=[1], p=[1], offsets=[0, 1], label=["wave"], sensor_size=SIZE)
+    with pytest.raises(InputError, match="expected a whole number, the index of its class"):
+        tf.Transformed(EventArchive(tmp_path / "a.npz"), tf.Flip())
 
 
 def test_archives_and_filters_before_the_cache(tmp_path):

@@ -112,13 +112,20 @@ def test_values_that_a_format_has_no_room_for(tmp_path, name, column, value, roo
     path = tmp_path / "clip.x"
     path.write_text("before")
     with pytest.raises(RecordingError, match=rf"clip\.x was not written: event {index} has {column} = {value}.*{room}"):
-        write_events(path, Events(**columns, sensor_size=(1 << 16, 1 << 16)), format=name)
+        write_events(path, Events(**columns, sensor_size=((1 << 16) - 1,) * 2), format=name)
     assert path.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1
     columns[column][index] = {-1: 0}.get(value, value - 1)
-    largest = Events(**columns, sensor_size=(1 << 16, 1 << 16))
+    largest = Events(**columns, sensor_size=((1 << 16) - 1,) * 2)
     if name != "event-stream":  # its pauses would take 2^32 / 127 bytes
         assert same_rows(read_events(write_events(path, largest, format=name), format=name), rows_of(largest))
+
+
+def test_a_sensor_wider_than_event_streams_say(tmp_path):
+    wide = Events(t=[1], x=[2], y=[3], p=[1], sensor_size=(1 << 16, 10))
+    with pytest.raises(InputError, match="expected sides up to 65535"):
+        write_events(tmp_path / "clip.es", wide)
+    assert not list(tmp_path.iterdir())
 
 
 def rows_of(events):

@@ -140,6 +140,10 @@ def test_first_packets_that_are_mostly_none(decode, packet, message, monkeypatch
         "# a comment\n\np;y;x;t_us\n1;2;1;5\n% another\n0;4;3;8\n",
         "0.000005 1 2 1\n0.000008 3 4 0\n",
         "\ufefft\tx\ty\tp\r\n5\t1\t2\t1\r\n8\t3\t4\t-1\r\n",
+        "%geometry:10,12\n1,2,1,5\n3,4,0,8\n",
+        "10 12\n0.000005 1 2 True\n0.000008 3 4 False\n",
+        '"5","1","2","1"\n"8","3","4","0"\n',
+        "# y x p t\n2 1 1 5\n4 3 0 8\n",
     ],
 )
 @pytest.mark.parametrize("block_bytes", [1, 7, 1 << 16])
@@ -150,10 +154,10 @@ def test_text_in_any_pieces(text, block_bytes):
 
 def test_text_that_is_none():
     for text, message in (
-        ("5,1,2,1\nhello,1,2,3\n", "lines 1 to 2"),
-        ("5,1,2\n", "expected four numbers"),
-        ("5,1,2,1\n6,1,2,7\n", "line 2"),
-        ("5,1.5,2,1\n", "line 1"),
+        ("5,1,2,1\nhello,1,2,3\n", "row 2 is 'hello,1,2,3'"),
+        ("5,1,2\n", "neither names nor numbers"),
+        ("5,1,2,1\n6,1,2,7\n", "row 2 has the polarity 7"),
+        ("5,1.5,2,1\n", "row 1"),
     ):
         with pytest.raises(RecordingError, match=message):
             list(text_lines(io.BytesIO(text.encode())))
@@ -168,9 +172,36 @@ def test_text_comes_as_soon_as_a_line_is_whole():
         got: list = []
         thread = threading.Thread(target=lambda: got.append(rows(next(chunks))), daemon=True)
         thread.start()
-        writer.write(b"5,1,2,1\n8,3")
+        writer.write(b"t_us,x,y,p\n5,1,2,1\n8,3")
         thread.join(5)
         assert got == [[(5, 1, 2, 1)]]
+
+
+@pytest.mark.parametrize("first", ["0.000000", "0", "0.0", "0e0"])
+@pytest.mark.parametrize("block_bytes", [1, 9, 1 << 16])
+def test_the_unit_of_times_does_not_depend_on_what_comes_together(first, block_bytes):
+    """Seconds whose first one is whole."""
+    text = f"{first},1,2,1\n{first},1,2,1\n0.001,1,2,1\n1.0,1,2,1\n"
+    got = [row[0] for chunk in text_lines(io.BytesIO(text.encode()), block_bytes) for row in rows(chunk)]
+    assert got == [0, 0, 1000, 1_000_000]
+
+
+def test_events_wait_only_until_times_differ():
+    lines = iter([b"7,1,2,1\n", b"7,1,2,1\n", b"9,1,2,1\n", b"11,1,2,1\n"])
+    given = []
+
+    class Slowly:
+        def read1(self, _):
+            given.append(next(lines, b""))
+            return given[-1]
+
+    chunks = text_lines(Slowly())
+    assert [row[0] for row in rows(next(chunks))] == [7, 7, 9]
+    assert len(given) == 3
+    assert [row[0] for row in rows(next(chunks))] == [11]
+    # Whole numbers with a point: seconds only where a fraction comes.
+    text = "".join(f"{t}.0 1 2 1\n" for t in range(5))
+    assert [row[0] for chunk in text_lines(io.BytesIO(text.encode())) for row in rows(chunk)] == [0, 1, 2, 3, 4]
 
 
 def test_a_file_is_replayed_in_time(tmp_path):

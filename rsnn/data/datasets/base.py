@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
-from rsnn.errors import InputError, RecordingError, suggest
+from rsnn.data.fingerprint import told
+from rsnn.errors import InputError, RecordingError, shown, suggest
 
 
 class Sample(NamedTuple):
@@ -75,6 +77,25 @@ class EventDataset:
         """File of each recording."""
         return [sample.path for sample in self.samples]
 
+    @property
+    def fingerprint(self) -> str:
+        """What the events depend on besides the files: a function of the user's that reads them.
+
+        Raises:
+            InputError: the function does not say what it does.
+
+        """
+        function = self._read.func if isinstance(self._read, functools.partial) else self._read
+        if str(getattr(function, "__module__", "")).split(".")[0] == "rsnn":
+            return ""
+        description = told(self._read)
+        if " at 0x" in description:
+            raise InputError(
+                f"{self.name} is read by {shown(self._read)}, which does not say what it does, so that a cache could "
+                "not tell it from another one; expected a function, or a frozen dataclass with __call__"
+            )
+        return description
+
     def events(self, index: int) -> Events:
         """Read the events of recording `index`; negative indices count from the end."""
         return self._read(self.samples[operator.index(index)].path)
@@ -89,7 +110,7 @@ class EventDataset:
         by_id = {sample.id: sample for sample in self.samples}
         missing = [wanted for wanted in ids if wanted not in by_id]
         if missing:
-            raise InputError(f"{self.name} has no sample {missing[0]!r}.{suggest(missing[0], by_id)}")
+            raise InputError(f"{self.name} has no sample {missing[0]!r}.{suggest(str(missing[0]), by_id)}")
         return EventDataset(
             name=self.name,
             split=split,

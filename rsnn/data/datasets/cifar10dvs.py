@@ -17,7 +17,7 @@ from pathlib import Path
 from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_complete, check_split
 from rsnn.data.events import Events
-from rsnn.data.files import make_folder
+from rsnn.data.files import as_path, make_folder
 from rsnn.data.readers import read_events
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -64,7 +64,7 @@ class CIFAR10DVS(EventDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:
-        root = Path(root).expanduser()
+        root = as_path(root)
         check_split(split, SPLITS)
         folder, suffix = _find(root) or (_prepare(root, download=download), ".aedat")
         samples = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from rsnn.data.chunks import largest_coordinates
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.events import check_sensor_size
+from rsnn.data.files import as_path
 from rsnn.data.progress import progress
 from rsnn.data.readers import open_source, read_events
 from rsnn.data.readers.common import usual_sensor_size
@@ -44,7 +45,7 @@ class EventFolder(EventDataset):
     def __init__(
         self, root: str | os.PathLike[str], split: str = "all", *, sensor_size: tuple[int, int] | None = None
     ) -> None:
-        root = Path(root).expanduser()
+        root = as_path(root)
         if not root.is_dir():
             raise RecordingError(f"{root} is no folder; expected one with a folder of recordings for each class")
         rows = _from_manifest(root) if (root / MANIFEST).is_file() else _from_folders(root)
@@ -55,6 +56,10 @@ class EventFolder(EventDataset):
             )
         class_names = sorted({label for _, label, _ in rows})
         parts = sorted({part for _, _, part in rows if part})
+        if "all" in parts:
+            raise RecordingError(
+                f"{root / MANIFEST} names a part 'all'; expected another name, for 'all' takes every row"
+            )
         check_split(split, ("all", *parts))
         samples = [
             Sample(_id(root, path), class_names.index(label), path)
@@ -65,7 +70,7 @@ class EventFolder(EventDataset):
             check_sensor_size(sensor_size) if sensor_size else _common_sensor_size(root, [path for path, _, _ in rows])
         )
         super().__init__(
-            name=root.name,
+            name=root.name if root.name not in ("", "..") else root.resolve().name,
             split=split,
             split_name="folders" if parts else "none",
             samples=samples,
@@ -92,7 +97,13 @@ def _from_folders(root: Path) -> list[Row]:
     for part in parts or [""]:
         for folder in _visible(root / part):
             if folder.is_dir():  # a link that leads nowhere is no folder, and an error once it is read
-                rows += [(path, folder.name, part) for path in _visible(folder) if not path.is_dir()]
+                inside = _visible(folder)
+                if deeper := next((path for path in inside if path.is_dir()), None):
+                    raise RecordingError(
+                        f"{deeper} is a folder within a class, whose recordings would be left out; expected "
+                        f"<class>/<recording>: move them up, or list them in {MANIFEST}"
+                    )
+                rows += [(path, folder.name, part) for path in inside]
     if parts:
         _check_beside(root, parts, {label for _, label, _ in rows})
     return rows

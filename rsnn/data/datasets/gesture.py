@@ -20,7 +20,7 @@ import numpy as np
 from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.events import Events
-from rsnn.data.files import make_folder
+from rsnn.data.files import as_path, make_folder
 from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
@@ -101,7 +101,7 @@ class DVS128Gesture(EventDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:
-        root = Path(root).expanduser()
+        root = as_path(root)
         check_split(split, SPLITS)
         split_name = SPLIT_NAME
         read: Callable[[Path], Events] = functools.partial(read_events, sensor_size=SENSOR_SIZE)

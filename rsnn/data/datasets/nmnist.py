@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
-from rsnn.data.files import make_folder
+from rsnn.data.files import as_path, make_folder
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
 
@@ -51,7 +51,7 @@ class NMNIST(EventDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str, *, download: bool = False) -> None:
-        root = Path(root).expanduser()
+        root = as_path(root)
         check_split(split, SPLITS)
         folder = _find(root, split) or _prepare(root, split, download=download)
         samples = [

@@ -1,14 +1,14 @@
 """Text tables: one event a row, separated by commas, semicolons, tabs or spaces.
 
-The columns are t, x, y, p unless a first row names them (in any order, more columns may follow). Empty lines
-and lines that begin with `#` or `%` are skipped. Two more layouts are known: a `%geometry:W,H` line means the
-columns x, y, p, t of Prophesee's exporter, and a first row of only two whole numbers is the sensor's width
-and height, as in E2VID's files.
+The columns are t, x, y, p unless a first row names them (in any order, more columns may follow), or a comment before
+it that is as many words, as `numpy.savetxt(..., header="t x y p")` writes it. Empty lines and lines that begin with `#`
+or `%` are skipped. Two more layouts are known: a `%geometry:W,H` line means the columns x, y, p, t of Prophesee's
+exporter, and a first row of only two whole numbers is the sensor's width and height, as in E2VID's files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ class Layout(NamedTuple):
 def recognises(head: bytes, path: Path) -> bool:  # noqa: ARG001
     """Tell whether the file is text whose first row names t, x, y and p or has four numbers."""
     try:
-        return _layout(_text(head)) is not None
-    except UnicodeDecodeError:
+        return layout_of(_lines(_text(head))) is not None
+    except ValueError:
         return False
 
 
@@ -47,11 +47,13 @@ def read(source: Source) -> Decoded:
     with source.path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     try:
-        layout = _layout(_text(head))
+        layout = layout_of(_lines(_text(head)))
     except UnicodeDecodeError as error:
         raise source.fault(f"byte {error.start} is no text; expected rows of numbers") from None
+    except ValueError as error:
+        raise source.fault(str(error)) from None
     if layout is None:
-        raise source.fault("the first row is neither names nor numbers; expected the columns t, x, y, p")
+        raise source.fault("it has no rows; expected the columns t, x, y, p")
     return Decoded(layout.sensor_size, _blocks(source, layout))
 
 
@@ -60,26 +62,54 @@ def _text(head: bytes) -> str:
     return whole_lines.decode("utf-8-sig")
 
 
-def _layout(text: str) -> Layout | None:
+def _lines(text: str) -> list[str]:
+    """Return the lines as files have them: `str.splitlines` ends lines at a form feed and some more."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def layout_of(lines: Iterable[str]) -> Layout | None:
+    """Return how rows are written, as the first lines say it; None while there is no row among them.
+
+    Raises:
+        ValueError: the first row is neither names nor numbers.
+
+    """
     order: tuple[str, ...] = DEFAULT_ORDER
     sensor_size = None
-    for number, line in enumerate(text.splitlines()):
+    commented: list[str] = []
+    for number, line in enumerate(lines):
         if line.startswith(GEOMETRY):
             order = PROPHESEE_ORDER
             sensor_size = _two_numbers(line.removeprefix(GEOMETRY).replace(",", " ").split())
-        if not line.strip() or line.lstrip().startswith(COMMENTS):
+        if _is_comment(line):
+            words, _ = _fields(line.strip().lstrip("".join(COMMENTS)))
+            commented = words if find_columns(words) else commented
             continue
-        separator = next((mark for mark in ",;\t" if mark in line), None)
-        fields = [field.strip().strip("\"'") for field in line.split(separator)]
+        fields, separator = _fields(line)
         if len(fields) == 2 and sensor_size is None and (sensor_size := _two_numbers(fields)):
             continue
         if names := find_columns(fields):
             columns = {field: fields.index(name) for field, name in names.items()}
             return Layout(separator, columns, unit_of_name(names["t"]), sensor_size, number + 1)
-        if len(fields) >= len(order) and all(_is_number(field) for field in fields):
-            return Layout(separator, {field: order.index(field) for field in order}, None, sensor_size, number)
-        return None
+        if len(fields) < len(order) or not all(_is_number(field) for field in fields):
+            raise ValueError(
+                f"the first row, {line.strip()[:60]!r}, is neither names nor numbers; expected the columns t, x, y, p"
+            )
+        if len(commented) == len(fields) and (names := find_columns(commented)):
+            columns = {field: commented.index(name) for field, name in names.items()}
+            return Layout(separator, columns, unit_of_name(names["t"]), sensor_size, number)
+        return Layout(separator, {field: order.index(field) for field in order}, None, sensor_size, number)
     return None
+
+
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith(COMMENTS)
+
+
+def _fields(line: str) -> tuple[list[str], str | None]:
+    """Return the fields of a line without their quotes, and what separates them."""
+    separator = next((mark for mark in ",;\t" if mark in line), None)
+    return [field.strip().strip("\"'") for field in line.split(separator)], separator
 
 
 def _two_numbers(fields: list[str]) -> tuple[int, int] | None:
@@ -97,25 +127,46 @@ def _is_number(field: str) -> bool:
 
 
 def _blocks(source: Source, layout: Layout) -> Iterator[Block]:
-    unit = layout.unit
+    rows = Rows(source, layout)
     with source.path.open(encoding="utf-8-sig", errors="replace") as file:
         for _ in range(layout.first_line):
             file.readline()
-        read = layout.first_line
         while lines := file.readlines(BLOCK_BYTES):
-            numbers = [
-                read + index + 1
-                for index, line in enumerate(lines)
-                if line.strip() and not line.lstrip().startswith(COMMENTS)
-            ]
-            table = _table(source, layout, [lines[number - read - 1] for number in numbers], numbers)
-            read += len(lines)
-            if not len(table):
-                continue
-            columns = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
-            if unit is None:  # the first block decides for all
-                unit = 1e6 if bool((columns["t"] != np.floor(columns["t"])).any()) else 1.0
-            yield block_of(source, columns, unit, _at_row(numbers))
+            if block := rows.block(lines):
+                yield block
+
+
+class Rows:
+    """The rows of a table, in the order in which they come.
+
+    Attributes:
+        unit: microseconds in one unit of t; None before the first block has told, where no name does.
+
+    """
+
+    def __init__(self, source: Source, layout: Layout) -> None:
+        self.source, self.layout, self.unit = source, layout, layout.unit
+        self._read = layout.first_line
+
+    def block(self, lines: Sequence[str]) -> Block | None:
+        """Return the events of the next lines, None if there are none."""
+        first = self._read + 1
+        self._read += len(lines)
+        numbers = [number for number, line in enumerate(lines, first) if not _is_comment(line)]
+        table = _table(self.source, self.layout, [lines[number - first] for number in numbers], numbers)
+        if not len(table):
+            return None
+        columns = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
+        if self.unit is None:
+            self.unit = 1e6 if bool((columns["t"] != np.floor(columns["t"])).any()) else 1.0
+        return block_of(self.source, columns, self.unit, _at_row(numbers))
+
+    def tells_unit(self, lines: Iterable[str]) -> bool:
+        """Tell whether these lines leave no doubt about the unit: a time has a fraction, or two are written without."""
+        times = [_fields(line)[0][self.layout.columns["t"] :][:1] for line in lines if not _is_comment(line)]
+        written = {time for field in times for time in field if _is_number(time)}
+        whole = {time for time in written if time.lstrip("+-").isdigit()}
+        return len(whole) > 1 or any(float(time) % 1 != 0 for time in written - whole)
 
 
 def _at_row(numbers: list[int]) -> Callable[[int], str]:

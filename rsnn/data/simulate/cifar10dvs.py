@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.datasets.cifar10dvs import CLASS_NAMES, SAMPLES_A_CLASS, SENSOR_SIZE, SPLIT_NAME, SPLITS, TRAIN_SHARE
+from rsnn.data.files import as_path
 from rsnn.data.readers import read_events
 from rsnn.data.simulate.parameters import PRESETS
 from rsnn.data.simulate.stills import MANIFEST, SETTINGS, Recorder, list_members, record
@@ -38,7 +39,7 @@ class SimulatedCIFAR10DVS(EventDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str) -> None:
-        root = Path(root).expanduser()
+        root = as_path(root)
         check_split(split, SPLITS)
         if not self.is_in(root):
             raise RecordingError(
@@ -99,9 +100,9 @@ def build_cifar10dvs(
         RSNNError: a process ended before its work was done.
 
     """
-    recorder = Recorder(Path(images).expanduser(), PARAMETERS, seed, on_its_side=True)
+    recorder = Recorder(as_path(images), PARAMETERS, seed, on_its_side=True)
     parts = _choose(recorder.images)
-    return record(recorder, Path(root).expanduser(), SUFFIX, jobs, on_progress, list(parts), parts.__getitem__)
+    return record(recorder, as_path(root), SUFFIX, jobs, on_progress, list(parts), parts.__getitem__)
 
 
 def _choose(images: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsnn.data.events import Events
+from rsnn.data.files import check_apart
 from rsnn.data.progress import progress
 from rsnn.data.simulate.camera import iter_events
 from rsnn.data.simulate.cifar10dvs import SUFFIX, build_cifar10dvs
@@ -56,6 +57,7 @@ def simulate(
         RSNNError: something is not as above.
 
     """
+    check_apart(source, output)
     began = time.perf_counter()
     movement: dict[str, Any] = {"size": size, "gamma": gamma}
     movement = {name: value for name, value in movement.items() if value is not None}

@@ -8,9 +8,12 @@ compared. `transform.with_label(events, label, rng)` is the same for data with a
 from __future__ import annotations
 
 import abc
+import math
 import operator
 import re
+import zlib
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.events import Events
-from rsnn.data.protocols import Labelled
+from rsnn.data.fingerprint import told
+from rsnn.data.protocols import Labelled, class_indices
 from rsnn.errors import InputError, shown
+
+ADDRESS = r" at 0x[0-9a-fA-F]+"
+_ATTRIBUTES = ("labels", "ids", "class_names", "name", "split", "split_name")
 
 
 class Transform(abc.ABC):
@@ -38,12 +45,18 @@ class Compose(Transform):
     """Transforms one after another.
 
     Args:
-        transforms: those of events first, then `ToFrames`, then those of frames.
+        transforms: those of events first, then `ToFrames`, then those of frames; a list of them will do.
+
+    Raises:
+        InputError: one of them is no transform.
 
     """
 
-    def __init__(self, *transforms: Transform) -> None:
-        self.transforms = transforms
+    def __init__(self, *transforms: Transform | Sequence[Transform]) -> None:
+        given = transforms[0] if len(transforms) == 1 and isinstance(transforms[0], list | tuple) else transforms
+        for transform in given:
+            _check_transform(transform)
+        self.transforms: tuple[Transform, ...] = tuple(given)  # type: ignore[arg-type]
 
     def __call__(self, data: Any, rng: np.random.Generator) -> Any:
         for transform in self.transforms:
@@ -54,6 +67,11 @@ class Compose(Transform):
         for transform in self.transforms:
             data, label = transform.with_label(data, label, rng)
         return data, label
+
+    @property
+    def fingerprint(self) -> str:
+        """What it does, as a text."""
+        return f"Compose{told(self.transforms)}"
 
     def __repr__(self) -> str:
         return f"Compose({', '.join(map(repr, self.transforms))})"
@@ -68,8 +86,9 @@ class Compose(Transform):
 class Transformed:
     """A data set whose items go through a transform when they are fetched.
 
-    What is random depends on `seed`, `epoch` and the index alone: not on the order in which items are fetched, nor on
-    how many processes fetch them. Set `epoch` before each pass, or every pass sees the same.
+    What is random depends on the transform, `seed`, `epoch` and the index alone: not on the order in which items are
+    fetched, nor on how many processes fetch them. Set `epoch` before each pass, or every pass sees the same; a
+    `DataLoader` with `persistent_workers=True` does not pass it on to its processes.
 
     Args:
         dataset: recordings with labels, or their frames.
@@ -77,26 +96,42 @@ class Transformed:
         seed: of everything random, a whole number from 0.
 
     Attributes:
-        epoch: number of the pass, 0 at first.
+        epoch: number of the pass, 0 at first; a `Transformed` within this one has the same.
 
     Raises:
-        InputError: the recordings have no labels, or an argument is not one of the above.
+        InputError: the recordings have no labels, class indices, or an argument is not one of the above.
 
     """
 
     def __init__(self, dataset: Labelled, transform: Transform, *, seed: int = 0) -> None:
+        if missing := [name for name in _ATTRIBUTES if not hasattr(dataset, name)]:
+            raise InputError(
+                f"Transformed got a {type(dataset).__name__}, which has no {missing[0]!r}; expected recordings with "
+                "labels, or their FrameCache: for a part of them, take torch.utils.data.Subset of all transformed"
+            )
         if dataset.labels is None:
             raise InputError(f"{dataset.name} has no labels; expected a class for each recording")
-        if not isinstance(transform, Transform):
-            raise InputError(
-                f"transform is {shown(transform)}; expected a Transform, such as those of rsnn.data.transforms, which "
-                "Compose puts together"
-            )
+        class_indices(dataset)
+        _check_transform(transform)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise InputError(f"seed is {seed!r}; expected a whole number from 0")
-        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
+        self.dataset, self.transform, self.seed, self._epoch = dataset, transform, seed, 0
+        # What tells transforms apart, also equal ones within each other, so that each draws numbers of its own.
+        depth = 1 + dataset._own[0] if isinstance(dataset, Transformed) else 0
+        self._own: tuple[int, int] = (depth, zlib.crc32(re.sub(ADDRESS, "", told(transform)).encode()))
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
         self.ids, self.class_names = dataset.ids, dataset.class_names
+
+    @property
+    def epoch(self) -> int:
+        """Number of the pass."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        if isinstance(self.dataset, Transformed):
+            self.dataset.epoch = epoch
 
     @property
     def sensor_size(self) -> tuple[int, int]:
@@ -107,7 +142,7 @@ class Transformed:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """Class index of each recording before the transform, shape (recordings,)."""
-        return np.asarray(self.dataset.labels, dtype=np.int64)
+        return class_indices(self.dataset)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -120,17 +155,17 @@ class Transformed:
         """What the items depend on besides the files.
 
         Raises:
-            InputError: a transform says the address of an object instead of its parameters.
+            InputError: a transform says the address of an object instead of its parameters, or not all of them.
 
         """
-        told = repr(self.transform)
-        if address := re.search(r"<[^<]* at 0x[0-9a-fA-F]+", told):
+        description = told(self.transform)
+        if vague := re.search(rf"<[^<]*{ADDRESS}|\.\.\.", description):
             raise InputError(
-                f"the transform holds {address[0]}>, which does not say what it does, so that a cache could not tell "
-                "it from another one; expected parameters that repr shows: make your own transform a frozen "
-                "dataclass, as those of the library are"
+                f"the transform holds {vague[0]}{'' if vague[0] == '...' else '>'}, which does not say what it does, "
+                "so that a cache could not tell it from another one; expected parameters that repr shows: make your "
+                "own transform a frozen dataclass, as those of the library are"
             )
-        return f"{getattr(self.dataset, 'fingerprint', '')} {told} {self.seed} {self.epoch}"
+        return f"{getattr(self.dataset, 'fingerprint', None) or ''} {description} {self.seed} {self.epoch}"
 
     def events(self, index: int) -> Any:
         """Return the changed events of one recording, for those who take its class from `labels`.
@@ -165,7 +200,7 @@ class Transformed:
         item = self.dataset[place]
         # An archive gives its recordings without their labels.
         data, label = (item, int(self.labels[place])) if isinstance(item, Events) else item
-        return data, label, np.random.default_rng((int(self.seed), self.epoch, place))
+        return data, label, np.random.default_rng((int(self.seed), self.epoch, place, *self._own))
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return (self[index] for index in range(len(self)))
@@ -174,15 +209,27 @@ class Transformed:
         return f"<{self.dataset!r}, each through {self.transform!r}>"
 
 
+def _check_transform(transform: object) -> None:
+    if not isinstance(transform, Transform):
+        raise InputError(
+            f"transform is {shown(transform)}; expected a Transform, such as those of rsnn.data.transforms, which "
+            "Compose puts together"
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
 def check_range(what: object, low: float, high: float, /, **values: float) -> None:
-    """Check that `low <= value <= high` for each value.
+    """Check that each value is a finite number, Python's or NumPy's, and `low <= value <= high`.
 
     Raises:
         InputError: it does not hold for one.
 
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        if not _is_finite(value) or not low <= value <= high:
             upper = "" if high == float("inf") else f" to {high:g}"
             raise InputError(
                 f"{type(what).__name__}: {name} is {value!r}; expected a number from {low:g}{upper or ' on'}"

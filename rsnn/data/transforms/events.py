@@ -7,6 +7,7 @@ unless it says otherwise, and leaves what it was given as it is. There may be no
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.events import Events, check_sensor_size
+from rsnn.data.events import LARGEST_SIDE, Events
 from rsnn.data.transforms.base import Transform, check_range
 from rsnn.errors import InputError
 
 INFINITY = float("inf")
+LONGEST_US = 1e15  # thirty years
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,7 @@ class Crop(Transform):
     centred: bool = False
 
     def __post_init__(self) -> None:
-        height, width = self.size
-        check_sensor_size((width, height))
+        check_shape(self, self.size)
 
     def __call__(self, events: Events, rng: np.random.Generator) -> Events:
         (height, width), (sensor_width, sensor_height) = self.size, events.sensor_size
@@ -114,7 +115,7 @@ class TimeJitter(Transform):
     sigma_us: float
 
     def __post_init__(self) -> None:
-        check_range(self, 0, INFINITY, sigma_us=self.sigma_us)
+        check_range(self, 0, LONGEST_US, sigma_us=self.sigma_us)
 
     def __call__(self, events: Events, rng: np.random.Generator) -> Events:
         t = events.t + np.rint(rng.normal(0, self.sigma_us, len(events))).astype(np.int64)
@@ -362,6 +363,24 @@ def ordered(
     """Return events in the order of time; those of one time stay in the order in which they are given."""
     order = np.argsort(t, kind="stable")
     return Events(t[order], x[order], y[order], p[order], sensor_size)
+
+
+def check_shape(what: object, size: object) -> None:
+    """Check that `size` is a (height, width) in pixels.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    try:
+        height, width = (operator.index(side) for side in size)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+        raise InputError(
+            f"{type(what).__name__}: size is {size!r}; expected a (height, width) of whole numbers from 1 to "
+            f"{LARGEST_SIDE}"
+        )
 
 
 def check_mirror(what: object, labels: Mapping[int, int]) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rsnn.data.events import Events
-from rsnn.data.frames import check_num_frames, check_split_by, crop_to_shape, to_frames
+from rsnn.data.frames import check_dtype, check_num_frames, check_split_by, crop_to_shape, to_frames
 from rsnn.data.transforms.base import Transform, check_range
-from rsnn.data.transforms.events import check_mirror
+from rsnn.data.transforms.events import check_mirror, check_shape
 from rsnn.errors import InputError
 
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -25,27 +25,31 @@ _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: t
 
 @dataclass(frozen=True)
 class ToFrames(Transform):
-    """Make frames of events, as `FrameCache` does: uint8, or uint16 where a count needs it.
+    """Make frames of events, as `to_frames` does.
 
     Attributes:
         num_frames: T.
         split_by: "time" or "number".
         size: (H, W); by default the sensor's.
+        dtype: "uint8", "uint16", "uint32" or "float32", of all recordings: batches have one type.
 
     """
 
     num_frames: int = 20
     split_by: str = "time"
     size: tuple[int, int] | None = None
+    dtype: str = "uint16"
 
     def __post_init__(self) -> None:
         check_num_frames(self.num_frames)
         check_split_by(self.split_by)
+        check_dtype(self.dtype)
+        if self.size is not None:
+            check_shape(self, self.size)
 
     def __call__(self, events: Events, rng: np.random.Generator) -> Tensor:  # noqa: ARG002 - nothing is random here
         inside = events if self.size is None else crop_to_shape(events, *self.size)
-        frames = to_frames(inside, self.num_frames, self.split_by, size=self.size, dtype="uint16")
-        return torch.from_numpy(frames.astype(np.uint8) if frames.max() <= np.iinfo(np.uint8).max else frames)
+        return torch.from_numpy(to_frames(inside, self.num_frames, self.split_by, size=self.size, dtype=self.dtype))
 
 
 @dataclass(frozen=True)

@@ -49,4 +49,5 @@ for epoch in range(1, arguments.epochs + 1):
     print(f"epoch {epoch}: {evaluate(model, validation).accuracy:.1%} of {len(validation)}")
 
 model.eval().save_pretrained(arguments.output)
-print(f"saved: rsnn predict {arguments.output} RECORDING...")
+saved = arguments.output if arguments.output.startswith(("/", ".")) else f"./{arguments.output}"
+print(f"saved: rsnn predict {saved} RECORDING...")

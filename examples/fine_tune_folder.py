@@ -5,7 +5,7 @@
 The same in one command: rsnn train --from rsnn-nmnist-cl --data my_recordings/
 """
 
-import sys
+import argparse
 
 from rich.console import Console
 
@@ -13,9 +13,15 @@ import rsnn
 from rsnn.training import load_recipe, train
 from rsnn.training.display import ConsoleDisplay
 
-start, folder, output = sys.argv[1:4]
-recipe = load_recipe("fine-tune", [f"start={start}", *sys.argv[4:]])
-metrics = train(recipe, folder, output, display=ConsoleDisplay(Console()))
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("start", help="the checkpoint")
+parser.add_argument("folder", help="of the recordings")
+parser.add_argument("output", help="folder of the training")
+parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="of the recipe, as loop.lr=1e-3")
+arguments = parser.parse_args()
+output = arguments.output
+recipe = load_recipe("fine-tune", [f"start={arguments.start}", *arguments.settings])
+metrics = train(recipe, arguments.folder, output, display=ConsoleDisplay(Console()))
 print(f"validation {metrics['selected_accuracy']:.1%}, last epoch {metrics['last_accuracy']:.1%}")
 model = rsnn.load(f"{output}/model" if output.startswith(("/", "./", "../")) else f"./{output}/model")
 print("classes:", ", ".join(model.class_names))

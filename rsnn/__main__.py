@@ -1,5 +1,5 @@
 """`python -m rsnn` is the command `rsnn`."""
 
-from rsnn.cli import app
+from rsnn.cli import main
 
-app(prog_name="rsnn")
+main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from rsnn.data import Events, read_events
+from rsnn.data.frames import POLARITIES
 from rsnn.data.grouping import of_equal_shape
-from rsnn.errors import InputError, RSNNError
+from rsnn.errors import InputError, RSNNError, shown
 from rsnn.models import EventClassifier
 from rsnn.models.prediction import Recording, classify, frames_of
 from rsnn.nn.checks import check_positive
@@ -26,7 +28,7 @@ from rsnn.nn.modes import evaluating
 _Z_95 = 1.959964
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What came of classifying a labelled set.
 
@@ -77,7 +79,7 @@ def wilson_interval(right: int, samples: int) -> tuple[float, float]:
     share, z2 = right / samples, _Z_95**2
     centre = (share + z2 / (2 * samples)) / (1 + z2 / samples)
     half = _Z_95 * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2)) / (1 + z2 / samples)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if right == 0 else centre - half), (1.0 if right == samples else centre + half)
 
 
 def evaluate(
@@ -170,6 +172,11 @@ def evaluate_steps(
     for batch in of_equal_shape(_frames(model, samples, labels, ids), batch_size):
         frames = torch.stack([sample for _, sample in batch], dim=1)
         finer = _multiple(model, len(frames))
+        if len(frames) < finer * wanted[-1]:
+            raise InputError(
+                f"a recording has {len(frames)} time steps; expected at least the {wanted[-1]} after which the model "
+                "is to be evaluated"
+            )
         state, done = None, 0
         for k in wanted:
             with evaluating(model):
@@ -259,8 +266,8 @@ def robustness(
 
     Returns:
         for each kind of disturbance, and for `"steps"` (the first k time steps alone), the evaluation at each level. A
-        model with `normalize="per-sample"` needs all steps at once, and several windows are of whole ones: both have
-        no `"steps"`.
+        model with `normalize="per-sample"`, or a classifier without a state, needs all steps at once, and several
+        windows are of whole ones: they have no `"steps"`.
 
     Raises:
         InputError: there are no samples, or a label is none of the model's classes.
@@ -285,7 +292,7 @@ def robustness(
             on_progress(done)
     if windows > 1:
         return results
-    if model.preprocessing is None or model.preprocessing.normalize != "per-sample":
+    if (model.preprocessing is None or model.preprocessing.normalize != "per-sample") and _goes_on(model):
         steps = range(1, (20 if model.preprocessing is None else model.preprocessing.num_frames) + 1)
         by_steps = evaluate_steps(model, samples(), steps, batch_size=batch_size, ids=ids, accelerator=accelerator)
         results["steps"] = {float(k): result for k, result in by_steps.items()}
@@ -353,6 +360,17 @@ def _multiple(model: EventClassifier, steps: int) -> int:
     return max(steps // preprocessing.num_frames, 1)
 
 
+def _goes_on(model: EventClassifier) -> bool:
+    """Tell whether the classifier keeps a state, so that the model can be asked after some steps and go on."""
+    if model.preprocessing is None:
+        return True
+    like = next(model.parameters())
+    channels = getattr(model.encoder, "in_channels", POLARITIES)
+    frame = torch.zeros(1, 1, channels, *model.preprocessing.frame_size, device=like.device, dtype=like.dtype)
+    with evaluating(model):
+        return model.advance(frame)[1].classifier is not None
+
+
 def _chosen(events: Events, kept: npt.NDArray[np.bool_]) -> Events:
     return Events(
         t=events.t[kept], x=events.x[kept], y=events.y[kept], p=events.p[kept], sensor_size=events.sensor_size
@@ -366,10 +384,14 @@ def _nothing(model: EventClassifier) -> npt.NDArray[np.int64]:
     return np.zeros((model.num_classes, model.num_classes), dtype=np.int64)
 
 
-def _count(confusion: npt.NDArray[np.int64], label: int, answer: int) -> None:
-    if not 0 <= label < len(confusion):
-        raise InputError(f"label {label}: expected a class index from 0 to {len(confusion) - 1}")
-    confusion[label, answer] += 1
+def _count(confusion: npt.NDArray[np.int64], label: Any, answer: int) -> None:
+    try:
+        place = operator.index(bool(label) if isinstance(label, np.bool_) else label)
+    except TypeError:
+        place = -1
+    if not 0 <= place < len(confusion):
+        raise InputError(f"label {shown(label)}: expected a class index from 0 to {len(confusion) - 1}")
+    confusion[place, answer] += 1
 
 
 def _evaluation(model: EventClassifier, confusion: npt.NDArray[np.int64], accelerator: Any) -> Evaluation:

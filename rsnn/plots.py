@@ -96,6 +96,9 @@ def save_animation(
         raise InputError(f"{target} has the suffix {target.suffix!r}; expected .gif, an animated picture")
     colours = (255 * polarity_colours(frames)).astype(np.uint8)
     shares = None if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    _check_above_zero(frame_ms=frame_ms)
+    if shares is not None and not ((shares >= 0) & (shares <= 1)).all():
+        raise InputError(f"got probabilities from {shares.min():g} to {shares.max():g}; expected them from 0 to 1")
     if shares is not None and shares.shape != (len(colours), len(labels)):
         raise InputError(
             f"got probabilities of shape {shares.shape} for {len(colours)} frames and {len(labels)} labels; "
@@ -139,6 +142,7 @@ def save_video(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps: f
         MissingDependencyError: PyAV is not installed.
 
     """
+    _check_above_zero(fps=fps)
     try:
         import av
     except ImportError as error:
@@ -169,6 +173,7 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
         MissingDependencyError: an .mp4 needs a package that is not installed.
 
     """
+    _check_above_zero(fps=fps)
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         if fps > _MOST_GIF_FPS:
@@ -182,6 +187,12 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
     if suffix == ".png":
         return save_frames(frames, path, title=title)
     raise InputError(f"{path} has the suffix {suffix!r}; expected one of {', '.join(PICTURES)}")
+
+
+def _check_above_zero(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise InputError(f"{name} is {number!r}; expected a number above 0")
 
 
 @contextmanager

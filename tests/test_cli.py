@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,3 +370,38 @@ def test_no_arguments_show_the_help():
 def test_the_version_is_told():
     ran = invoke("--version")
     assert (ran.exit_code, ran.stdout) == (0, f"rsnn {rsnn.__version__}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_that_cannot_be_written(option):
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "rsnn", option], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: the output cannot be written")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".gif"])
+def test_nothing_is_written_over_what_it_is_made_of(tmp_path, suffix):
+    source = tmp_path / f"a{suffix}"
+    made = invoke("convert", shipped.path(), source)
+    assert made.exit_code == 0, made.output
+    (tmp_path / f"link{suffix}").symlink_to(source)
+    before = source.read_bytes()
+    for target in (source, tmp_path / f"link{suffix}"):
+        words = ("convert",) if suffix == ".npz" else ("simulate", "--format", "numpy")
+        ran = invoke(words[0], source, target, *words[1:])
+        assert ran.exit_code == 1
+        assert "is the file that is read; expected another name" in ran.stderr
+        assert source.read_bytes() == before
+
+
+def test_test_samples_without_a_test_part(tmp_path):
+    write_archive(tmp_path / "a.npz")
+    words = ("--data", tmp_path / "a.npz", "--test-samples", "0:2", "--output", tmp_path / "run")
+    ran = invoke("train", "rsnn-nmnist-cl", *words)
+    assert ran.exit_code == 1
+    assert "--test-samples 0:2 without --test" in ran.stderr

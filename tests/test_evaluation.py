@@ -300,3 +300,51 @@ def test_an_error_names_the_recording_it_is_about(settings):
         evaluate(model, samples, ids=["a/1.npz", "b/2.npz"], **settings)
     with pytest.raises(InputError, match=r"^the recording's sensor is 8 x 8"):
         evaluate(model, samples, **settings)
+
+
+def test_labels_of_any_whole_kind(reader):
+    for label in (True, np.bool_(True), np.int8(1), torch.tensor(1)):
+        result = evaluate(reader, [(frames(2), label)])
+        assert result.confusion.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert evaluate(reader, [(frames(0), False)]).accuracy == 1
+    for label in ("a", None, 0.5, 3, -1):
+        with pytest.raises(InputError, match=r"label .*: expected a class index from 0 to 2"):
+            evaluate(reader, [(frames(0), label)])
+
+
+def test_an_interval_holds_its_share():
+    for samples in range(1, 60):
+        assert wilson_interval(samples, samples)[1] == 1.0
+        assert wilson_interval(0, samples)[0] == 0.0
+
+
+def test_recordings_of_too_few_steps():
+    model = rsnn.create_model("rsnn-nmnist-cl")
+    T = model.preprocessing.num_frames
+    short = torch.zeros(T - 1, 2, *model.preprocessing.frame_size)
+    with pytest.raises(InputError, match=f"a recording has {T - 1} time steps; expected at least the {T}"):
+        evaluate_steps(model, [(short, 0)], [1, T])
+
+
+def test_a_classifier_without_state_is_not_cut_short():
+    size = (8, 8)
+
+    class Summed(torch.nn.Module):
+        in_channels, num_classes = 2, 3
+
+        def forward(self, features):
+            return features.sum((0, 3, 4)) @ torch.ones(2, 3)
+
+    model = rsnn.RSNN(rsnn.nn.FramePool(2), Summed(), preprocessing=rsnn.Preprocessing(size, 4))
+    events = rsnn.Events(t=range(50), x=[3] * 50, y=[1] * 50, p=[1] * 50, sensor_size=size)
+    model.anchor = torch.nn.Parameter(torch.zeros(1))
+    assert set(robustness(model, lambda: [(events, 0)])) == set(DISTURBANCES)
+
+
+def test_results_can_be_compared(reader):
+    one, other = (evaluate(reader, [(frames(0), 0)]) for _ in range(2))
+    assert one == one
+    assert one != other
+    first, second = (reader.predict(torch.zeros(4, 2, 5, 5)) for _ in range(2))
+    assert first in [second, first]
+    assert len({first, second}) == 2

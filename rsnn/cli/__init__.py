@@ -4,6 +4,7 @@ Each module holds a group of commands. What few of them need is imported inside 
 wrong, until the last line is written, ends every command in one line and exit code 1.
 """
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from rsnn.cli import classify, costs, demo, doctor, recordings, streams, training, zoo
 from rsnn.cli.console import out, user_errors
 
-__all__ = ["app"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="rsnn",
@@ -42,3 +43,16 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def main() -> None:
+    """Run the command; what Typer itself prints (help, version) may fail to be written as well."""
+    try:
+        with user_errors():
+            try:
+                app(prog_name="rsnn")
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+    except typer.Exit as ended:
+        raise SystemExit(ended.exit_code) from None

@@ -91,7 +91,7 @@ def print_json(value: object) -> None:
 def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal while the block runs; yields what sets how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not shown) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
 

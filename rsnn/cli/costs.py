@@ -16,6 +16,7 @@ from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_jso
 from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
+from rsnn.energy.costs import energy_model
 from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
 
@@ -32,6 +33,7 @@ def energy(
     as_json: AsJson = False,
 ) -> None:
     """Count the operations of a model on recordings, layer by layer, and say what they cost; see docs/energy.md."""
+    energy_model(costs)  # an unknown name is an error before anything takes long
     loaded = rsnn.create_model(model) if untrained else rsnn.load(model)
     data, read, chosen = _recordings(loaded, data, samples)
     with progress("counting", len(chosen)) as advance:
@@ -39,14 +41,16 @@ def energy(
     if as_json:
         print_json({"model": model, "data": data, "first": chosen.start, "end": chosen.stop, **report.to_dict()})
         return
-    out.print(f"[bold]{escape(model)}[/], one recording, the mean of {report.samples} of {escape(data)}")
+    out.print(
+        f"[bold]{escape(model)}[/], one recording, the mean of {report.samples} of {escape(data)}", soft_wrap=True
+    )
     for (first, *others), *rows in report.tables():
         numbers = (Column(name, justify="right", no_wrap=True) for name in others)
         table = Table(Column(first, overflow="fold"), *numbers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for row in rows:
             table.add_row(*map(escape, row), style="bold" if row[0] == "total" else "")
         print_table(table)
-    out.print(f"Energy: {escape(report.model.source)}.", highlight=False)
+    out.print(f"Energy: {escape(report.model.source)}.", highlight=False, soft_wrap=True)
     for what, times in report.not_counted.items():
         err.print(f"[yellow]not counted:[/] {escape(what)} ({times} x)", highlight=False)
 

@@ -47,6 +47,7 @@ def convert(
     """Write a recording in another format, as frames, or as pictures to look at."""
     from rsnn.data.convert import FRAMES_SUFFIX, picture_frames
     from rsnn.data.convert import convert as run
+    from rsnn.data.files import check_apart
     from rsnn.data.writers import FORMAT_OF_SUFFIX
     from rsnn.plots import PICTURES, save_picture
 
@@ -72,6 +73,7 @@ def convert(
         "size": None if frame_size is None else frame_size[::-1],
     }
     if as_frames and target.suffix.lower() in PICTURES:
+        check_apart(source, target)
         made = picture_frames(
             source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
         )

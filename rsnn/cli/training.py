@@ -194,7 +194,8 @@ def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any],
     low, high = result.interval
     out.print(
         f"[bold]{escape(model)}[/] on {escape(text)}: accuracy "
-        f"[bold green]{result.accuracy:.1%}[/] ({result.samples} recordings, 95 % interval {low:.1%} to {high:.1%})"
+        f"[bold green]{result.accuracy:.1%}[/] ({result.samples} recordings, 95 % interval {low:.1%} to {high:.1%})",
+        soft_wrap=True,
     )
     table = Table("class", "accuracy", "recordings", "most often taken for")
     for index, name in enumerate(result.class_names):
@@ -211,5 +212,5 @@ def _print_evaluation(model: str, text: str, result: Any, worse: dict[str, Any],
         table.add_row("accuracy", *(f"{r.accuracy:.1%}" for r in levels.values()))
         print_table(table)
     if worse and "steps" not in worse:
-        why = "the model needs the whole recording at once (normalize='per-sample')"
+        why = "the model needs the whole recording at once"
         out.print(f"steps: left out, for {f'--windows {windows} takes whole ones' if windows > 1 else why}")

@@ -67,7 +67,7 @@ def info(
     if path.exists() and not path.is_dir() and hub.find_entry(name) is None and name not in rsnn.list_models():
         print_recording(name, as_json, keep_truncated)
         return
-    if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4"} and not path.exists():
+    if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4", ".mat", ".npy"} and not path.exists():
         raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
     untrained = name in rsnn.list_models() and hub.find_entry(name) is None
     model = rsnn.create_model(name) if untrained else rsnn.load(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rsnn.errors import UnknownNameError, suggest
+from rsnn.errors import InputError, UnknownNameError, suggest
 
 # Horowitz 2014, 45 nm, 0.9 V: (bytes of the memory, pJ of a 64-bit access).
 _HOROWITZ_MEMORY = ((8 * 1024, 10.0), (32 * 1024, 20.0), (1024 * 1024, 100.0))
@@ -31,14 +31,19 @@ class EnergyModel:
     memory: tuple[tuple[float, float], ...] | None
     source: str
 
+    def __post_init__(self) -> None:
+        sizes = None if self.memory is None else [size for size, _ in self.memory]
+        if sizes is not None and (not sizes or sizes != sorted(set(sizes))):
+            raise InputError(f"memory={self.memory!r}: expected (bytes, pJ) points, by growing bytes, or None")
+
     def word_pj(self, size_bytes: float) -> float:
         """Return the cost of one 32-bit word of a memory of `size_bytes`: linear between the points, extended above.
 
-        Below the smallest point its cost is kept, as no smaller memory was measured.
+        Below the smallest point its cost is kept, as no smaller memory was measured; a single point holds for all.
         """
         if self.memory is None:
             return 0.0
-        if size_bytes <= self.memory[0][0]:
+        if size_bytes <= self.memory[0][0] or len(self.memory) == 1:
             return self.memory[0][1] / _WORDS_PER_ACCESS
         pieces = list(pairwise(self.memory))
         (low, low_pj), (high, high_pj) = next((piece for piece in pieces if size_bytes <= piece[1][0]), pieces[-1])

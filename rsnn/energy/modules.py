@@ -199,9 +199,11 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, call: Call, output: Any, b
     if module.batch_first and x.ndim == 3:
         x, hidden = x.transpose(0, 1), hidden.transpose(0, 1)
     rows, size = x[..., 0].numel(), hidden.element_size()
+    # Pruned and reparametrized ones are no parameters.
+    w_input, w_hidden = (cast("Tensor", getattr(module, name)) for name in ("weight_ih_l0", "weight_hh_l0"))
     ledger.linear(
         f"{prefix}weight_ih_l0",
-        module.get_parameter("weight_ih_l0"),
+        w_input,
         nonzero_map(x.flatten(0, -2), binary=binary),
         rows,
         binary=binary,
@@ -213,7 +215,7 @@ def _lstm(ledger: Ledger, name: str, module: nn.LSTM, call: Call, output: Any, b
         earlier += nonzero_map(state[0].flatten(0, -2))
     ledger.linear(
         f"{prefix}weight_hh_l0",
-        module.get_parameter("weight_hh_l0"),
+        w_hidden,
         earlier,
         rows,
         binary=False,

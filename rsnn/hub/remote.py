@@ -60,11 +60,13 @@ def push(
 
     Raises:
         InputError: `repo` is no text.
-        CheckpointError: the Hub refuses it.
+        CheckpointError: the folder holds no checkpoint, or the Hub refuses it.
 
     """
     if not isinstance(repo, str):
         raise InputError(f"repo is {shown(repo)}; expected the name of a repository on the Hub, such as 'me/my-model'")
+    if missing := [name for name in FILES[:2] if not (Path(folder) / name).is_file()]:
+        raise CheckpointError(f"{folder} has no {missing[0]}; expected a folder that save_pretrained wrote")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token, library_name="rsnn", library_version=version("rsnn"))

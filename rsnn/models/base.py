@@ -20,7 +20,7 @@ from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
 from rsnn.models.prediction import Prediction, Recording, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
-from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive
+from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive, is_number
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds
@@ -63,7 +63,7 @@ class EventClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_fit(encoder, classifier, preprocessing)
-        if not logit_scale > 0:
+        if not is_number(logit_scale) or not 0 < logit_scale < float("inf"):
             raise InputError(f"logit_scale={logit_scale!r}: expected a positive number")
         self.encoder = encoder
         self.classifier = classifier
@@ -229,7 +229,17 @@ class EventClassifier(nn.Module):
         )
 
     def predictions(self, logits: Float[Tensor, "N K"]) -> list[Prediction]:
-        """Return what the logits of N samples say of each."""
+        """Return what the logits of N samples say of each.
+
+        Raises:
+            InputError: there are other numbers of classes and of names, as after another classifier was set.
+
+        """
+        if self.class_names is not None and len(self.class_names) != logits.shape[1]:
+            raise InputError(
+                f"the classifier tells {logits.shape[1]} classes apart and the model has {len(self.class_names)} "
+                "class_names; expected a name for each: set model.class_names, or None"
+            )
         probabilities = logits.float().softmax(1).cpu()
         best = probabilities.argmax(1).tolist()
         return [
@@ -314,14 +324,15 @@ class EventClassifier(nn.Module):
         """Return the trainable parameters in groups for a torch optimiser.
 
         Groups are encoder and classifier, each apart in weights and in biases and norms (every tensor of at most one
-        dimension), which get no weight decay. Empty groups are left out; `"name"` says which is which.
+        dimension), which get no weight decay; what a subclass has besides the two is a group `"others"`, without weight
+        decay. Empty groups are left out; `"name"` says which is which.
 
         Args:
             weight_decay: of the weights.
             encoder_lr, classifier_lr: learning rates; the optimiser's own where None.
 
         """
-        groups = []
+        groups: list[dict[str, Any]] = []
         for part, lr in (("encoder", encoder_lr), ("classifier", classifier_lr)):
             trainable = [p for p in getattr(self, part).parameters() if p.requires_grad]
             for name, decay, chosen in (
@@ -331,6 +342,9 @@ class EventClassifier(nn.Module):
                 if chosen:
                     group = {"name": name, "params": chosen, "weight_decay": decay}
                     groups.append(group if lr is None else {**group, "lr": lr})
+        given = {id(p) for group in groups for p in group["params"]}
+        if others := [p for p in self.parameters() if p.requires_grad and id(p) not in given]:
+            groups.append({"name": "others", "params": others, "weight_decay": 0.0})
         return groups
 
     # Keeping it

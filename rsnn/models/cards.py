@@ -9,6 +9,8 @@ from typing import Any
 
 from rsnn.models.config import public_name
 
+HERE = "./this-folder"  # where a checkpoint is that has no name in the zoo
+
 PAPER = """@inproceedings{rsnn2024,
   title = {{RSNN}: Recurrent Spiking Neural Networks for Dynamic Spatial-Temporal Information Processing},
   booktitle = {Proceedings of the 32nd ACM International Conference on Multimedia},
@@ -56,7 +58,7 @@ class Facts:
     citation: str = ""
 
 
-def plain_card(config: dict[str, Any], source: str = "./this-folder") -> str:
+def plain_card(config: dict[str, Any], source: str = HERE) -> str:
     """Return the card of a checkpoint of which nothing has been measured: what it is and how to load it.
 
     Args:
@@ -75,7 +77,13 @@ def plain_card(config: dict[str, Any], source: str = "./this-folder") -> str:
 
 
 def published_card(
-    config: dict[str, Any], facts: Facts, evaluation: dict[str, Any], energy: dict[str, Any], weights: str
+    config: dict[str, Any],
+    facts: Facts,
+    evaluation: dict[str, Any],
+    energy: dict[str, Any],
+    weights: str,
+    *,
+    source: str | None = None,
 ) -> str:
     """Return the card of a checkpoint with its measured figures.
 
@@ -85,6 +93,7 @@ def published_card(
         evaluation: `rsnn.evaluation.Evaluation.to_dict()` of the checkpoint.
         energy: `to_dict()` of its `rsnn.energy_report`.
         weights: how many there are, and how they are stored, in a sentence.
+        source: what to load it by, its name by default.
 
     """
     model = config["model"]
@@ -102,7 +111,7 @@ def published_card(
             evaluation["accuracy"],
         ),
         f"# {facts.name}",
-        _usage(facts.name, model["type"]),
+        _usage(source or facts.name, model["type"]),
         weights,
         "## Data",
         f"{facts.data.strip()}\n\n{facts.split.strip()}",

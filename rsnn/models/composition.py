@@ -5,6 +5,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
@@ -14,6 +15,16 @@ from torch import Tensor, nn
 
 from rsnn.errors import InputError, shown
 from rsnn.models.preprocessing import Preprocessing
+
+_LONGEST_TEXT = 2**8
+PLAIN_TEXT = f"at most {_LONGEST_TEXT} characters, none of them a line's end, a control or one that changes directions"
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def is_plain_text(text: str) -> bool:
+    """Tell whether a text may be in a configuration: one that is short, and shows where it is printed."""
+    unwanted = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _DIRECTIONS for c in text)
+    return len(text) <= _LONGEST_TEXT and not unwanted
 
 
 def with_state(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -83,6 +94,8 @@ def check_class_names(names: object, num_classes: int | None) -> tuple[str, ...]
     for index, name in enumerate(listed):
         if not isinstance(name, str):
             raise InputError(f"class_names[{index}] is {shown(name)}; expected text")
+        if not is_plain_text(name):
+            raise InputError(f"class_names[{index}] is {shown(name)}; expected {PLAIN_TEXT}")
         if (first := listed.index(name)) < index:
             raise InputError(f"class_names {first} and {index} are both {shown(name)}; expected another for each class")
     if num_classes not in (None, len(listed)):

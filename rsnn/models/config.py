@@ -11,14 +11,16 @@ import inspect
 import types
 from collections.abc import Mapping
 from functools import cache
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import nn
 
 from rsnn import kernels
 from rsnn import nn as blocks
 from rsnn.errors import ConfigError, InputError, shortened, shown, suggest
+from rsnn.models.composition import PLAIN_TEXT, is_plain_text
 from rsnn.models.preprocessing import Preprocessing
 
 _PARTS: dict[str, type] = {
@@ -35,10 +37,9 @@ _PARTS: dict[str, type] = {
 _MODELS: dict[str, type] = {}
 
 # A size beyond these is a mistake or an attack: no published network comes near.
-_LARGEST_NUMBER = 2**20
+LARGEST_NUMBER = 2**20
 _LONGEST_LIST = 2**6  # of numbers, as the channels of all layers
 _MOST_NAMES = 2**12
-_LONGEST_TEXT = 2**8
 _DEEPEST = 2**4
 
 OWN_PARTS_ADVICE = (
@@ -87,13 +88,16 @@ def describe(part: object) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, Integral):  # NumPy's
+    # NumPy's become Python's.
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Integral):
         return int(value)
-    return describe(value)
+    return float(value) if isinstance(value, Real) else describe(value)
 
 
 def build_model(description: object) -> nn.Module:
@@ -189,13 +193,11 @@ def _checked_list(value: object, options: tuple[Any, ...], where: str) -> tuple[
 
 def _checked_scalar(value: object, kind: type, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) <= _LARGEST_NUMBER else value
+        value = float(value) if abs(value) <= LARGEST_NUMBER else value
     if type(value) is not kind:
         raise ConfigError(f"{where}: got {shown(value)}; expected {kind.__name__}")
-    if isinstance(value, int | float) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
-        raise ConfigError(f"{where}: got {shown(value)}; expected a number of at most {_LARGEST_NUMBER}")
-    if isinstance(value, str) and not (len(value) <= _LONGEST_TEXT and value.isprintable()):
-        raise ConfigError(
-            f"{where}: got {shown(value)}; expected at most {_LONGEST_TEXT} characters, all of them printable"
-        )
+    if isinstance(value, int | float) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise ConfigError(f"{where}: got {shown(value)}; expected a number of at most {LARGEST_NUMBER}")
+    if isinstance(value, str) and not is_plain_text(value):
+        raise ConfigError(f"{where}: got {shown(value)}; expected {PLAIN_TEXT}")
     return value

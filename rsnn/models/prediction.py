@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Recording = Events | np.ndarray[Any, Any] | Tensor | str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a model says of one recording.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from rsnn.training.sources import Part
 from rsnn.training.state import saving
 
 ENERGY_RECORDINGS = 8
+WRITTEN = ("model", "curves.png", "confusion.png", "firing_rates.png")
 INTACT = "the trained models are intact"
+MOST_NAMED = 60  # classes of a confusion matrix
 
 
 def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: Part) -> None:
@@ -38,23 +39,23 @@ def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: 
     final = "test_selected" if "test_selected" in metrics else "validation_selected"
     energy = _energy(model, shown)
     metrics["energy_joules"] = energy["total"]["joules"]
+    weights = f"{metrics['parameters']:,} weights, stored as float32."
+    target = folder / "model"
+    with saving(target, INTACT):
+        save_model(
+            model,
+            target,
+            lambda config: cards.published_card(
+                config, _facts(metrics, final), metrics[final], energy, weights, source=cards.HERE
+            ),
+            recipe=metrics["recipe"],
+        )
     with saving(folder, INTACT):
         curves(metrics["phases"], folder / "curves.png")
         confusion(metrics[final], folder / "confusion.png", final.replace("_", " part, "))
         rates = {name: phase["history"][-1]["rates"] for name, phase in metrics["phases"].items()}
         if any(rates.values()):
             firing(rates, folder / "firing_rates.png")
-    weights = f"{metrics['parameters']:,} weights, stored as float32."
-    target = folder / "model"
-    if target.is_dir():
-        shutil.rmtree(target)  # of a report that was not finished
-    with saving(target, INTACT):
-        save_model(
-            model,
-            target,
-            lambda config: cards.published_card(config, _facts(metrics, final), metrics[final], energy, weights),
-            recipe=metrics["recipe"],
-        )
 
 
 def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:
@@ -109,7 +110,8 @@ def curves(phases: dict[str, Any], path: Path) -> None:
         for key, label in (("train_accuracy", "training (augmented)"), ("accuracy", "validation")):
             above.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
         above.plot(phase["selected_epoch"], phase["selected_accuracy"], "o", color="C1")
-        above.set(title=f"{name}: {phase['model']}", ylabel="accuracy", ylim=(0, 1.02))
+        above.set(ylabel="accuracy", ylim=(0, 1.02))
+        above.set_title(f"{name}: {phase['model']}", parse_math=False)
         above.legend()
         for key, label in (("loss", "training loss"), ("cross_entropy", "validation cross-entropy")):
             below.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
@@ -126,24 +128,30 @@ def compare_curves(runs: dict[str, list[dict[str, Any]]], path: Path, *, title: 
     axes = figure.subplots()
     for name, history in runs.items():
         axes.plot([epoch["epoch"] for epoch in history], [epoch["accuracy"] for epoch in history], label=name)
-    axes.set(title=title, xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+    axes.set_title(title, parse_math=False)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
-    """Draw a confusion matrix: rows the true class, columns the predicted one, shares of the row in colour."""
+    """Draw a confusion matrix: rows the true class, columns the predicted one, shares of the row in colour.
+
+    Beyond `MOST_NAMED` classes names and counts would be too small to read, and are left out.
+    """
     from matplotlib.figure import Figure
 
     counts = np.array(evaluation["confusion"])
     names = evaluation["class_names"]
-    side = max(4.0, 0.42 * len(names) + 2)
+    named = len(names) <= MOST_NAMED
+    side = max(4.0, 0.42 * min(len(names), MOST_NAMED) + 2)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    for row, column in zip(*np.nonzero(counts), strict=True):
+    if named:
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+    for row, column in zip(*np.nonzero(counts), strict=True) if named else ():
         share = counts[row, column] / counts[row].sum()
         axes.text(
             column, row, str(counts[row, column]), ha="center", va="center", color="white" if share > 0.5 else "black"

@@ -26,13 +26,14 @@ from rsnn.errors import ConfigError, InputError, TrainingError
 from rsnn.evaluation import Evaluation, evaluate
 from rsnn.models import RSNN, EventClassifier, Preprocessing, cards
 from rsnn.models.composition import check_fit
+from rsnn.models.config import LARGEST_NUMBER
 from rsnn.models.pretrained import save_model
 from rsnn.training import report
 from rsnn.training.batches import PHASES
 from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
 from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
-from rsnn.training.recipe import Phase, Recipe
+from rsnn.training.recipe import Phase, Recipe, check
 from rsnn.training.recipe_files import recipe_from
 from rsnn.training.sources import Part, has_test_part, open_part, own_test_part
 from rsnn.training.splits import cut_validation
@@ -81,6 +82,7 @@ def train(
         Stopped: the user interrupted it; the same call goes on.
 
     """
+    check(recipe)
     folder = Path(output).expanduser()
     accelerator = Accelerator(gradient_accumulation_steps=recipe.loop.accumulate, cpu=recipe.loop.cpu)
     display = display if display is not None and accelerator.is_main_process else Display()
@@ -189,7 +191,8 @@ def _started(recipe: Recipe, training: Part) -> EventClassifier:
             f"{training.text} has the label {int(training.labels.max())} and no class_names, and {recipe.start} has "
             f"{model.num_classes} classes; expected an archive with an array 'class_names'"
         )
-    model.preprocessing = dataclasses.replace(_preprocessing_of(model, recipe), max_step_ms=None, **recipe.data.given())
+    wanted = dataclasses.replace(_preprocessing_of(model, recipe), max_step_ms=None, **recipe.data.given())
+    model.preprocessing = dataclasses.replace(wanted, window_ms=_window_ms(wanted, training))
     return model
 
 
@@ -226,11 +229,15 @@ def _own_preprocessing(recipe: Recipe) -> Preprocessing:
 
 
 def _window_ms(preprocessing: Preprocessing, training: Part) -> int | None:
-    """Return the median duration of (at most 100 of) the recordings, which a stream takes for its window."""
+    """Return the median duration of (at most 100 of) the recordings, which a stream takes for its window.
+
+    None, and so the usual window, where that is longer than a configuration can say.
+    """
     if preprocessing.split_by != "time":
         return None
     chosen = np.unique(np.linspace(0, len(training) - 1, 100).astype(int))
-    return max(round(float(np.median([training.read(int(i)).duration_us for i in chosen])) / 1000), 1)
+    median = max(round(float(np.median([training.read(int(i)).duration_us for i in chosen])) / 1000), 1)
+    return median if median <= LARGEST_NUMBER else None
 
 
 def _usual_classes(recipe: Recipe) -> tuple[tuple[str, ...] | None, int | None]:
@@ -254,6 +261,8 @@ def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str
     tested = None
     if test is not None:
         tested = open_part(test, split="test", kind=kind if kind != "simulated" else "auto", samples=test_samples)
+    elif test_samples != ":" and not has_test_part(data, kind):
+        raise InputError(f"--test-samples {test_samples} without --test: {data} has no test part; expected both")
     elif has_test_part(data, kind):
         tested = open_part(own_test_part(data), split="test", kind=kind, samples=test_samples)
     return Parts(
@@ -331,8 +340,23 @@ def _check_same(
             )
         _check_same_data(data, digests, parts, folder)
     elif accelerator.is_main_process:
+        _check_free(folder)
         write_json(path, {**ours, "data": digests})
     accelerator.wait_for_everyone()
+
+
+def _check_free(folder: Path) -> None:
+    """Raise TrainingError where a run would write over what no run wrote."""
+    try:
+        of_a_run = {"recipe", "processes"} <= json.loads((folder / RECIPE_FILE).read_text("utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        of_a_run = False
+    taken = [name for name in (RECIPE_FILE, *report.WRITTEN, *PHASES) if (folder / name).exists()]
+    if taken and not of_a_run:
+        raise TrainingError(
+            f"{folder} holds {taken[0]!r}, which no training wrote and this one would write over; choose another "
+            "--output"
+        )
 
 
 def _check_same_data(stored: Any, digests: dict[str, str | None], parts: Parts, folder: Path) -> None:
@@ -427,7 +451,11 @@ def _finish(
             if part is not None:
                 share = range(accelerator.process_index, len(part), accelerator.num_processes)
                 results[f"{title}_{kind}"] = evaluate(
-                    model, part.pairs(share), batch_size=recipe.loop.batch_size, accelerator=accelerator
+                    model,
+                    part.pairs(share),
+                    batch_size=recipe.loop.batch_size,
+                    ids=[part.ids[i] for i in share],
+                    accelerator=accelerator,
                 )
     metrics: dict[str, Any] = {
         "recipe": recipe.to_dict(),

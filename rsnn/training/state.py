@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -137,10 +138,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of a process that was killed."""
+    """Remove the unfinished files of a process that was killed, which are called as `write_bytes` calls them."""
     for path in folder.glob(".*.tmp"):
-        with suppress(OSError):
-            path.unlink()
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

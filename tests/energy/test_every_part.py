@@ -7,9 +7,12 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.prune import l1_unstructured
 
 import rsnn
-from rsnn.energy import energy_report
+from rsnn.energy import EnergyModel, energy_report
+from rsnn.errors import InputError
 from rsnn.nn import (
     LIF,
     SCNN,
@@ -520,3 +523,29 @@ def test_a_stage_that_runs_as_one_operation(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         energy_report(model, frames)
     assert not model.classifier.convs[0]._forward_hooks
+
+
+def test_pruned_and_reparametrized_lstm_layers_are_counted():
+    frames = torch.poisson(torch.full((3, 1, 2, 34, 34), 0.5))
+
+    def counted(change):
+        torch.manual_seed(0)
+        model = rsnn.create_model("convlstm-nmnist-cl-lstm").eval()
+        change(model.classifier.layers[0])
+        return rsnn.energy_report(model, frames).total.joules
+
+    plain = counted(lambda _: None)
+    pruned = counted(lambda layer: l1_unstructured(layer, "weight_hh_l0", 0.5))
+    assert 0 < pruned <= plain
+    assert counted(lambda layer: parametrizations.weight_norm(layer, "weight_hh_l0")) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("memory", [(), ((8, 1.0), (4, 2.0)), ((8, 1.0), (8, 2.0))])
+def test_costs_of_memory_that_are_no_table(memory):
+    with pytest.raises(InputError, match="by growing bytes"):
+        EnergyModel("mine", 1, 1, memory, "")
+
+
+def test_one_cost_for_every_memory():
+    flat = EnergyModel("mine", 1, 1, ((8192, 10.0),), "")
+    assert flat.word_pj(1) == flat.word_pj(8192) == flat.word_pj(1e9) == 5.0

@@ -355,3 +355,53 @@ def test_sizes_may_be_whole_numbers_of_numpy(tmp_path):
         rsnn.create_model("rsnn-gesture-cl", num_classes=np.float64(3.0))
     with pytest.raises(InputError, match="num_classes"):
         rsnn.create_model("rsnn-gesture-cl", num_classes=np.True_)
+
+
+def test_numbers_of_numpy_are_stored_as_pythons(tmp_path):
+    half, off = np.linspace(0.5, 1, 3)[0], np.bool_(0)
+    encoder = nn.ConvLSTMEncoder(2, (3,), attention=off)
+    classifier = nn.SCNN(3, 2, encoder.output_size((32, 32)), pools=(2,), v_threshold=half)
+    rsnn.RSNN(encoder, classifier).save_pretrained(tmp_path)
+    again = rsnn.load(tmp_path).classifier
+    assert type(again.v_threshold) is float
+    assert again.v_threshold == 0.5
+
+
+@pytest.mark.parametrize("name", ["hand\u00a0clap", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680"])
+def test_class_names_are_any_text(tmp_path, name):
+    model = rsnn.create_model("rsnn-nmnist-cl", num_classes=2, class_names=(name, "b"))
+    model.save_pretrained(tmp_path)
+    assert rsnn.load(tmp_path).class_names == (name, "b")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "\u202eabc", "a\u2028b", "n" * 257])
+def test_class_names_that_would_not_load_again(name):
+    with pytest.raises(InputError, match=r"class_names\[1\] is .*at most 256 characters"):
+        rsnn.create_model("rsnn-nmnist-cl", num_classes=2, class_names=("a", name))
+
+
+def test_names_of_another_classifier_are_not_given():
+    model = rsnn.create_model("rsnn-nmnist-cl")
+    model.classifier = torch.nn.Module()
+    for classes in (3, 12):
+        with pytest.raises(InputError, match=f"{classes} classes apart and the model has 10 class_names"):
+            model.predictions(torch.zeros(1, classes))
+
+
+def test_what_a_subclass_adds_is_trained():
+    class Wider(rsnn.RSNN):
+        pass
+
+    plain = rsnn.create_model("rsnn-nmnist-cl")
+    model = Wider(plain.encoder, plain.classifier)
+    model.extra = torch.nn.Linear(2, 3)
+    groups = {group["name"]: group["params"] for group in model.parameter_groups()}
+    assert groups["others"] == [model.extra.weight, model.extra.bias]
+    assert sum(map(len, groups.values())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan"), "a", True])
+def test_logit_scales_that_are_none(scale):
+    plain = rsnn.create_model("rsnn-nmnist-cl")
+    with pytest.raises(InputError, match="logit_scale"):
+        rsnn.RSNN(plain.encoder, plain.classifier, logit_scale=scale)

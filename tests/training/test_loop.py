@@ -13,14 +13,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from small_runs import write_archive
+from small_runs import SMALL, write_archive
 
 import rsnn
 from rsnn import hub
 from rsnn.errors import CheckpointError, ConfigError, InputError, TrainingError
-from rsnn.training import loop, optimizers, recipe_from, report, run, train
+from rsnn.training import load_recipe, loop, optimizers, recipe_from, report, run, train
 from rsnn.training.display import Display
-from rsnn.training.recipe import Optimizer, Phase, Schedule
+from rsnn.training.recipe import Optimizer, Phase, Recipe, Schedule
+from rsnn.training.run import build
+from rsnn.training.sources import open_part
 
 UNCHANGED = [f"augment.{name}=0" for name in ("rotate_degrees", "scale", "shear", "shift", "cut", "drop", "invert")]
 
@@ -554,3 +556,35 @@ def test_frames_from_the_cache_train_to_the_same_weights(recipe, archive, tmp_pa
         train(recipe(f"data.cache={cache}", *UNCHANGED, epochs=1), archive, tmp_path / cache)
     assert len(list((tmp_path / "cache" / "frames").glob("*/frames.bin"))) == 1
     assert same(weights(tmp_path / "true"), weights(tmp_path / "false"))
+
+
+@pytest.mark.parametrize("name", ["model/thesis.py", "recipe.json", "curves.png", "encoder/notes.txt"])
+def test_what_no_training_wrote_is_not_written_over(recipe, archive, tmp_path, name):
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text('{"pasta": 1}')
+    (tmp_path / ".notes.tmp").write_text("mine")
+    with pytest.raises(TrainingError, match=f"holds '{name.partition('/')[0]}', which no training wrote"):
+        train(recipe(epochs=1), archive, tmp_path)
+    assert own.read_text() == '{"pasta": 1}'
+    assert (tmp_path / ".notes.tmp").read_text() == "mine"
+
+
+def test_the_card_of_a_run_loads_the_run(recipe, archive, tmp_path):
+    train(recipe(epochs=1), archive, tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert '.from_pretrained("./this-folder")' in card
+    assert 'from_pretrained("convlstm' not in card
+
+
+def test_fine_tuning_learns_how_long_recordings_last(archive, tmp_path):
+    made = load_recipe("fine-tune", [*SMALL[1:3], "start=rsnn-nmnist-cl", *SMALL[3:]])
+    part = open_part(archive)
+    model = build(made, "fine_tune", next(iter(made.phases))[1], part)
+    median = np.median([part.read(i).duration_us for i in np.unique(np.linspace(0, 23, 100).astype(int))])
+    assert model.preprocessing.window_ms == round(median / 1000)
+
+
+def test_a_recipe_that_nobody_checked(archive, tmp_path):
+    with pytest.raises(ConfigError):
+        train(Recipe(), archive, tmp_path)

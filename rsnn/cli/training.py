@@ -121,6 +121,8 @@ def evaluate(
     from rsnn.training.report import confusion as draw_confusion
     from rsnn.training.sources import open_part
 
+    if window_ms is not None and windows == 1:
+        raise InputError(f"--window-ms {window_ms} without --windows: recordings are taken whole; expected both")
     if confusion is not None:
         _check_picture(confusion)
     accelerator = Accelerator(cpu=cpu)

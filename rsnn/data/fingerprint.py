@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import marshal
 import os
 import time
 import types
@@ -112,9 +111,14 @@ def told(value: Any) -> str:
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         known = told((value.__defaults__, value.__kwdefaults__, cells))
-        return f"{value.__module__}.{value.__qualname__} {_hashed(marshal.dumps(value.__code__))} {known}"
+        return f"{value.__module__}.{value.__qualname__} {_hashed(_code(value.__code__).encode())} {known}"
     own = getattr(value, "fingerprint", None)
     return own if isinstance(own, str) else repr(value)
+
+
+def _code(code: types.CodeType) -> str:
+    constants = [_code(value) if isinstance(value, types.CodeType) else repr(value) for value in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def _hashed(data: bytes) -> str:

@@ -86,7 +86,9 @@ def microseconds(name: str, seconds: float | None, exact_us: int | None) -> int 
     if exact_us is not None:
         raise InputError(f"got {name}={seconds!r} seconds and {name}_us={exact_us!r}; expected one of them")
     if not is_number(seconds) or not 0 < seconds < 86_400:
-        raise InputError(f"{name}={seconds!r}: expected seconds; for microseconds pass {name}_us")
+        raise InputError(
+            f"{name}={seconds!r}: expected seconds, above 0 and less than a day; {name}_us takes microseconds"
+        )
     return round(seconds * 1e6)
 
 

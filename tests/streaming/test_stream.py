@@ -430,7 +430,7 @@ def test_larger_sensors_are_cropped_as_for_predict():
     ("options", "message"),
     [
         ({"window": 0.1, "window_us": 5}, "expected one of them"),
-        ({"window": 300_000}, "for microseconds pass window_us"),
+        ({"window": 300_000}, "window_us takes microseconds"),
         ({"window": -1.0}, "expected seconds"),
         ({"window_us": 5}, "window_us=5: expected a whole number of at least 6"),
         ({"window_us": 60_000.0}, "window_us=60000.0"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import rsnn
 from rsnn import bench, kernels
 from rsnn.bench import make_lively
 from rsnn.bench.measure import in_turn, peak_mb
@@ -48,6 +49,26 @@ def test_the_plain_way_has_the_same_logits_and_gradients(kernel):
     torch.testing.assert_close(model.encoder.layers[0].input_gates.weight.grad, gates[:, :2])
     torch.testing.assert_close(model.encoder.layers[0].hidden_gates.weight.grad, gates[:, 2:])
     torch.testing.assert_close(model.classifier.convs[1].conv.weight.grad, plain.scnn[4].weight.grad)
+
+
+def test_the_plain_way_pools_before_the_spiking_network():
+    model = rsnn.create_model("rsnn-nmnist-cl-nopool")
+    frames = torch.poisson(torch.full((4, 2, 2, 34, 34), 0.3))
+    make_lively(model, frames[:, :1], 0.1)
+    model = model.double().eval()
+    expected = bench.PlainNetwork(model).double().eval()(frames.double())
+    assert expected.any()
+    torch.testing.assert_close(model(frames.double()), expected)
+
+
+def test_networks_that_the_plain_way_would_get_wrong():
+    encoder = ConvLSTMEncoder(2, (4,))
+    for changes in ({"learn_tau": True}, {"surrogate": kernels.Sigmoid()}):
+        with pytest.raises(InputError, match="neurons of one tau"):
+            bench.PlainNetwork(RSNN(encoder, SCNN(4, 11, (8, 8), (2,), **changes)))
+    tied = ConvLSTMEncoder(2, (4,), tie_hidden_gates=True)
+    with pytest.raises(InputError, match="gates that are not tied"):
+        bench.PlainNetwork(RSNN(tied, SCNN(4, 11, (8, 8), (2,))))
 
 
 def test_the_plain_way_attends_as_the_encoder_does():

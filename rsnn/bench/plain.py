@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsnn.errors import InputError
+from rsnn.kernels import ATan
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTM, ConvLSTMAttention, ConvLSTMEncoder
 from rsnn.nn.attention import PixelAttention
@@ -84,6 +85,10 @@ class PlainNetwork(nn.Module):
                 f"the plain way is not written for a {type(encoder).__name__} under a {type(scnn).__name__}; expected "
                 "a ConvLSTMEncoder under an SCNN, as in 'rsnn-gesture-cl'"
             )
+        if scnn.learn_tau or not isinstance(scnn.surrogate, ATan) or encoder.tie_hidden_gates:
+            raise InputError(
+                "the plain way is written for neurons of one tau with the surrogate ATan, and gates that are not tied"
+            )
         self._reset_net = functional.reset_net
         self.preprocessing = model.preprocessing
         self.scale, self.votes = model.logit_scale, scnn.votes
@@ -96,6 +101,7 @@ class PlainNetwork(nn.Module):
             assert isinstance(each, ConvLSTM)
             self.attention.append(attend)
             self.encoder.append(PlainConvLSTM(each))
+        self.in_pool = scnn.in_pool
         parts: list[nn.Module] = []
 
         def lif() -> nn.Module:
@@ -150,5 +156,7 @@ class PlainNetwork(nn.Module):
             if self.pool > 1:
                 features = F.max_pool2d(features.flatten(0, 1), self.pool).unflatten(0, features.shape[:2])
             frames = features
+        if self.in_pool > 1:
+            frames = F.avg_pool2d(frames.flatten(0, 1), self.in_pool).unflatten(0, frames.shape[:2])
         spikes: Tensor = self.scnn(frames)
         return spikes.mean(0).unflatten(1, (-1, self.votes)).mean(2) * self.scale

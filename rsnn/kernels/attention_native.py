@@ -99,3 +99,4 @@ def _backward_of(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
 
 
 torch.library.register_autograd("rsnn::attention", _backward_of, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("rsnn::attention_backward", native.no_second_derivatives, lib=_library)

@@ -16,6 +16,12 @@ def autocasts(kind: str) -> bool:
     return _has_autocast(kind) and torch.is_autocast_enabled(kind)
 
 
+def rounds_to_bfloat16(weight: torch.Tensor) -> bool:
+    """Tell whether autocast on the CPU computes with such a weight in bfloat16; float64 it leaves alone."""
+    wanted = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return wanted and weight.dtype != torch.float64
+
+
 def without_autocast(kind: str) -> AbstractContextManager[object]:
     """Turn autocast off for a while."""
     return torch.autocast(kind, enabled=False) if _has_autocast(kind) else nullcontext()

@@ -45,7 +45,7 @@ def convlstm(
 
     """  # noqa: D400, D415
     dtype, device = frames.dtype, frames.device.type
-    if autocasts(device):
+    if autocasts(device) and w_input.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device)
     tensors = (w_input, w_hidden, bias)
     kernel = selected(frames.device, "convlstm")

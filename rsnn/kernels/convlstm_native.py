@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rsnn.kernels import native
 from rsnn.kernels.memory import kept
-from rsnn.kernels.watched import nothing_looks, sees_no_steps
+from rsnn.kernels.watched import are_plain, nothing_looks, sees_no_steps
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -31,7 +31,7 @@ def supports(frames: Tensor, w_input: Tensor, w_hidden: Tensor, bias: Tensor | N
         and w_hidden.shape == (4 * D, D, sides[0], sides[0])
         and (bias is None or bias.shape == (4 * D,))
     )
-    if not (fit and len(dtypes) == 1 and w_input.dtype in _REALS and sees_no_steps(frames)):
+    if not (fit and len(dtypes) == 1 and w_input.dtype in _REALS and sees_no_steps(frames) and are_plain(*given)):
         return False
     real = _REALS[w_input.dtype]
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (frames, *given))

@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -56,8 +57,8 @@ def graphed(function: Callable[..., Result], *, most: int = 4) -> Graphed[Result
 
     What the function does besides computing on its device (printing, counting calls, drawing numbers on the CPU)
     happens while it is recorded only. Arguments other than tensors, and tuples, lists and dicts of them, count as part
-    of the shape. Backward goes through a replay once, and has no second derivative; a result that the loss leaves out
-    has a gradient of zeros.
+    of the shape; with one that cannot be compared, or a result of another kind, a call is an ordinary one. Backward
+    goes through a replay once, and has no second derivative; a result that the loss leaves out has a gradient of zeros.
 
     A graph keeps its memory until it goes (`graphs.clear()`): with gradients, that of all activations of a call, for
     each shape.
@@ -103,6 +104,8 @@ class Graphed(Generic[Result]):
             return self.function(*inputs)
         device = tensors[0].device
         key = _key(members, inputs, device)
+        if key is None:
+            return self.function(*inputs)
         with self._lock:  # the tensors of a graph are its own: one call at a time
             graph = self.graphs.pop(key, None)
             if graph is None:
@@ -148,6 +151,7 @@ class _Graph:
         with torch.inference_mode(False), torch.no_grad(), _left_alone(function, device):
             self.static = _Static(inputs, device)
             self.run, self.outputs = _record(_without_cached_casts(function, device), self.static.inputs, device)
+            _check_copied(self.outputs)
 
     def waits(self) -> bool:
         """Tell whether the tensors are needed as they are; never."""
@@ -177,6 +181,7 @@ class _TrainingGraph:
 
             def call() -> Any:
                 outputs = run(*self.static.inputs)
+                _check_copied(outputs)
                 _check_reached(_tensors(outputs), wanted)
                 return outputs
 
@@ -316,6 +321,13 @@ def _back(outputs: list[Tensor], output_grads: list[Tensor | None], wanted: list
         return list(torch.autograd.grad(roots, wanted, given, allow_unused=True))
 
 
+def _check_copied(outputs: Any) -> None:
+    """Raise RuntimeError where a result may hold tensors that would be the graph's own."""
+    for leaf in _leaves(outputs):
+        if leaf is not None and not isinstance(leaf, Tensor | bool | int | float | str):
+            raise RuntimeError(f"it returns a {type(leaf).__name__}; expected tensors, in tuples, lists or dicts")
+
+
 def _check_reached(outputs: list[Tensor], wanted: list[Tensor]) -> None:
     """Raise RuntimeError unless gradients go from the outputs to some of `wanted`, and to nothing else."""
     nodes: list[Any] = [torch.autograd.graph.get_gradient_edge(x).node for x in outputs if x.requires_grad]
@@ -443,10 +455,14 @@ def _on_one_gpu(tensors: list[Tensor]) -> bool:
 
 
 def _key(members: _Members, inputs: tuple[Any, ...], device: torch.device) -> object:
-    """Return all that a recording depends on."""
+    """Return all that a recording depends on, None where an argument cannot be compared."""
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     kernels = (selected(device, "lif"), selected(device, "convlstm"))
     shape = _shape(inputs), autocast, kernels
+    try:
+        hash(shape)
+    except TypeError:  # an array, a set
+        return None
     if not torch.is_grad_enabled():
         # Where the weights lie, and how often each was written to.
         weights = [(x.data_ptr(), x.dtype, 0 if x.is_inference() else x._version) for y in members[1:] for x in y]
@@ -464,7 +480,7 @@ def _shape(value: Any) -> object:
         return tuple((name, _shape(item)) for name, item in value.items())
     if isinstance(value, tuple | list):
         return type(value), tuple(map(_shape, value))
-    return value
+    return type(value), value  # 1, 1.0 and True are equal
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -486,7 +502,9 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
-        return {name: _map(function, item) for name, item in value.items()}
+        mapped = copy(value)  # of its own kind
+        mapped.update((name, _map(function, item)) for name, item in value.items())
+        return mapped
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_map(function, item) for item in value))
     if isinstance(value, tuple | list):

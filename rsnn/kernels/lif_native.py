@@ -189,7 +189,8 @@ def _forward(
             assert variance is not None
             used_mean.copy_(mean)
             used_variance.copy_(variance)
-        scale, shift = scale_shift(weight, bias, used_mean, used_variance, eps)
+        # A normalization may have another type than the maps.
+        scale, shift = (one.to(end.dtype) for one in scale_shift(weight, bias, used_mean, used_variance, eps))
     start = _in_order_of(x[0], v, end.dtype)
     if x.numel():
         size = _size(x, normalized or pool > 1, pool)
@@ -220,7 +221,8 @@ def _backward(
     channels = x.shape[2] if normalized else 0
     scale = shift = sums = None
     if normalized:
-        scale, shift = scale_shift(weight, bias, mean, variance, eps)
+        scale, shift = (one.to(state) for one in scale_shift(weight, bias, mean, variance, eps))
+        mean = mean.to(state)
         if batch or d_norm:
             sums = x.new_zeros(threads, 2, channels, dtype=torch.float64)
     d_tau = x.new_zeros(threads if tau is not None else 0, dtype=torch.float64)

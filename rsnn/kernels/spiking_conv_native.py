@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from rsnn.kernels import native
+from rsnn.kernels.autocast import rounds_to_bfloat16
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.lif_native import neuron_numbers, scale_shift
 from rsnn.kernels.memory import kept
 from rsnn.kernels.surrogate import Surrogate
-from rsnn.kernels.watched import nothing_looks, sees_no_steps
+from rsnn.kernels.watched import are_plain, nothing_looks, sees_no_steps
 
 # Share of non-zero inputs from which on a convolution in full is about as fast, in float32 and in bfloat16.
 MOST = 0.4
@@ -35,7 +36,8 @@ def supports(x: Tensor, weight: Tensor) -> bool:
     Weights are of float32 or float64, (D, C, K, K) with an odd K.
     """
     _, C, K, width = weight.shape
-    taken = weight.dtype in _REALS and x.shape[-3] == C and width == K and K % 2 == 1 and sees_no_steps(x)
+    taken = weight.dtype in _REALS and x.shape[-3] == C and width == K and K % 2 == 1
+    taken = taken and sees_no_steps(x) and are_plain(weight)
     return taken and native.has("spiking_conv", _REALS[weight.dtype])
 
 
@@ -44,7 +46,7 @@ def convolution(x: Tensor, weight: Tensor) -> Tensor:
 
     Under autocast with bfloat16 the gradient of `x` is computed in that type.
     """
-    reduced = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    reduced = rounds_to_bfloat16(weight)
     with torch.autocast("cpu", enabled=False):
         x = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)
         result: Tensor = torch.ops.rsnn.convolution(x, weight, reduced)

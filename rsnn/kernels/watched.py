@@ -31,6 +31,11 @@ def sees_no_steps(x: Tensor, kernel: str = "") -> bool:
     )
 
 
+def are_plain(*tensors: Tensor) -> bool:
+    """Tell whether weights lie in memory as a kernel reads them: a distributed or wrapped one has no address."""
+    return torch.compiler.is_compiling() or all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+
+
 def is_exporting() -> bool:
     """Tell whether `torch.export` is at work.
 

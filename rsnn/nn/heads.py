@@ -66,7 +66,7 @@ class SumFrames(nn.Module):
     def forward(
         self, features: Float[Tensor, "T N C H W"], state: Float[Tensor, "N C H W"] | None = None
     ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
-        """Return the sum (N, C, H, W) over all steps since the state was None, which is the state too.
+        """Return the sum (N, C, H, W) over all steps since the state was None, and the state: the same, another tensor.
 
         In half precision the state is float32.
 
@@ -77,7 +77,7 @@ class SumFrames(nn.Module):
         check_features(features, None, "SumFrames")
         check_state(None if state is None else (state,), (features.shape[1:],), "SumFrames", features)
         total = add_up(features, state)
-        return total.to(features.dtype), total
+        return total.to(features.dtype, copy=True), total  # a classifier may compute in place
 
 
 class MeanState(NamedTuple):
@@ -141,11 +141,11 @@ class ConcatFrames(nn.Module):
         if state is not None:
             check_kind(state, Tensor, "ConcatFrames")
             check_state((state,), (state.shape[:1] + features.shape[1:],), "ConcatFrames", features)
-        steps = features if state is None else torch.cat((state, features))
+        steps = features.clone() if state is None else torch.cat((state, features))
         missing = self.num_frames - len(steps)
         if missing < 0:
             raise InputError(f"ConcatFrames got {len(steps)} steps; expected at most num_frames={self.num_frames}")
-        filled = torch.cat((steps, steps.new_zeros(missing, *steps.shape[1:]))) if missing else steps
+        filled = torch.cat((steps, steps.new_zeros(missing, *steps.shape[1:]))) if missing else steps.clone()
         return filled.transpose(0, 1).flatten(1, 2), steps
 
     def extra_repr(self) -> str:

@@ -24,6 +24,7 @@ from rsnn.kernels import (
     spiking_conv_cupy,
     spiking_conv_native,
 )
+from rsnn.kernels.autocast import rounds_to_bfloat16
 from rsnn.kernels.layout import channels_last
 from rsnn.kernels.watched import is_watched, nothing_looks, sees_no_steps
 from rsnn.nn.checks import check_positive, check_sizes, weight_of
@@ -117,7 +118,7 @@ class SpikingConv(nn.Module):
         return not any(tensor.requires_grad for tensor in tensors)
 
     def _spike(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        reduced = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        reduced = rounds_to_bfloat16(self.conv.weight)
         return spiking_conv_native.spiking_convolution(
             x.to(torch.bfloat16 if reduced else self.conv.weight.dtype),
             self.conv.weight,

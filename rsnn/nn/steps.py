@@ -31,4 +31,4 @@ def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
     for step in steps.unbind(0):
         before = step if before is None else before + step
     assert before is not None  # there is a step
-    return before
+    return before.clone() if before._base is not None else before  # a state must not change with what came in

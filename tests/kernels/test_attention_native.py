@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from rsnn import kernels
+from rsnn.errors import InputError
 from rsnn.kernels import attention_native, native
 from rsnn.kernels.attention import attention
 
@@ -121,3 +122,12 @@ def test_compiled_code_calls_it_as_one_node():
     tensors = [torch.randn(2, 1, 20, 2) for _ in range(3)]
     compiled = torch.compile(attention, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*tensors), attention(*tensors))
+
+
+@pytest.mark.skipif(not native.has("attention"), reason="there is no compiler")
+def test_second_derivatives_are_refused():
+    """They would be zero."""
+    query, key, value = (torch.rand(1, 1, 6, 2, requires_grad=True) for _ in range(3))
+    (first,) = torch.autograd.grad((attention(query, key, value) ** 3).sum(), query, create_graph=True)
+    with pytest.raises(InputError, match="no derivatives of gradients"):
+        first.square().sum().backward()

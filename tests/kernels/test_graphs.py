@@ -6,9 +6,11 @@ Without a GPU a recording is played by running the function again, on the tensor
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from copy import deepcopy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -239,6 +241,32 @@ def test_a_function_that_cannot_be_recorded_is_called_and_says_so_once(monkeypat
     with pytest.warns(UserWarning, match="graphed: not recorded, calls stay ordinary ones: operation not permitted"):
         assert fast(torch.ones(2)).tolist() == [3, 3]
     assert fast(torch.ones(2)).tolist() == [3, 3]
+
+
+@torch.no_grad()
+def test_equal_numbers_of_other_kinds_are_other_calls(recordings):
+    def function(x, how):
+        return x * (3 if how is True else how)
+
+    fast, x = graphed(function), torch.ones(2, dtype=torch.int64)
+    assert fast(x, 1).tolist() == [1, 1]
+    assert fast(x, True).tolist() == [3, 3]
+    assert fast(x, 1.0).dtype == torch.float32
+    assert len(recordings) == 3
+    for how in (np.array([2, 5]), slice(1), {1}):  # which nothing compares
+        assert graphed(lambda x, _: x + 1)(x, how).tolist() == [2, 2]
+    assert len(recordings) == 3
+
+
+@torch.no_grad()
+def test_results_of_other_kinds(recordings):
+    found = graphed(lambda x: OrderedDict(a=x + 1))(torch.zeros(1))
+    assert type(found) is OrderedDict
+    fast = graphed(lambda x: SimpleNamespace(x=2 * x))
+    with pytest.warns(UserWarning, match="it returns a SimpleNamespace; expected tensors"):
+        first = fast(torch.ones(1))
+    fast(torch.full((1,), 5.0))
+    assert first.x.tolist() == [2]
 
 
 class Trained(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from rsnn import kernels
 from rsnn.kernels import native, spiking_conv_native
-from rsnn.nn import LIF
+from rsnn.nn import LIF, ConvLSTM
 from rsnn.nn.scnn import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -138,3 +138,70 @@ def test_gradients_by_several_threads_are_the_same_every_time():
         assert all(torch.equal(first, gradient()) for _ in range(20))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_normalization_of_another_type(training):
+    """Its numbers would be read as floats."""
+    torch.manual_seed(0)
+    stage = SpikingConv(3, 16, 2, LIF(v_threshold=0.1)).train(training)
+    x = torch.rand(2, 2, 3, 6, 6)
+    expected = stage(x, None)
+    stage.norm.double()
+    found = stage(x, None)
+    torch.testing.assert_close(found, expected)
+    found[0].sum().backward()
+    assert stage.norm.weight.grad.dtype == torch.float64
+    by_double = stage.conv.weight.grad.clone()
+    stage.norm.float()
+    stage.zero_grad()
+    stage(x, None)[0].sum().backward()
+    torch.testing.assert_close(by_double, stage.conv.weight.grad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_leaves_doubles_alone(training):
+    torch.manual_seed(0)
+    stage = SpikingConv(3, 16, 2, LIF(v_threshold=0.1)).double().train(training)
+    layer = ConvLSTM(2, 3).double()
+    frames = torch.rand(2, 1, 2, 8, 8, dtype=torch.float64)
+    x = torch.rand(2, 2, 3, 6, 6, dtype=torch.float64)
+    results = []
+    for enabled in (False, True):
+        stage.zero_grad()
+        with torch.set_grad_enabled(training), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            spikes, potential = stage(x, None)
+            features, state = layer(frames)
+        if training:
+            spikes.sum().backward()
+        results.append((spikes, potential, features, *state, stage.conv.weight.grad))
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class Wrapped(torch.Tensor):
+    """A weight that is no memory of its own, as a distributed one."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        args = [x.inner if isinstance(x, Wrapped) else x for x in args]
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [lambda: SpikingConv(3, 16, 1, LIF()).eval(), lambda: ConvLSTM(3, 4)])
+def test_weights_without_memory_go_another_way(make):
+    torch.manual_seed(0)
+    module, x = make(), torch.rand(2, 1, 3, 5, 5)
+    with kernels.use("torch"):
+        expected = module(x, None)[0]
+    for each in module.modules():
+        if isinstance(each, torch.nn.Conv2d):
+            each._parameters["weight"] = Wrapped(each.weight.data)
+    torch.testing.assert_close(module(x, None)[0], expected)

@@ -32,7 +32,8 @@ class DVSParameters:
             as its new reference (Lichtsteiner et al. 2008; v2e `refractory_period_s`, ESIM `refractory_period_ns`).
         cutoff_hz: 3 dB frequency of the photoreceptor at full intensity; 0 = no limit. The pole falls with
             intensity as (0.1 + 0.9 I) (v2e `cutoff_hz`).
-        leak_rate_hz: ON events from the leak of the reset switch (v2e `leak_rate_hz`; Nozaki and Delbruck 2017).
+        leak_rate_hz: ON events from the leak of the reset switch (v2e `leak_rate_hz`; Nozaki and Delbruck 2017), of a
+            pixel without others: each event, noise too, resets it.
         shot_noise_rate_hz: noise events of either polarity in the dark; falls to a quarter of that at full intensity
             (v2e `shot_noise_rate_hz`).
         noise_rate_cov_decades: spread of the leak and noise rates over the pixels, log-normal, in decades
@@ -42,7 +43,8 @@ class DVSParameters:
         readout_rate_hz: events a second that the bus can carry; later ones queue. 0 = no limit.
         row_jitter_s: a row is granted the bus at most once in this time and then hands over all its events at once,
             with one timestamp (row arbitration of address-event readouts; Boahen 2000). 0 = at once.
-        row_crosstalk: share of the events that make another pixel of their row fire as well.
+        row_crosstalk: share of the events that make another pixel of their row fire as well; on narrow sensors less,
+            for places beyond the edge are lost.
         repeat_probability: probability that an ON event is sent again within a microsecond or two, and perhaps
             again, as the DVS128 of the DVS128 Gesture recordings does.
         rebound_probability: probability that an OFF event follows an ON event within a millisecond at the same pixel,

@@ -195,3 +195,11 @@ def test_the_command_line_writes_a_model_of_the_users(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_checkpoint_is_written(tmp_path):
     assert to_onnx(rsnn.load("rsnn-nmnist-cl"), tmp_path / "digits.onnx") < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_frames", [None, 3])
+def test_gates_that_something_watches(tmp_path, num_frames):
+    model = rsnn.create_model("rsnn-nmnist-cl", num_frames=3).eval()
+    model.encoder.layers[0].input_gates.register_forward_hook(lambda *_: None)
+    assert to_onnx(model, tmp_path / "a.onnx", num_frames=num_frames) < 1e-3

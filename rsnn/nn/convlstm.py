@@ -156,7 +156,7 @@ class ConvLSTM(nn.Module):
         module, around = getattr(self, name), padded(x, self.kernel_size)
         gates: Tensor = module(around)
         tied = self.tie_hidden_gates and name == "hidden_gates"
-        expected = (len(x), (2 if tied else 4) * self.hidden_channels, *x.shape[2:])
+        expected = (x.shape[0], (2 if tied else 4) * self.hidden_channels, *x.shape[2:])
         if tuple(gates.shape) != expected:
             raise InputError(
                 f"{name} ({type(module).__name__}) made {tuple(gates.shape)} of {tuple(around.shape)}, which is padded "

@@ -10,17 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-
-class _Use:
-    """How many are using a model in eval mode now, and which of its modules will train again after the last of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.training: list[nn.Module] = []
-
-
-# Beside the models, not in them: they can be copied and pickled at any time.
-_uses: weakref.WeakKeyDictionary[nn.Module, _Use] = weakref.WeakKeyDictionary()
+# How many blocks need a module that trains to be in eval mode. Beside the modules, not in them: they can be copied and
+# pickled at any time.
+_uses: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -28,30 +20,32 @@ _lock = threading.Lock()
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put all modules of a model into eval mode, without gradients, for a while.
 
-    Each has its own mode back afterwards: of several threads that overlap, after the last one.
+    Each has its own mode back afterwards: of several threads, or models that share it, after the last one.
     """
     with _lock:
-        use = _uses.setdefault(model, _Use())
-        use.count += 1
-        training = _training_modules(model)
-        use.training += training
+        training = [module for module in _modules(model) if module.training or (_uses and module in _uses)]
         for module in training:
+            _uses[module] = _uses.get(module, 0) + 1
             module.training = False
     try:
         with torch.no_grad():
             yield
     finally:
         with _lock:
-            use.count -= 1
-            if not use.count:
-                del _uses[model]
-                for module in use.training:
+            for module in training:
+                _uses[module] -= 1
+                if not _uses[module]:
+                    del _uses[module]
                     module.training = True
 
 
-def _training_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules in train mode; several times as fast as a walk through `modules()`."""
-    modules: list[nn.Module] = [model]
-    for module in modules:  # which grows on the way
-        modules += [child for child in module._modules.values() if child is not None]
-    return [module for module in modules if module.training]
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Return a model's modules, each once; several times as fast as a walk through `modules()`."""
+    modules: dict[nn.Module, None] = {model: None}
+    waiting = [model]
+    for module in waiting:  # which grows on the way
+        for child in module._modules.values():
+            if child is not None and child not in modules:
+                modules[child] = None
+                waiting.append(child)
+    return waiting

@@ -12,6 +12,7 @@ import torch
 from stream_models import flat, random_events, small_model
 from torch import nn
 
+import rsnn
 from rsnn.nn.modes import evaluating
 
 WINDOW_US = 60_000
@@ -102,3 +103,18 @@ def test_a_model_in_use_can_be_copied():
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert not any(modes(other))
     assert all(modes(model))
+
+
+def test_models_that_share_a_part_wait_for_each_other():
+    encoder = rsnn.nn.FramePool(2)
+    one, other = (rsnn.RSNN(encoder, rsnn.nn.SCNN(2, 3, (8, 8), (2,))) for _ in range(2))
+    one.train()
+    other.train()
+    first, second = evaluating(one), evaluating(other)
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        assert one.classifier.training
+        assert not encoder.training
+    assert encoder.training
+    assert all(module.training for model in (one, other) for module in model.modules())

@@ -287,6 +287,8 @@ def _results(frames: _Frames, workers: int | None) -> Iterator[tuple[int, int, s
         try:
             yield from DataLoader(rest, batch_size=None, num_workers=processes)
         except RuntimeError as error:  # torch's, for a worker that was killed
+            if "DataLoader worker (pid" not in str(error):  # a transform's own
+                raise
             raise RecordingError(f"a process that builds the cache ended early ({error}); try workers=0") from error
 
 

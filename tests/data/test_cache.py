@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -456,3 +457,17 @@ def test_long_builds_get_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_processors", lambda: 1)
     FrameCache(EventFolder(folder), 5, root=tmp_path / "alone")
     assert used == [11]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing(transforms.Transform):
+    def __call__(self, events, rng):
+        raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_transform_is_its_own(folder, tmp_path, workers):
+    data = transforms.Transformed(EventFolder(folder), Failing())
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        FrameCache(data, 5, root=tmp_path / "cache", workers=workers)
+    assert not isinstance(caught.value, RecordingError)

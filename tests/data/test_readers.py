@@ -449,3 +449,8 @@ def test_names_in_a_comment(tmp_path):
         assert events.x.tolist() == [1, 2]
     np.savetxt(tmp_path / "a.txt", table, fmt="%d", header="time, x and y in pixels, p")  # no names: not four words
     assert read_events(tmp_path / "a.txt").x.tolist() == [3, 4]
+
+
+def test_a_comment_in_an_old_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes("# d\xe9but\n5,1,2,1\n8,3,4,0\n".encode("latin-1"))
+    assert read_events(tmp_path / "a.csv").t.tolist() == [5, 8]

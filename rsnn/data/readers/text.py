@@ -59,7 +59,12 @@ def read(source: Source) -> Decoded:
 
 def _text(head: bytes) -> str:
     whole_lines = head[: head.rfind(b"\n") + 1] if len(head) == HEAD_BYTES else head
-    return whole_lines.decode("utf-8-sig")
+    try:
+        return whole_lines.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if b"\0" in head:
+            raise
+        return whole_lines.decode("latin-1")  # comments may be in an old encoding; rows are numbers in any
 
 
 def _lines(text: str) -> list[str]:

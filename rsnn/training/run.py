@@ -22,6 +22,8 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from rsnn import zoo
+from rsnn.data.frames import crop_to_shape
+from rsnn.data.progress import progress
 from rsnn.errors import ConfigError, InputError, TrainingError
 from rsnn.evaluation import Evaluation, evaluate
 from rsnn.models import RSNN, EventClassifier, Preprocessing, cards
@@ -105,6 +107,9 @@ def train(
             f"{len(parts.training)} recordings train, {len(parts.validation)} validate"
             + (f", {len(parts.test)} test at the end" if parts.test else "; no test part")
         )
+        if parts.test is not None and recipe.data.kind != "simulated" and accelerator.is_main_process:
+            _check_frames(parts.test, recipe.data.size)
+        accelerator.wait_for_everyone()
         model = None
         for name, phase in recipe.phases:
             model = build(recipe, name, phase, parts.training, model)
@@ -309,6 +314,23 @@ def _check_apart(parts: Parts) -> None:
             "also train or validate; expected none: test on others, or, to cut one data set into two, with --samples "
             "and --test-samples that share none"
         )
+
+
+def _check_frames(part: Part, size: tuple[int, ...]) -> None:
+    """Raise InputError where a recording has nothing in the frames: at the end of a training it would be too late."""
+    height, width = size
+    with progress("checking the recordings to test on", len(part)) as advance:
+        for index in range(len(part)):
+            try:
+                inside = crop_to_shape(part.read(index), height, width)
+            except InputError as error:
+                raise InputError(f"recording {part.ids[index]} of {part.text}: {error}") from error
+            if not len(inside):
+                raise InputError(
+                    f"recording {part.ids[index]} of {part.text} has no events in the centred {width} x {height} "
+                    "pixels of its sensor; expected at least one: leave it out, or test on others"
+                )
+            advance(index + 1)
 
 
 def _check_same(

@@ -587,3 +587,24 @@ def test_fine_tuning_learns_how_long_recordings_last(archive, tmp_path):
 def test_a_recipe_that_nobody_checked(archive, tmp_path):
     with pytest.raises(ConfigError):
         train(Recipe(), archive, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "place", "message"), [((40, 16), 0, "has no events in the centred"), ((8, 8), 1, "8 x 8")]
+)
+def test_recordings_that_cannot_be_tested_on_are_known_before_the_training(
+    recipe, archive, tmp_path, sensor, place, message
+):
+    arrays = {
+        "t": [1, 2],
+        "x": [20 % sensor[0], place],
+        "y": [1, 1],
+        "p": [1, 0],
+        "offsets": [0, 1, 2],
+        "label": [0, 1],
+    }
+    names = {"id": ["good", "bad"], "class_names": ["left", "right", "top"], "sensor_size": sensor}
+    np.savez(tmp_path / "test.npz", **arrays, **names)
+    with pytest.raises(InputError, match=f"(good|bad) of .*{message}"):
+        train(recipe(epochs=1), archive, tmp_path / "run", test=tmp_path / "test.npz")
+    assert not (tmp_path / "run" / "encoder").exists()

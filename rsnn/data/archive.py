@@ -52,7 +52,7 @@ class EventArchive:
         source, _ = open_source(path, "numpy", "error")
         self.path = source.path.absolute()
         self.files = [self.path]
-        self._state = file_state(self.path)
+        self._state = _content_state(self.path)
         self.name, self.split, self.split_name = source.path.stem, "all", "archive"
         arrays = load_arrays(source)
         missing = [name for name in REQUIRED if name not in arrays]
@@ -95,9 +95,12 @@ class EventArchive:
             RecordingError: the file has changed since.
 
         """
-        if file_state(self.path) != self._state:
-            raise RecordingError(f"{self.path} has changed since it was opened; expected the same file: open it again")
+        self._check_unchanged()
         return ""
+
+    def _check_unchanged(self) -> None:
+        if _content_state(self.path) != self._state:
+            raise RecordingError(f"{self.path} has changed since it was opened; expected the same file: open it again")
 
     def events(self, index: int) -> Events:
         """Return recording `index`, as the data sets do; negative indices count from the end."""
@@ -105,8 +108,12 @@ class EventArchive:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as the file's name and the labels: another process reads the file for the events."""
-        small = {name: value for name, value in vars(self).items() if name not in ("_columns", "_offsets", "_state")}
+        small = {name: value for name, value in vars(self).items() if name not in ("_columns", "_offsets")}
         return _open, (type(self), self.path, self.sensor_size), small
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._check_unchanged()
 
     def __iter__(self) -> Iterator[Events]:
         return (self[index] for index in range(len(self)))
@@ -153,4 +160,12 @@ def as_text(name: object) -> str:
 
 
 def _open(kind: type[EventArchive], path: Path, sensor_size: tuple[int, int]) -> EventArchive:
-    return kind(path, sensor_size=sensor_size)
+    archive = kind.__new__(kind)
+    EventArchive.__init__(archive, path, sensor_size=sensor_size)
+    return archive
+
+
+def _content_state(path: Path) -> list[str]:
+    """Return what changes with a file's content: its size, time and number, not that of a change of permissions."""
+    size, changed, _, number = file_state(path)
+    return [size, changed, number]

@@ -98,6 +98,7 @@ class FrameCache:
         self.ids = [as_text(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
         self.class_names = None if dataset.class_names is None else tuple(dataset.class_names)
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
+        self._depth = getattr(dataset, "_depth", -1)  # as `Transformed` has it
         caches = (cache_root() / "frames" if root is None else as_path(root)).absolute()
         key = _key(dataset, framing, self.ids, caches / "digests.json")
         readable = re.sub(r"[^\w.-]+", "_", f"{self.name}-{self.split}")

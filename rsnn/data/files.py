@@ -64,14 +64,14 @@ def replacing(path: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
         partial.touch(exist_ok=False)
-        if target.exists():
-            shutil.copymode(target, partial)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error}); expected a folder that this user may write to"
         ) from error
     try:
         yield partial
+        if target.exists():
+            shutil.copymode(target, partial)
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); expected a file name with room on its disk") from error

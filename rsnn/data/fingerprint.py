@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rsnn.data.files import replacing
 from rsnn.data.progress import progress
@@ -93,31 +95,63 @@ def file_state(path: Path) -> list[str]:
     return [str(x) for x in (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)]
 
 
-def told(value: Any) -> str:
-    """Return a text that is another one for another value: as `repr`, with the content of arrays and of functions."""
-    if hasattr(value, "detach"):  # a tensor
-        value = value.detach().cpu().numpy()
+def told(value: Any, _within: frozenset[int] = frozenset()) -> str:
+    """Return a text for a value, as `repr` with the content of arrays and functions: another one for another value.
+
+    Of a function it has the code, its defaults, what it took from around it, and the plain values among its globals. Of
+    what does not say what it is the text has an address, `" at 0x"`.
+    """
+    if id(value) in _within:
+        return "itself"
+    within = _within | {id(value)}
+    if isinstance(value, Tensor):
+        try:
+            plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            content = plain.flatten().view(torch.uint8).numpy().tobytes()
+            return f"tensor {value.dtype} {tuple(value.shape)} {_hashed(content)}"
+        except (RuntimeError, NotImplementedError, TypeError):
+            return _said(value)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return f"array {value.dtype} {value.shape} {_hashed(np.ascontiguousarray(value).tobytes())}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{field.name}={told(getattr(value, field.name))}" for field in dataclasses.fields(value))
+        parts = (f"{field.name}={told(getattr(value, field.name), within)}" for field in dataclasses.fields(value))
         return f"{type(value).__module__}.{type(value).__qualname__}({', '.join(parts)})"
     if isinstance(value, tuple | list):
-        return f"({', '.join(map(told, value))},)"
+        return f"({', '.join(told(item, within) for item in value)},)"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(told(item, within) for item in value))}}}"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{told(key)}: {told(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{told(key, within)}: {told(item, within)}' for key, item in value.items())}}}"
     if isinstance(value, functools.partial):
-        return f"partial {told(value.func)} {told(value.args)} {told(value.keywords)}"
+        return f"partial {told((value.func, value.args, value.keywords), within)}"
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        known = told((value.__defaults__, value.__kwdefaults__, cells))
-        return f"{value.__module__}.{value.__qualname__} {_hashed(_code(value.__code__).encode())} {known}"
+        around = [_of_cell(cell) for cell in value.__closure__ or ()]
+        known = told((value.__defaults__, value.__kwdefaults__, around, _plain_globals(value)), within)
+        return f"{value.__module__}.{value.__qualname__} {_hashed(_code(value.__code__, within).encode())} {known}"
     own = getattr(value, "fingerprint", None)
-    return own if isinstance(own, str) else repr(value)
+    return own if isinstance(own, str) else _said(value)
 
 
-def _code(code: types.CodeType) -> str:
-    constants = [_code(value) if isinstance(value, types.CodeType) else repr(value) for value in code.co_consts]
+def _said(value: Any) -> str:
+    """Return the `repr` of a value, with an address where it leaves something out."""
+    said = repr(value)
+    return said if isinstance(value, str | bytes) or "..." not in said else f"<{type(value).__name__}, in part, at 0x0>"
+
+
+def _of_cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is in it yet
+        return "empty"
+
+
+def _plain_globals(function: types.FunctionType) -> dict[str, Any]:
+    known = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    return {name: value for name, value in known.items() if isinstance(value, bool | int | float | str | bytes)}
+
+
+def _code(code: types.CodeType, within: frozenset[int]) -> str:
+    constants = [_code(x, within) if isinstance(x, types.CodeType) else told(x, within) for x in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 

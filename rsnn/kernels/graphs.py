@@ -57,8 +57,9 @@ def graphed(function: Callable[..., Result], *, most: int = 4) -> Graphed[Result
 
     What the function does besides computing on its device (printing, counting calls, drawing numbers on the CPU)
     happens while it is recorded only. Arguments other than tensors, and tuples, lists and dicts of them, count as part
-    of the shape; with one that cannot be compared, or a result of another kind, a call is an ordinary one. Backward
-    goes through a replay once, and has no second derivative; a result that the loss leaves out has a gradient of zeros.
+    of the shape; with one that cannot be compared a call is an ordinary one, and with a result of another kind all
+    are. Backward goes through a replay once, and has no second derivative; a result that the loss leaves out has a
+    gradient of zeros.
 
     A graph keeps its memory until it goes (`graphs.clear()`): with gradients, that of all activations of a call, for
     each shape.
@@ -321,10 +322,13 @@ def _back(outputs: list[Tensor], output_grads: list[Tensor | None], wanted: list
         return list(torch.autograd.grad(roots, wanted, given, allow_unused=True))
 
 
+_COPIED = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+
+
 def _check_copied(outputs: Any) -> None:
     """Raise RuntimeError where a result may hold tensors that would be the graph's own."""
     for leaf in _leaves(outputs):
-        if leaf is not None and not isinstance(leaf, Tensor | bool | int | float | str):
+        if leaf is not None and not isinstance(leaf, _COPIED):
             raise RuntimeError(f"it returns a {type(leaf).__name__}; expected tensors, in tuples, lists or dicts")
 
 
@@ -503,7 +507,8 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return function(value)
     if isinstance(value, dict):
         mapped = copy(value)  # of its own kind
-        mapped.update((name, _map(function, item)) for name, item in value.items())
+        for name, item in value.items():
+            mapped[name] = _map(function, item)
         return mapped
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_map(function, item) for item in value))

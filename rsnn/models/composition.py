@@ -17,14 +17,16 @@ from rsnn.errors import InputError, shown
 from rsnn.models.preprocessing import Preprocessing
 
 _LONGEST_TEXT = 2**8
-PLAIN_TEXT = f"at most {_LONGEST_TEXT} characters, none of them a line's end, a control or one that changes directions"
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+PLAIN_TEXT = f"at most {_LONGEST_TEXT} characters, none of them a line's end, a control or invisible"
+_UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # which Persian and emoji are written with
 
 
 def is_plain_text(text: str) -> bool:
     """Tell whether a text may be in a configuration: one that is short, and shows where it is printed."""
-    unwanted = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _DIRECTIONS for c in text)
-    return len(text) <= _LONGEST_TEXT and not unwanted
+    if len(text) > _LONGEST_TEXT:
+        return False
+    return not any(unicodedata.category(c) in _UNSEEN and c not in _JOINERS for c in text)
 
 
 def with_state(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:

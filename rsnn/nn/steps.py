@@ -28,7 +28,8 @@ def add_up(steps: Tensor, before: Tensor | None) -> Tensor:
         # promise that, though.
         whole = steps if before is None else torch.cat((before[None], steps))
         return whole.cumsum(0)[-1].clone()  # lest it hold all of them
+    first = before is None
     for step in steps.unbind(0):
         before = step if before is None else before + step
     assert before is not None  # there is a step
-    return before.clone() if before._base is not None else before  # a state must not change with what came in
+    return before.clone() if first and len(steps) == 1 else before  # a state must not change with what came in

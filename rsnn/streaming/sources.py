@@ -21,7 +21,7 @@ import numpy.typing as npt
 from rsnn.data import EVENT_DTYPE, iter_events
 from rsnn.data.events import find_fault
 from rsnn.data.readers.common import Source as Recording
-from rsnn.data.readers.text import Rows, layout_of
+from rsnn.data.readers.text import Rows, is_comment, layout_of
 from rsnn.errors import InputError, MissingDependencyError, RecordingError, RSNNError
 from rsnn.streaming.slicer import Chunk, as_array
 
@@ -156,12 +156,12 @@ class _Table:
         texts = [line.decode("utf-8", "replace").removesuffix("\r").removeprefix("\ufeff") for line in lines]
         if self.rows is None:
             self.first += texts
-            texts = self._learn()
+            texts = [] if all(map(is_comment, texts)) else self._learn()
         if self.rows is None:
             return []
         if self.rows.unit is None:
             self.waiting += texts
-            if not (last or len(self.waiting) >= MOST_WAITING or self.rows.tells_unit(self.waiting)):
+            if not (self.rows.tells_unit(texts) or last or len(self.waiting) >= MOST_WAITING):
                 return []
             texts, self.waiting = self.waiting, []
         block = self.rows.block([text + "\n" for text in texts])

@@ -376,8 +376,8 @@ def _check_free(folder: Path) -> None:
     taken = [name for name in (RECIPE_FILE, *report.WRITTEN, *PHASES) if (folder / name).exists()]
     if taken and not of_a_run:
         raise TrainingError(
-            f"{folder} holds {taken[0]!r}, which no training wrote and this one would write over; choose another "
-            "--output"
+            f"{folder} holds {taken[0]!r}, which no training wrote (or its {RECIPE_FILE} is damaged) and this one "
+            "would write over; choose another --output"
         )
 
 

@@ -166,8 +166,12 @@ def test_an_archive_that_changed_since_it_was_opened(tmp_path, rng):
     old = EventArchive(tmp_path / "a.npz")
     new = random_events(rng, 100, (20, 16))
     save(new)
+    (tmp_path / "a.npz").chmod(0o640)
+    assert EventArchive(tmp_path / "a.npz").fingerprint == ""
     with pytest.raises(RecordingError, match="has changed since it was opened"):
         FrameCache(old, 5, root=tmp_path / "cache")
+    with pytest.raises(RecordingError, match="has changed since it was opened"):
+        pickle.loads(pickle.dumps(old))
     frames = FrameCache(EventArchive(tmp_path / "a.npz"), 5, root=tmp_path / "cache").frames
     assert np.array_equal(frames[0], to_frames(new, 5))
 
@@ -176,7 +180,10 @@ def first_events(path, number=10):
     return read_events(path)[:number]
 
 
-def test_a_users_own_reader_is_part_of_the_name(folder, tmp_path):
+HOW_MANY = 0
+
+
+def test_a_users_own_reader_is_part_of_the_name(folder, tmp_path, monkeypatch):
     plain = EventFolder(folder)
 
     def read_by(function):
@@ -186,6 +193,12 @@ def test_a_users_own_reader_is_part_of_the_name(folder, tmp_path):
     reads = (first_events, functools.partial(first_events, number=20), lambda path: read_events(path)[:30])
     caches = [FrameCache(read_by(read), 5, root=tmp_path / "cache") for read in reads]
     assert [int(cache.frames[0].sum()) for cache in caches] == [10, 20, 30]
+    for number in (40, 50):
+        monkeypatch.setitem(globals(), "HOW_MANY", number)
+        cached = FrameCache(read_by(lambda path: read_events(path)[:HOW_MANY]), 5, root=tmp_path / "cache")
+        assert int(cached.frames[0].sum()) == number
+    settings = [functools.partial(read_events, unsorted=how) for how in ("error", "sort")]
+    assert len({FrameCache(read_by(read), 5, root=tmp_path / "cache").folder for read in settings}) == 2
 
     class Read:
         def __call__(self, path):

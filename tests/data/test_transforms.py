@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -607,3 +610,74 @@ def test_the_code_of_filters_names_the_cache(monkeypatch):
 def test_what_is_no_transform_and_no_seed(arguments, message):
     with pytest.raises(InputError, match=message):
         tf.Transformed(Recorded(), **arguments)
+
+
+def test_draws_depend_on_the_seed_alone():
+    """Not on how a number is written, nor on what a set says first, nor on a transform that says nothing."""
+    data = Recorded()
+
+    def drawn(transform):
+        return [tuple(item[0].x[:20]) for item in tf.Transformed(data, transform, seed=5)]
+
+    assert drawn(tf.Flip(0.5)) == drawn(tf.Flip(np.float32(0.5))) == drawn(tf.Compose(tf.Flip(0.5)))
+    inner = tf.Transformed(data, tf.Flip())
+    inner.epoch = 5
+    assert tf.Transformed(inner, tf.Flip()).epoch == 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding(tf.Transform):
+    what: object
+
+    def __call__(self, events, rng):
+        return events
+
+
+def countdown(n):
+    def again(k):
+        return n and again(k - 1)
+
+    return again
+
+
+def looped():
+    found = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        countdown(3), looped(), torch.zeros(3, dtype=torch.bfloat16), torch.eye(3).to_sparse(),
+        torch.zeros(2, device="meta"), torch.zeros(2, dtype=torch.complex64).conj(), "a...b", frozenset("abc"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_what_a_transform_may_hold(tmp_path, what):
+    data = tf.Transformed(labelled(tmp_path / "a.npz"), Holding(what))
+    assert len(list(data)) == 3
+    assert isinstance(fingerprint.told(data.transform), str)
+    if not isinstance(what, torch.Tensor) or (what.layout == torch.strided and not what.is_meta):
+        assert len(FrameCache(data, 2, root=tmp_path / "cache")) == 3
+
+
+def test_a_file_stays_open(tmp_path):
+    with (tmp_path / "a.txt").open("w") as file:
+        assert len(tf.Transformed(labelled(tmp_path / "a.npz"), Holding(file))) == 3
+        fingerprint.told(Holding(file))
+        file.write("still")
+
+
+def test_texts_of_functions_and_sets_are_the_same_in_every_process():
+    script = (
+        "from rsnn.data.fingerprint import told\n"
+        "print(told((frozenset('abcdef'), {'x', 'yy', 'zzz'}, lambda a: a in {'p', 'q', 'r'})))"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(texts) == 1

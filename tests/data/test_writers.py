@@ -199,3 +199,21 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     (tmp_path / "other").write_text("")
     path = write_events(tmp_path / "a.npz", Events(t=[5], x=[0], y=[0], p=[1], sensor_size=(34, 34)))
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_permissions(tmp_path):
+    """A new file has those that the user's mask leaves, and one that is replaced keeps its own."""
+    before = os.umask(0o027)
+    try:
+        events = Events(t=[1], x=[2], y=[3], p=[1], sensor_size=(10, 10))
+        for mode, name in ((None, "new"), (0o600, "own"), (0o444, "read-only")):
+            path = tmp_path / f"{name}.npz"
+            if mode is not None:
+                path.write_bytes(b"old")
+                path.chmod(mode)
+            write_events(path, events)
+            assert path.stat().st_mode & 0o777 == (0o640 if mode is None else mode)
+            assert read_events(path) == events
+    finally:
+        os.umask(before)

@@ -76,7 +76,8 @@ def test_tables_for_people(folder, monkeypatch):
     ran = invoke(folder / "model", "--data", folder / "one.npz")
     assert ran.exit_code == 0, ran.output
     lines = ran.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    tables = [line for line in lines[1:] if not line.startswith("Energy: ")]  # sentences are broken by the terminal
+    assert max(map(len, tables)) <= 80
     for text in (
         "encoder.layers.0.input_gates",
         "classifier (decision part)",

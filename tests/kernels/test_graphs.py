@@ -35,7 +35,7 @@ def recordings(monkeypatch):
         outputs = function(*inputs)
 
         def replay():
-            for old, new in zip(graphs._leaves(outputs), graphs._leaves(function(*inputs)), strict=True):
+            for old, new in zip(graphs._tensors(outputs), graphs._tensors(function(*inputs)), strict=True):
                 old.copy_(new)
 
         return replay, outputs
@@ -260,8 +260,9 @@ def test_equal_numbers_of_other_kinds_are_other_calls(recordings):
 
 @torch.no_grad()
 def test_results_of_other_kinds(recordings):
-    found = graphed(lambda x: OrderedDict(a=x + 1))(torch.zeros(1))
+    found = graphed(lambda x: OrderedDict(a=x + 1, kind=x.dtype))(torch.zeros(1))
     assert type(found) is OrderedDict
+    assert found["kind"] == torch.float32
     fast = graphed(lambda x: SimpleNamespace(x=2 * x))
     with pytest.warns(UserWarning, match="it returns a SimpleNamespace; expected tensors"):
         first = fast(torch.ones(1))

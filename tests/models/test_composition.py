@@ -374,7 +374,7 @@ def test_class_names_are_any_text(tmp_path, name):
     assert rsnn.load(tmp_path).class_names == (name, "b")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "\u202eabc", "a\u2028b", "n" * 257])
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "\u202eabc", "a\u2028b", "n" * 257, "cat\u200b", "a\u200e"])
 def test_class_names_that_would_not_load_again(name):
     with pytest.raises(InputError, match=r"class_names\[1\] is .*at most 256 characters"):
         rsnn.create_model("rsnn-nmnist-cl", num_classes=2, class_names=("a", name))

@@ -199,16 +199,18 @@ def test_bad_arguments(build, message):
         build()
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("reduction", [SumFrames(), MeanFrames(), ConcatFrames(4)], ids=repr)
-def test_states_are_of_their_own(reduction):
+def test_states_are_of_their_own(reduction, mode):
     """Neither what came in nor what is done with what goes out changes them."""
     torch.manual_seed(0)
     frames = torch.randn(4, 2, 3, 5, 5)
     expected, _ = reduction(frames)
-    buffer, state = torch.empty(1, 2, 3, 5, 5), None
-    for frame in frames:
-        buffer.copy_(frame)
-        found, state = reduction(buffer, state)
-        last = found.clone()
-        found.zero_()
+    with mode():
+        buffer, state = torch.empty(1, 2, 3, 5, 5), None
+        for frame in frames:
+            buffer.copy_(frame)
+            found, state = reduction(buffer, state)
+            last = found.clone()
+            found.zero_()
     torch.testing.assert_close(last, expected)

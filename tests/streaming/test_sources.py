@@ -158,6 +158,7 @@ def test_text_that_is_none():
         ("5,1,2\n", "neither names nor numbers"),
         ("5,1,2,1\n6,1,2,7\n", "row 2 has the polarity 7"),
         ("5,1.5,2,1\n", "row 1"),
+        ("5,1,2,1\ntrue,1,2,x\n", "row 2"),
     ):
         with pytest.raises(RecordingError, match=message):
             list(text_lines(io.BytesIO(text.encode())))
@@ -199,6 +200,8 @@ def test_events_wait_only_until_times_differ():
     assert [row[0] for row in rows(next(chunks))] == [7, 7, 9]
     assert len(given) == 3
     assert [row[0] for row in rows(next(chunks))] == [11]
+    # A true time is a 1, as in a file.
+    assert [row[0] for chunk in text_lines(io.BytesIO(b"true 1 2 1\n5 1 2 1\n")) for row in rows(chunk)] == [1, 5]
     # Whole numbers with a point: seconds only where a fraction comes.
     text = "".join(f"{t}.0 1 2 1\n" for t in range(5))
     assert [row[0] for chunk in text_lines(io.BytesIO(text.encode())) for row in rows(chunk)] == [0, 1, 2, 3, 4]

@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,9 @@ class EventDataset:
             InputError: the function does not say what it does.
 
         """
-        function = self._read.func if isinstance(self._read, functools.partial) else self._read
+        function: Any = self._read
+        if isinstance(function, functools.partial) and not function.args and {*function.keywords} <= {"sensor_size"}:
+            function = function.func
         if str(getattr(function, "__module__", "")).split(".")[0] == "rsnn":
             return ""
         description = told(self._read)

@@ -86,7 +86,7 @@ def layout_of(lines: Iterable[str]) -> Layout | None:
         if line.startswith(GEOMETRY):
             order = PROPHESEE_ORDER
             sensor_size = _two_numbers(line.removeprefix(GEOMETRY).replace(",", " ").split())
-        if _is_comment(line):
+        if is_comment(line):
             words, _ = _fields(line.strip().lstrip("".join(COMMENTS)))
             commented = words if find_columns(words) else commented
             continue
@@ -107,7 +107,15 @@ def layout_of(lines: Iterable[str]) -> Layout | None:
     return None
 
 
-def _is_comment(line: str) -> bool:
+def _has_fraction(number: str) -> bool:
+    try:
+        return float(number) % 1 != 0
+    except ValueError:
+        return False
+
+
+def is_comment(line: str) -> bool:
+    """Tell whether a line is no row: empty, or a comment."""
     return not line.strip() or line.lstrip().startswith(COMMENTS)
 
 
@@ -152,12 +160,13 @@ class Rows:
     def __init__(self, source: Source, layout: Layout) -> None:
         self.source, self.layout, self.unit = source, layout, layout.unit
         self._read = layout.first_line
+        self._whole: set[str] = set()  # times that are written as whole numbers, while the unit is open
 
     def block(self, lines: Sequence[str]) -> Block | None:
         """Return the events of the next lines, None if there are none."""
         first = self._read + 1
         self._read += len(lines)
-        numbers = [number for number, line in enumerate(lines, first) if not _is_comment(line)]
+        numbers = [number for number, line in enumerate(lines, first) if not is_comment(line)]
         table = _table(self.source, self.layout, [lines[number - first] for number in numbers], numbers)
         if not len(table):
             return None
@@ -167,11 +176,17 @@ class Rows:
         return block_of(self.source, columns, self.unit, _at_row(numbers))
 
     def tells_unit(self, lines: Iterable[str]) -> bool:
-        """Tell whether these lines leave no doubt about the unit: a time has a fraction, or two are written without."""
-        times = [_fields(line)[0][self.layout.columns["t"] :][:1] for line in lines if not _is_comment(line)]
-        written = {time for field in times for time in field if _is_number(time)}
-        whole = {time for time in written if time.lstrip("+-").isdigit()}
-        return len(whole) > 1 or any(float(time) % 1 != 0 for time in written - whole)
+        """Tell whether these lines, after those before, leave no doubt about the unit.
+
+        A time has a fraction, or two are written without.
+        """
+        for line in lines:
+            time = "" if is_comment(line) else "".join(_fields(line)[0][self.layout.columns["t"] :][:1])
+            if time.lstrip("+-").isdigit():
+                self._whole.add(time)
+            elif _has_fraction(time):
+                return True
+        return len(self._whole) > 1
 
 
 def _at_row(numbers: list[int]) -> Callable[[int], str]:

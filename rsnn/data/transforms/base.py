@@ -11,7 +11,6 @@ import abc
 import math
 import operator
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
@@ -25,7 +24,6 @@ from rsnn.data.fingerprint import told
 from rsnn.data.protocols import Labelled, class_indices
 from rsnn.errors import InputError, shown
 
-ADDRESS = r" at 0x[0-9a-fA-F]+"
 _ATTRIBUTES = ("labels", "ids", "class_names", "name", "split", "split_name")
 
 
@@ -86,7 +84,7 @@ class Compose(Transform):
 class Transformed:
     """A data set whose items go through a transform when they are fetched.
 
-    What is random depends on the transform, `seed`, `epoch` and the index alone: not on the order in which items are
+    What is random depends on `seed`, `epoch` and the index alone: not on the order in which items are
     fetched, nor on how many processes fetch them. Set `epoch` before each pass, or every pass sees the same; a
     `DataLoader` with `persistent_workers=True` does not pass it on to its processes.
 
@@ -96,7 +94,7 @@ class Transformed:
         seed: of everything random, a whole number from 0.
 
     Attributes:
-        epoch: number of the pass, 0 at first; a `Transformed` within this one has the same.
+        epoch: number of the pass, 0 at first; setting it sets that of a `Transformed` within this one.
 
     Raises:
         InputError: the recordings have no labels, class indices, or an argument is not one of the above.
@@ -115,10 +113,10 @@ class Transformed:
         _check_transform(transform)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise InputError(f"seed is {seed!r}; expected a whole number from 0")
-        self.dataset, self.transform, self.seed, self._epoch = dataset, transform, seed, 0
-        # What tells transforms apart, also equal ones within each other, so that each draws numbers of its own.
-        depth = 1 + dataset._own[0] if isinstance(dataset, Transformed) else 0
-        self._own: tuple[int, int] = (depth, zlib.crc32(re.sub(ADDRESS, "", told(transform)).encode()))
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self._epoch: int = dataset.epoch if isinstance(dataset, Transformed) else 0
+        # How many transformed data sets are within this one, a cache's too: each draws numbers of its own.
+        self._depth: int = 1 + getattr(dataset, "_depth", -1)
         self.name, self.split, self.split_name = dataset.name, dataset.split, dataset.split_name
         self.ids, self.class_names = dataset.ids, dataset.class_names
 
@@ -159,9 +157,9 @@ class Transformed:
 
         """
         description = told(self.transform)
-        if vague := re.search(rf"<[^<]*{ADDRESS}|\.\.\.", description):
+        if vague := re.search(r"<[^<]* at 0x[0-9a-fA-F]+", description):
             raise InputError(
-                f"the transform holds {vague[0]}{'' if vague[0] == '...' else '>'}, which does not say what it does, "
+                f"the transform holds {vague[0]}>, which does not say what it does, "
                 "so that a cache could not tell it from another one; expected parameters that repr shows: make your "
                 "own transform a frozen dataclass, as those of the library are"
             )
@@ -199,8 +197,8 @@ class Transformed:
         place %= len(self)
         item = self.dataset[place]
         # An archive gives its recordings without their labels.
-        data, label = (item, int(self.labels[place])) if isinstance(item, Events) else item
-        return data, label, np.random.default_rng((int(self.seed), self.epoch, place, *self._own))
+        data, label = (item, int(self.dataset.labels[place])) if isinstance(item, Events) else item  # type: ignore[index]
+        return data, label, np.random.default_rng((int(self.seed), self.epoch, place, self._depth))
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return (self[index] for index in range(len(self)))

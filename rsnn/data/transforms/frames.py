@@ -43,7 +43,7 @@ class ToFrames(Transform):
     def __post_init__(self) -> None:
         check_num_frames(self.num_frames)
         check_split_by(self.split_by)
-        check_dtype(self.dtype)
+        object.__setattr__(self, "dtype", check_dtype(self.dtype).name)
         if self.size is not None:
             check_shape(self, self.size)
 

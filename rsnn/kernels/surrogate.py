@@ -81,6 +81,29 @@ Surrogate = ATan | Sigmoid | Rectangle | Exponential
 
 
 class _Spike(torch.autograd.Function):
+    """A spike whose derivative is computed in backward, so that it has one itself (of gradients)."""
+
+    @staticmethod
+    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:  # noqa: ARG004  (backward's)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:  # noqa: ARG004
+        x, ctx.surrogate = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradient * ctx.surrogate(x), None
+
+
+class _CompiledSpike(torch.autograd.Function):
+    """The same for torch.compile, which makes a number that changes between models (a width) a variable of its graph.
+
+    It fails on such a variable within an autograd function.
+    """
+
     @staticmethod
     def forward(x: Tensor, derivative: Tensor) -> Tensor:  # noqa: ARG004  (backward's)
         return (x >= 0).to(x.dtype)
@@ -103,7 +126,8 @@ def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
         return (x >= 0).to(x.dtype) + surrogate(at) * (x - at)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return (x >= 0).to(x.dtype)
-    # Not in backward: torch.compile makes a number that changes between models (a width) a variable of its graph, and
-    # fails on such a variable within an autograd function.
-    result: Tensor = _Spike.apply(x, surrogate(x.detach()))
+    if torch.compiler.is_compiling():
+        compiled: Tensor = _CompiledSpike.apply(x, surrogate(x.detach()))
+        return compiled
+    result: Tensor = _Spike.apply(x, surrogate)
     return result

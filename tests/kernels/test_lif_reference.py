@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import ATan, Sigmoid, lif
+from rsnn.kernels import ATan, Exponential, Sigmoid, lif
 
 # Inputs and potentials are sums of few powers of two, so that float32 holds every one of them exactly: an equal sign
 # in these tables is an equal sign. Rows: input, potential before the spike, spike, potential after.
@@ -250,3 +250,18 @@ def test_the_potential_has_one_type_whatever_tau_is_given_in(kernel):
         assert (spikes.dtype, v.dtype, gradient.dtype) == (torch.float32, torch.float32, torch.float64)
         assert torch.equal(torch.cat((first, rest)), spikes)
         assert torch.equal(end, v)
+
+
+@pytest.mark.parametrize("surrogate", [ATan(), Sigmoid(), Exponential()], ids=repr)
+def test_derivatives_of_gradients(surrogate):
+    """Of one spike of w x / tau: d2 / dw dx = s + x w s' / tau, over tau, and d2 / dx2 = w^2 s' / tau^2."""
+    x, w = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.6, 0.7))
+    with kernels.use("torch"):
+        spikes, _ = lif((w * x)[None], tau=2.0, surrogate=surrogate)
+    (by_x,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
+    found = torch.autograd.grad(by_x, (w, x))
+    at = (w * x / 2 - 1).detach().requires_grad_()
+    slope = surrogate(at)
+    (change,) = torch.autograd.grad(slope, at)
+    expected = (slope / 2 + x * w * change / 4, w.square() * change / 4)
+    torch.testing.assert_close(found, tuple(one.detach() for one in expected))

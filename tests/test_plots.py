@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 import rsnn
+from rsnn.errors import InputError
 from rsnn.plots import polarity_colours, save_animation, save_frames, save_picture, save_video
-from rsnn.training.report import confusion
+from rsnn.training.report import confusion, curves
 
 
 def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
@@ -25,7 +26,34 @@ def test_dollars_in_names_are_dollars(tmp_path):
     save_frames(np.ones((1, 2, 4, 4)), tmp_path / "sheet.png", title="a$x_y_z$.bin")
     found = {"confusion": [[1, 0], [0, 2]], "class_names": ["$a_b_c$", "$"], "accuracy": 1.0}
     confusion(found, tmp_path / "confusion.png", "./runs$x_y_z$ on clips")
-    assert {file.name for file in tmp_path.iterdir()} == {"sheet.png", "confusion.png"}
+    epoch = {"epoch": 1, "train_accuracy": 0.5, "accuracy": 0.5, "loss": 1.0, "cross_entropy": 1.0}
+    phase = {"model": "/a$b_{c$", "history": [epoch], "selected_epoch": 1, "selected_accuracy": 0.5}
+    curves({"encoder": phase}, tmp_path / "curves.png")
+    assert {file.name for file in tmp_path.iterdir()} == {"sheet.png", "confusion.png", "curves.png"}
+
+
+def test_a_thousand_classes_are_one_picture(tmp_path):
+    counts = np.eye(1000, dtype=int) + np.ones((1000, 1000), dtype=int)
+    found = {"confusion": counts.tolist(), "class_names": [str(n) for n in range(1000)], "accuracy": 0.5}
+    confusion(found, tmp_path / "confusion.png", "many")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 4000
+
+
+def test_rates_and_shares_that_are_none(tmp_path):
+    frames = np.ones((2, 2, 4, 4))
+    for rate in (0, -5, float("nan"), float("inf")):
+        for call in (
+            lambda rate: save_picture(frames, tmp_path / "a.gif", fps=rate),
+            lambda rate: save_video(frames, tmp_path / "a.mp4", fps=rate),
+            lambda rate: save_animation(frames, tmp_path / "a.gif", frame_ms=rate),
+        ):
+            with pytest.raises(InputError, match="expected a number above 0"):
+                call(rate)
+    for share in (float("nan"), -0.1, 1.5):
+        with pytest.raises(InputError, match="expected them from 0 to 1"):
+            save_animation(frames, tmp_path / "a.gif", labels=["a"], probabilities=np.full((2, 1), share))
+    assert not list(tmp_path.iterdir())
 
 
 def test_frames_without_events_can_be_drawn(tmp_path):

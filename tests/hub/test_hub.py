@@ -314,3 +314,11 @@ def test_push_to_a_missing_branch_or_a_dead_server(server, client, checkpoint, f
 def test_push_to_what_is_no_name(model):
     with pytest.raises(InputError, match="repo is None; expected the name of a repository on the Hub"):
         model.push_to_hub(None)
+
+
+@pytest.mark.parametrize("folder", ["empty", "nowhere"])
+def test_a_folder_without_a_checkpoint_makes_no_repository(server, client, tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no config.json; expected a folder that save_pretrained wrote"):
+        client(HF_TOKEN="hf_writer")(clients.push_folder, str(tmp_path / folder), "me/nothing")
+    assert not server.asked("/api/repos/create")

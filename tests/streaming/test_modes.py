@@ -107,14 +107,21 @@ def test_a_model_in_use_can_be_copied():
 
 def test_models_that_share_a_part_wait_for_each_other():
     encoder = rsnn.nn.FramePool(2)
-    one, other = (rsnn.RSNN(encoder, rsnn.nn.SCNN(2, 3, (8, 8), (2,))) for _ in range(2))
-    one.train()
-    other.train()
-    first, second = evaluating(one), evaluating(other)
-    first.__enter__()
-    with second:
-        first.__exit__(None, None, None)
-        assert one.classifier.training
-        assert not encoder.training
+    one, other = (rsnn.RSNN(encoder, rsnn.nn.SCNN(2, 3, (8, 8), (2,))).train() for _ in range(2))
+    entered, go_on = threading.Event(), threading.Event()
+
+    def use_the_other():
+        with evaluating(other):
+            entered.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=use_the_other)
+    with evaluating(one):
+        thread.start()
+        assert entered.wait(30)
+    assert one.classifier.training
+    assert not encoder.training
+    go_on.set()
+    thread.join()
     assert encoder.training
     assert all(module.training for model in (one, other) for module in model.modules())

@@ -84,8 +84,8 @@ class Compose(Transform):
 class Transformed:
     """A data set whose items go through a transform when they are fetched.
 
-    What is random depends on `seed`, `epoch` and the index alone: not on the order in which items are
-    fetched, nor on how many processes fetch them. Set `epoch` before each pass, or every pass sees the same; a
+    What is random depends on `seed`, `epoch` and the index alone: not on the order in which items are fetched, nor on
+    how many processes fetch them. Set `epoch` before each pass, or every pass sees the same; a
     `DataLoader` with `persistent_workers=True` does not pass it on to its processes.
 
     Args:
@@ -97,7 +97,8 @@ class Transformed:
         epoch: number of the pass, 0 at first; setting it sets that of a `Transformed` within this one.
 
     Raises:
-        InputError: the recordings have no labels, class indices, or an argument is not one of the above.
+        InputError: the recordings have no labels, or other labels than class indices, or an argument is not one of
+            the above.
 
     """
 

@@ -7,11 +7,19 @@ v2e has none, ESIM (Rebecq, Gehrig and Scaramuzza, "ESIM: an Open Event Camera S
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from rsnn.data.simulate.checks import as_float, is_number
 from rsnn.errors import ConfigError, UnknownNameError, shown, suggest
+
+# Largest values, beyond what any sensor does and within what numbers and memory hold, by the end of a name.
+_LARGEST = {
+    ("_fraction", "_probability", "_crosstalk"): 1.0,
+    "_decades": 3.0,
+    ("leak_rate_hz", "noise_rate_hz", "pixel_rate_hz"): 1e6,  # one in a microsecond
+    ("cutoff_hz", "readout_rate_hz"): 1e12,
+    ("_thres", "_eps", "_s"): 1e6,
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,10 @@ class DVSParameters:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            share = field.name.endswith(("_fraction", "_probability", "_crosstalk"))
             least = 0.01 if field.name in ("pos_thres", "neg_thres") else 1e-6 if field.name == "log_eps" else 0.0
-            most = 1.0 if share else math.inf
-            if not is_number(value) or not least <= value <= most or value == math.inf:
-                limit = f"between {least} and {most}" if share else f"of at least {least}"
-                raise ConfigError(f"{field.name} is {shown(value)}; expected a number {limit}")
+            most = next(largest for ends, largest in _LARGEST.items() if field.name.endswith(ends))
+            if not is_number(value) or not least <= value <= most:
+                raise ConfigError(f"{field.name} is {shown(value)}; expected a number between {least} and {most}")
             object.__setattr__(self, field.name, as_float(value))
 
 

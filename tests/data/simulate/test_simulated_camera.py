@@ -144,6 +144,16 @@ def test_every_parameter_is_checked_and_does_something(field, rng):
     assert len(one) != len(other) or not np.array_equal(one.t, other.t)
 
 
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(DVSParameters)])
+def test_every_parameter_has_a_largest_value_and_can_have_it(field, rng):
+    with pytest.raises(ConfigError, match=rf"{field} is 1e\+40; expected a number between .* and (\S+)$") as caught:
+        DVSParameters(**{field: 1e40})
+    largest = float(str(caught.value).split()[-1])
+    base = DVSParameters(hot_pixel_rate_hz=5.0, shot_noise_rate_hz=5.0, leak_rate_hz=5.0)
+    frames = [(image, 1000 * k) for k, image in enumerate(rng.random((3, 4, 4), dtype=np.float32))]
+    to_events(frames, dataclasses.replace(base, **{field: largest}))  # without a warning
+
+
 def test_shares_are_at_most_one():
     for field in ("hot_pixel_fraction", "row_crosstalk", "repeat_probability", "rebound_probability"):
         with pytest.raises(ConfigError, match=r"between 0.0 and 1.0"):

@@ -167,7 +167,9 @@ class StreamBatch:
             InputError: a time is no whole number of microseconds, or there are not as many as streams.
 
         """
-        given = list(t_us) if isinstance(t_us, Iterable) else [t_us] * len(self)
+        # Arrays and tensors of a single number call themselves iterable, too.
+        many = isinstance(t_us, Iterable) and getattr(t_us, "ndim", 1) > 0
+        given = list(t_us) if many else [t_us] * len(self)
         self._check_number(given, "times")
         times = [None if t is None else _microseconds(t) for t in given]
         return self.run(
@@ -219,7 +221,16 @@ class StreamBatch:
             self._advance([(Window(0), None)])
 
     def reset(self, stream: int | None = None) -> None:
-        """Begin anew: one stream, or all of them where None."""
+        """Begin anew: one stream, or all of them where None.
+
+        Raises:
+            InputError: there is no such stream.
+
+        """
+        if stream is not None and (not is_whole(stream) or not -len(self) <= stream < len(self)):
+            raise InputError(
+                f"stream={stream!r}: expected the place of one of the {len(self)} streams, from 0 on, or None"
+            )
         for track in self._tracks if stream is None else [self._tracks[stream]]:
             track.reset()
 

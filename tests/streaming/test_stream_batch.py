@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_models import TOPS, flat, random_events, small_model
@@ -100,3 +102,16 @@ def test_bad_numbers():
         batch.advance_to([None, 1.5])
     with pytest.raises(InputError, match=r"t_us='1'"):
         MODEL.stream().advance_to(["1"])
+    for stream in (2, -3, 1.0, True, "0"):
+        with pytest.raises(InputError, match="expected the place of one of the 2 streams"):
+            batch.reset(stream)
+    with pytest.raises(InputError, match="expected a whole number of microseconds"):
+        batch.advance_to(np.array(1.5))
+
+
+@pytest.mark.parametrize("as_time", [np.array, torch.tensor, np.int64])
+def test_a_time_may_be_an_array_of_one_number(as_time):
+    batch = StreamBatch(MODEL, 2, window_us=310_000)
+    batch.push([rsnn.Events(t=[0], x=[1], y=[1], p=[1], sensor_size=(10, 12))] * 2)
+    found = batch.advance_to(as_time(61_000))
+    assert [len(timed) for timed in found] == [61_000 // batch.timing.start_us(1)] * 2

@@ -29,6 +29,7 @@ Decoder = Callable[[bytes, int], npt.NDArray[np.void]]  # of a packet, and our t
 
 CHUNK_US = 5_000
 IDLE_SECONDS = 0.02
+LONGEST_SLEEP_S = 3600.0  # the system refuses centuries, which a slow replay may come to
 LOOPBACK = "127.0.0.1"
 LARGEST_DATAGRAM = 1 << 16
 MOST_DATAGRAMS = 512  # in one chunk
@@ -117,7 +118,8 @@ def paced(chunks: Iterator[Any], speed: float) -> Iterator[Chunk]:
         if began is None or first_us is None:
             began, first_us = time.perf_counter(), int(chunk.t[0])
         due = began + (int(chunk.t[-1]) - first_us) / 1e6 / speed
-        time.sleep(max(0.0, due - time.perf_counter()))
+        while (wait := due - time.perf_counter()) > 0:
+            time.sleep(min(wait, LONGEST_SLEEP_S))
         yield chunk
 
 

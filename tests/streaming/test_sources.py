@@ -243,6 +243,21 @@ def test_a_camera_without_its_library(name):
         open_source(name)
 
 
+def test_a_replay_may_take_centuries(monkeypatch):
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsnn.streaming.sources.time.sleep", sleep)
+    clip = rsnn.Events(t=[0, 1], x=[1, 1], y=[1, 1], p=[1, 1], sensor_size=(10, 12))
+    with pytest.raises(KeyboardInterrupt):
+        list(paced(iter([clip]), 1e-300))
+    assert 0 < max(slept) < 1e6  # time.sleep takes no centuries
+
+
 def test_bad_speed():
     with pytest.raises(rsnn.RSNNError, match="speed=0"):
         open_source("-", speed=0)

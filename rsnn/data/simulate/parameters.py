@@ -13,7 +13,7 @@ from rsnn.data.simulate.checks import as_float, is_number
 from rsnn.errors import ConfigError, UnknownNameError, shown, suggest
 
 # Largest values, beyond what any sensor does and within what numbers and memory hold, by the end of a name.
-_LARGEST = {
+_LARGEST: dict[str | tuple[str, ...], float] = {
     ("_fraction", "_probability", "_crosstalk"): 1.0,
     "_decades": 3.0,
     ("leak_rate_hz", "noise_rate_hz", "pixel_rate_hz"): 1e6,  # one in a microsecond

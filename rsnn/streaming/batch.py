@@ -168,8 +168,10 @@ class StreamBatch:
 
         """
         # Arrays and tensors of a single number call themselves iterable, too.
-        many = isinstance(t_us, Iterable) and getattr(t_us, "ndim", 1) > 0
-        given = list(t_us) if many else [t_us] * len(self)
+        if isinstance(t_us, Iterable) and getattr(t_us, "ndim", 1) > 0:
+            given: list[Any] = list(t_us)
+        else:
+            given = [t_us] * len(self)
         self._check_number(given, "times")
         times = [None if t is None else _microseconds(t) for t in given]
         return self.run(

@@ -16,7 +16,9 @@ WRITERS = {
     "aedat-3.1": lambda path, events: writers.write_aedat31(path, events, packet_events=7),
     "aedat-2.0": writers.write_aedat20,
     "nmnist": writers.write_nmnist,
+    "numpy": writers.write_npy,
 }
+CUT = WRITERS | {"numpy table": writers.write_npy_table}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -29,11 +31,11 @@ def test_the_content_decides(tmp_path, rng, name, suffix):
     assert np.array_equal(read_events(path, format=name).x, events.x)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", CUT)
 def test_truncation_at_every_byte(tmp_path, rng, name):
     events = random_events(rng, 20, (34, 34))
     cut = tmp_path / ("cut.bin" if name == "nmnist" else "cut.aedat")
-    WRITERS[name](cut, events)
+    CUT[name](cut, events)
     data = cut.read_bytes()
     kept_before = 0
     for size in range(len(data)):
@@ -59,10 +61,10 @@ def outcome(path, **options):
     return None
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", CUT)
 def test_truncation_says_where(tmp_path, rng, name):
     path = tmp_path / "clip.bin"
-    WRITERS[name](path, random_events(rng, 20, (34, 34)))
+    CUT[name](path, random_events(rng, 20, (34, 34)))
     data = path.read_bytes()[:-3]
     path.write_bytes(data)
     with pytest.raises(
@@ -71,6 +73,22 @@ def test_truncation_says_where(tmp_path, rng, name):
     ):
         read_events(path)
     assert len(read_events(path, truncated="keep")) == 19
+
+
+@pytest.mark.parametrize("kind", ["fortran", "numpy", "hdf5"])
+def test_truncated_files_of_which_nothing_can_be_kept(tmp_path, rng, kind):
+    """An array that comes column by column, and files whose contents are listed at their end."""
+    path, events = tmp_path / "clip", random_events(rng, 20, (34, 34))
+    if kind == "fortran":
+        with path.open("wb") as file:
+            np.save(file, np.asfortranarray([*writers.rows(events)]))
+    else:
+        write_events(path, events, format=kind)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(RecordingError, match=r"truncated or damaged.*copy it again$"):
+        read_events(path)
+    with pytest.raises(RecordingError, match="copy it again, for nothing of a truncated one can be kept"):
+        read_events(path, truncated="keep")
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -421,3 +421,17 @@ def test_hdf5_damaged(tmp_path, rng):
         path.write_bytes(data[:size])
         with pytest.raises(RecordingError, match="clip"):
             read_events(path)
+
+
+def test_an_offset_that_makes_times_too_large(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "clip.h5"
+    with h5py.File(path, "w") as file:
+        for name in "txyp":
+            file[f"events/{name}"] = np.array([0, 1])
+        file["t_offset"] = 2**63 - 2
+    assert read_events(path).t.tolist() == [2**63 - 2, 2**63 - 1]
+    with h5py.File(path, "r+") as file:
+        file["t_offset"][()] = 2**63 - 1
+    with pytest.raises(RecordingError, match=f"event 1 has the time 1 and t_offset is {2**63 - 1}; expected micro"):
+        read_events(path)

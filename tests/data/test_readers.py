@@ -294,6 +294,33 @@ def test_units_in_names(tmp_path, name, expected):
     assert read_events(path).t.tolist() == [0, expected]
 
 
+NS = 1_700_000_000_123_457_408  # since 1970; a thousandth of the double is rounded up
+
+
+@pytest.mark.parametrize(
+    ("name", "t", "expected"),
+    [
+        ("t_ns", np.array([NS, NS + 92, NS + 1092]), [NS // 1000, NS // 1000 + 1, NS // 1000 + 1]),
+        ("t_ns", np.array([2**64 - 1], dtype=np.uint64), [2**64 // 1000 + 1]),
+        ("t_ns", np.array([5, 120], dtype=np.int8), [0, 0]),
+        ("t_s", np.array([9_223_372_036_854]), [9_223_372_036_854_000_000]),
+        ("t_s", np.array([-9_223_372_036_854]), [-9_223_372_036_854_000_000]),
+        ("t", np.array([-(2**63), 2**53 + 1, 2**63 - 1]), [-(2**63), 2**53 + 1, 2**63 - 1]),
+    ],
+)
+def test_whole_numbers_are_never_rounded_through_floats(tmp_path, name, t, expected):
+    path, zeros = tmp_path / "clip.npz", np.zeros(len(t), dtype=int)
+    np.savez(path, **{name: t}, x=zeros, y=zeros, p=zeros)
+    assert read_events(path).t.tolist() == expected
+
+
+@pytest.mark.parametrize("t", [9_223_372_036_855, -9_223_372_036_855])
+def test_seconds_that_are_too_many_microseconds(tmp_path, t):
+    np.savez(tmp_path / "clip.npz", t_s=[0, t], x=[0, 0], y=[0, 0], p=[0, 0])
+    with pytest.raises(RecordingError, match=f"event 1 has the time {t}; expected microseconds that fit in 63 bits"):
+        read_events(tmp_path / "clip.npz")
+
+
 def test_names_that_differ_only_in_case(tmp_path):
     """The exact name is the column; where there is none, case does not matter."""
     path = tmp_path / "clip.npz"
@@ -430,6 +457,32 @@ def test_times_that_are_no_numbers_are_one_error_without_a_warning(tmp_path, tim
     path.write_text(f"10 3 4 1\n{time} 3 5 0\n")
     with pytest.raises(RecordingError, match=f"row 2 has t = {came}; expected a finite number"):
         read_events(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("9007199254740993,1,2,0\n9007199254740995,1,2,1\n", [2**53 + 1, 2**53 + 3]),
+        ("x,y,t,p\n1,2,-9223372036854775808,0\n1,2,9223372036854775807,1\n", [-(2**63), 2**63 - 1]),
+        (f"t_ns,x,y,p\n{NS},1,2,0\n{NS + 92},1,2,0\n{NS + 1092},1,2,1\n", [NS // 1000 + k for k in (0, 1, 1)]),
+        ("t_ms,x,y,p\n1e-999999999,1,2,0\n1700000000123456.7896,1,2,0\n", [0, 1_700_000_000_123_456_790]),
+        ('"1.5","1","2","True"\n"9007199254741.000001","1","2","False"\n', [1_500_000, 9_007_199_254_741_000_001]),
+        ("9007199254740993 1 2 0\n9007199254740995 1", [2**53 + 1]),
+    ],
+)
+def test_times_of_more_digits_than_a_double_has(tmp_path, text, expected):
+    (tmp_path / "a.csv").write_text(text)
+    assert read_events(tmp_path / "a.csv", truncated="keep").t.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [("t", "9223372036854775808"), ("t", "-9223372036854775809"), ("t_s", "1e300"), ("t_ms", "9223372036854776")],
+)
+def test_text_times_that_do_not_fit(tmp_path, name, time):
+    (tmp_path / "a.csv").write_text(f"{name},x,y,p\n0,1,2,0\n{time},1,2,0\n")
+    with pytest.raises(RecordingError, match=f"row 3 has the time {time}; expected microseconds that fit in 63 bits"):
+        read_events(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("mark", ["\x0c", "\u2028", "\x85", "\x1c"])

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from rsnn.data import Events
 
 AEDAT31_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
@@ -55,6 +57,16 @@ def write_aedat31(
 def write_aedat20(path: str | Path, events: Events) -> None:
     body = b"".join(struct.pack(">II", y << 8 | x << 1 | (1 - p), t) for t, x, y, p in rows(events))
     Path(path).write_bytes(AEDAT20_HEADER + body)
+
+
+def write_npy(path: str | Path, events: Events) -> None:
+    with Path(path).open("wb") as file:  # np.save adds a suffix to a path
+        np.save(file, events.to_structured())
+
+
+def write_npy_table(path: str | Path, events: Events) -> None:
+    with Path(path).open("wb") as file:
+        np.save(file, np.array([*rows(events)], dtype=np.float32))
 
 
 def write_nmnist(path: str | Path, events: Events) -> None:

@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.events import LATEST_US
 from rsnn.data.readers.common import Block, Source
 
 DEFAULT_ORDER = ("t", "x", "y", "p")
@@ -37,7 +39,8 @@ ALIASES = {
     "y": ("y", "ys", "y_pos", "row"),
     "p": ("p", "ps", "pol", "pols", "polarity", "polarities", "on"),
 }
-MICROSECONDS_OF_SUFFIX = {"_us": 1.0, "_ms": 1e3, "_s": 1e6, "_ns": 1e-3}
+MICROSECOND, SECOND = Fraction(1), Fraction(10**6)  # in microseconds
+UNIT_OF_SUFFIX = {"_us": MICROSECOND, "_ms": Fraction(1000), "_s": SECOND, "_ns": Fraction(1, 1000)}
 
 
 def find_columns(names: Iterable[str]) -> dict[str, str] | None:
@@ -56,13 +59,18 @@ def find_columns(names: Iterable[str]) -> dict[str, str] | None:
     return found
 
 
-def unit_of_name(name: str) -> float | None:
+def unit_of_name(name: str) -> Fraction | None:
     """Return the microseconds in one unit of a time column if its name ends with a unit, else `None`."""
-    return next((unit for suffix, unit in MICROSECONDS_OF_SUFFIX.items() if name.lower().endswith(suffix)), None)
+    return next((unit for suffix, unit in UNIT_OF_SUFFIX.items() if name.lower().endswith(suffix)), None)
+
+
+def unit_of_values(t: npt.NDArray[Any]) -> Fraction:
+    """Return the microseconds in one unit of a time column without a name: a fraction means seconds."""
+    return SECOND if t.dtype.kind == "f" and bool((t != np.floor(t)).any()) else MICROSECOND
 
 
 def block_of(
-    source: Source, columns: Mapping[str, npt.NDArray[Any]], unit: float | None, where: Callable[[int], str]
+    source: Source, columns: Mapping[str, npt.NDArray[Any]], unit: Fraction | None, where: Callable[[int], str]
 ) -> Block:
     """Return columns t, x, y, p as events; `unit` is the microseconds in one unit of t, if known.
 
@@ -83,22 +91,32 @@ def block_of(
 
 
 def _as_microseconds(
-    source: Source, t: npt.NDArray[Any], unit: float | None, where: Callable[[int], str]
+    source: Source, t: npt.NDArray[Any], unit: Fraction | None, where: Callable[[int], str]
 ) -> npt.NDArray[np.int64]:
     _check_numbers(source, "t", t, where)
-    if t.dtype.kind in "iu" and unit in (None, 1.0):
-        if t.size and int(t.max()) > np.iinfo(np.int64).max:
-            index = int(np.argmax(t))
-            raise source.fault(f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits")
-        return t.astype(np.int64, copy=False)
-    if unit is None:
-        unit = 1e6 if t.size and bool((t % 1 != 0).any()) else 1.0
-    with np.errstate(over="ignore"):  # infinite ones are refused with the others that are too large
-        micros = np.rint(t.astype(np.float64) * unit)
-    if micros.size and float(np.abs(micros).max()) >= 2.0**63:
-        index = int(np.argmax(np.abs(micros)))
+    unit = unit or unit_of_values(t)
+    if t.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # infinite ones are refused with the others that are too large
+            micros = np.rint(t.astype(np.result_type(t, np.float64)) * float(unit))
+        wrong = np.abs(micros) >= 2.0**63
+    else:
+        micros = _divided(t if t.dtype == np.uint64 else t.astype(np.int64, copy=False), unit.denominator)
+        most, least = LATEST_US // unit.numerator, -((LATEST_US + 1) // unit.numerator)
+        wrong = (micros > most) | (micros < least)
+        if unit.numerator > 1 and not wrong.any():
+            micros = micros.astype(np.int64) * unit.numerator
+    if wrong.any():
+        index = int(np.argmax(wrong))
         raise source.fault(f"{where(index)} has the time {t[index]}; expected microseconds that fit in 63 bits")
-    return micros.astype(np.int64)
+    return micros.astype(np.int64, copy=False)
+
+
+def _divided(t: npt.NDArray[Any], divisor: int) -> npt.NDArray[Any]:
+    """Return whole numbers divided and rounded as `numpy.rint` does, a half to the even number."""
+    if divisor == 1:
+        return t
+    whole, rest = np.divmod(t, divisor)
+    return whole + ((2 * rest > divisor) | ((2 * rest == divisor) & (whole % 2 == 1)))
 
 
 def _as_whole(source: Source, name: str, values: npt.NDArray[Any], where: Callable[[int], str]) -> npt.NDArray[Any]:

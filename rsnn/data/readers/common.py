@@ -86,6 +86,11 @@ class Source:
                 "place, with truncated='keep' (rsnn convert --keep-truncated)"
             )
 
+    def damaged(self, what: str, expected: str) -> RecordingError:
+        """Return the error of a file of which nothing can be read, truncated or not; the caller raises it."""
+        kept = ", for nothing of a truncated one can be kept" if self.keep_truncated else ""
+        return self.fault(f"the file is truncated or damaged ({what}); expected {expected}: copy it again{kept}")
+
     def broken(self, where: str, fault: Fault) -> RecordingError:
         """Return the error that says which rule the event at a place breaks; the caller raises it."""
         remedy = UNSORTED if fault.column == "t" else fault.remedy

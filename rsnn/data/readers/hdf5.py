@@ -13,13 +13,15 @@ Units and polarities are told apart as in all tables (see `columns`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.events import LATEST_US
+from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name, unit_of_values
 from rsnn.data.readers.common import Block, Decoded, Source
 from rsnn.errors import MissingDependencyError, RecordingError
 
@@ -56,7 +58,7 @@ def read(source: Source) -> Decoded:
     except RecordingError:
         raise
     except Exception as error:  # h5py raises whatever its C library met: OSError, RuntimeError, KeyError, ...
-        raise source.fault(f"the file is truncated or damaged ({error}); expected whole HDF5: copy it again") from error
+        raise source.damaged(str(error), "whole HDF5") from error
     return Decoded(size, _blocks(h5py, source))
 
 
@@ -67,10 +69,9 @@ def _blocks(h5py: Any, source: Source) -> Iterator[Block]:
             for start in range(0, length, BLOCK_EVENTS):
                 part = slice(start, min(start + BLOCK_EVENTS, length))
                 values = {field: column(part) for field, column in columns.items()}
-                if unit is None and values["t"].dtype.kind == "f":  # the first block decides for all
-                    unit = 1e6 if bool((values["t"] % 1 != 0).any()) else 1.0
+                unit = unit or unit_of_values(values["t"])  # the first block decides for all
                 block = block_of(source, values, unit, _at_event(start))
-                yield block._replace(t=block.t + shift)
+                yield block._replace(t=_shifted(source, block, shift)) if shift else block
     except RecordingError:
         raise
     except Exception as error:  # as in `read`
@@ -81,11 +82,22 @@ def _blocks(h5py: Any, source: Source) -> Iterator[Block]:
         ) from error
 
 
+def _shifted(source: Source, block: Block, shift: int) -> npt.NDArray[np.int64]:
+    wrong = block.t > LATEST_US - shift if shift > 0 else block.t < -LATEST_US - 1 - shift
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise source.fault(
+            f"{block.where(index)} has the time {block.t[index]} and t_offset is {shift}; expected microseconds that "
+            "fit in 63 bits"
+        )
+    return block.t + np.int64(shift)
+
+
 def _at_event(start: int) -> Callable[[int], str]:
     return lambda index: f"event {start + index}"
 
 
-def _find(h5py: Any, source: Source, file: Any) -> tuple[Columns, int, float | None, int] | None:
+def _find(h5py: Any, source: Source, file: Any) -> tuple[Columns, int, Fraction | None, int] | None:
     """Return how to read each column, the number of events, the unit of t if known, and what to add to t."""
     for path, order in TABLES.items():
         table = file.get(path)

@@ -1,7 +1,8 @@
 """NumPy files: arrays t, x, y, p or a structured array in `.npz`, one structured or (n, 4) in `.npy`.
 
 Columns without names are t, x, y, p in this order. An `.npz` may hold `sensor_size` (width, height), as the
-writer of this library adds it. Nothing is unpickled.
+writer of this library adds it. Nothing is unpickled. What is left of a truncated `.npy` is its whole rows; a truncated
+`.npz` has lost the list of its arrays, which stands at the end.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name, unit_of_values
 from rsnn.data.readers.common import Block, Decoded, Source
 from rsnn.errors import RecordingError
 
@@ -44,7 +46,9 @@ def read(source: Source) -> Decoded:
                 f"it holds {math.prod(headers['offsets'].shape) - 1} recordings one after another; expected one: "
                 "open it with rsnn.data.EventArchive(path)"
             )
-        size = _load_array(source, *arrays["sensor_size"], headers["sensor_size"]) if "sensor_size" in headers else None
+        size = (
+            _load_array(source, arrays["sensor_size"][0], headers["sensor_size"]) if "sensor_size" in headers else None
+        )
     return Decoded(
         None if size is None else stored_sensor_size(source, size), _blocks(source, _layout(source, headers))
     )
@@ -54,7 +58,7 @@ def load_arrays(source: Source) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an `.npz` by name, or the one of an `.npy` under the name ""."""
     with _opened(source) as arrays:
         return {
-            name: _load_array(source, stream, size, _read_header(source, stream, size))
+            name: _load_array(source, stream, _read_header(source, stream, size))
             for name, (stream, size) in arrays.items()
         }
 
@@ -66,6 +70,16 @@ class Header(NamedTuple):
     fortran: bool
     dtype: np.dtype[Any]
 
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension, 1 where there is none."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
 
 class Layout(NamedTuple):
     """Where the columns are: in arrays of their own, or in one array as fields or as columns of two dimensions."""
@@ -73,7 +87,7 @@ class Layout(NamedTuple):
     length: int
     names: dict[str, str]
     table: str | None
-    unit: float | None
+    unit: Fraction | None
 
 
 @contextlib.contextmanager
@@ -103,9 +117,7 @@ def _opened(source: Source) -> Iterator[dict[str, tuple[Any, int]]]:
         OverflowError,
         OSError,
     ) as error:
-        raise source.fault(
-            f"the file is truncated or damaged ({error}); expected a whole .npy or .npz file: copy it again"
-        ) from error
+        raise source.damaged(str(error), "a whole .npy or .npz file") from error
 
 
 def _read_header(source: Source, stream: Any, size: int) -> Header:
@@ -124,25 +136,28 @@ def _read_header(source: Source, stream: Any, size: int) -> Header:
     if header.dtype.itemsize == 0 or any(side < 0 for side in header.shape):
         raise source.fault(f"an array of {header.dtype} has the shape {header.shape}; expected rows of numbers")
     # The header is checked against the bytes that are there before any memory is asked for.
-    expected = math.prod(header.shape) * header.dtype.itemsize
-    if expected > size:
-        raise _short(source, header, size)
-    return header
+    there = size - stream.tell()
+    if there >= header.row_bytes * header.rows:
+        return header
+    if isinstance(stream, zipfile.ZipExtFile) or header.fortran or not header.shape:
+        raise _short(source, header, there)
+    source.cut(f"it ends at byte {size}, where {_needs(header, there)}", "the whole array")
+    return header._replace(shape=(there // header.row_bytes, *header.shape[1:]))
 
 
-def _short(source: Source, header: Header, size: int) -> RecordingError:
-    expected = math.prod(header.shape) * header.dtype.itemsize
-    return source.fault(
-        f"the file is truncated: an array of shape {header.shape} needs {expected} bytes and {size} are there; "
-        "expected the whole array: copy the file again"
-    )
+def _needs(header: Header, there: int) -> str:
+    order = " in Fortran order" if header.fortran else ""
+    return f"an array of shape {header.shape}{order} needs {header.row_bytes * header.rows} bytes and {there} are there"
 
 
-def _load_array(source: Source, stream: Any, size: int, header: Header) -> npt.NDArray[Any]:
-    expected = math.prod(header.shape) * header.dtype.itemsize
-    data = stream.read(expected)
-    if len(data) < expected:
-        raise _short(source, header, size)
+def _short(source: Source, header: Header, there: int) -> RecordingError:
+    return source.damaged(_needs(header, there), "the whole array")
+
+
+def _load_array(source: Source, stream: Any, header: Header) -> npt.NDArray[Any]:
+    data = stream.read(header.row_bytes * header.rows)
+    if len(data) < header.row_bytes * header.rows:
+        raise _short(source, header, len(data))
     array = np.frombuffer(data, dtype=header.dtype)
     return array.reshape(header.shape[::-1]).T if header.fortran else array.reshape(header.shape)
 
@@ -174,34 +189,30 @@ def _blocks(source: Source, layout: Layout) -> Iterator[Block]:
             rows = min(BLOCK_EVENTS, layout.length - start)
             if layout.table is None:
                 columns = {
-                    field: _rows(source, arrays[name], headers[name], rows) for field, name in layout.names.items()
+                    field: _rows(source, arrays[name][0], headers[name], rows) for field, name in layout.names.items()
                 }
             elif headers[layout.table].fortran:  # its columns come one after another: there are no blocks of rows
-                array = _load_array(source, *arrays[layout.table], headers[layout.table])
+                array = _load_array(source, arrays[layout.table][0], headers[layout.table])
                 columns = dict(zip(DEFAULT_ORDER, array.T, strict=True))
             else:
-                array = _rows(source, arrays[layout.table], headers[layout.table], rows)
+                array = _rows(source, arrays[layout.table][0], headers[layout.table], rows)
                 columns = (
                     {field: array[name] for field, name in layout.names.items()}
                     if layout.names
                     else dict(zip(DEFAULT_ORDER, array.T, strict=True))
                 )
-            if unit is None and columns["t"].dtype.kind == "f":  # the first block decides for all
-                unit = 1e6 if bool((columns["t"] % 1 != 0).any()) else 1.0
+            unit = unit or unit_of_values(columns["t"])  # the first block decides for all
             yield block_of(source, columns, unit, _at_event(start))
             if layout.table is not None and headers[layout.table].fortran:
                 return
 
 
-def _rows(source: Source, array: tuple[Any, int], header: Header, rows: int) -> npt.NDArray[Any]:
+def _rows(source: Source, stream: Any, header: Header, rows: int) -> npt.NDArray[Any]:
     """Return the next rows of an array whose header has been read."""
-    stream, size = array
-    width = math.prod(header.shape[1:])
-    data = stream.read(rows * width * header.dtype.itemsize)
-    if len(data) < rows * width * header.dtype.itemsize:
-        raise _short(source, header, size)
-    values = np.frombuffer(data, dtype=header.dtype)
-    return values if len(header.shape) == 1 else values.reshape(rows, width)
+    data = stream.read(rows * header.row_bytes)
+    if len(data) < rows * header.row_bytes:
+        raise _short(source, header, len(data))
+    return np.frombuffer(data, dtype=header.dtype).reshape(rows, *header.shape[1:])
 
 
 def _at_event(start: int) -> Callable[[int], str]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.columns import block_of
+from rsnn.data.readers.columns import SECOND, block_of
 from rsnn.data.readers.common import Block, Decoded, Source
 from rsnn.errors import RecordingError
 
@@ -31,7 +31,6 @@ HEADER_BYTES = 128
 VARIABLE = b"spiketrain"
 SIDE = 10
 ROWS = SIDE * SIDE + 1
-MICROSECONDS = 1e6
 BLOCK_COLUMNS = (1 << 20) // ROWS
 
 ORDERS = {b"IM": "<", b"MI": ">"}
@@ -134,7 +133,7 @@ def _numbers(element: Element, flags: bytes, dimensions: bytes) -> tuple[int, np
 
 
 def _damaged(source: Source, what: str) -> RecordingError:
-    return source.fault(f"the file is truncated or damaged ({what}); expected a whole MATLAB 5 file: copy it again")
+    return source.damaged(what, "a whole MATLAB 5 file")
 
 
 def _other(source: Source, held: str) -> RecordingError:
@@ -150,7 +149,7 @@ def _blocks(source: Source) -> Iterator[Block]:
             matrix: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(-1, ROWS)
             column, cell = np.nonzero(matrix[:, :-1])
             values = {"t": matrix[column, -1], "x": cell % SIDE, "y": cell // SIDE, "p": matrix[column, cell]}
-            yield block_of(source, values, MICROSECONDS, _at_column(start + column))
+            yield block_of(source, values, SECOND, _at_column(start + column))
         if len(element.read(8, or_fewer=True)) == 8:  # padding is shorter; this also checks the checksum
             raise _damaged(source, "an array goes on after its last number")
 

@@ -9,19 +9,22 @@ exporter, and a first row of only two whole numbers is the sensor's width and he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name
+from rsnn.data.events import LATEST_US
+from rsnn.data.readers.columns import DEFAULT_ORDER, MICROSECOND, block_of, find_columns, unit_of_name, unit_of_values
 from rsnn.data.readers.common import BLOCK_BYTES, HEAD_BYTES, Block, Decoded, Source
 
 NAME = "text"
 COMMENTS = ("#", "%")
 GEOMETRY = "%geometry:"
 PROPHESEE_ORDER = ("x", "y", "p", "t")
+EXACT_BELOW = 1 << 51  # microseconds that a double still has right after one multiplication
 
 
 class Layout(NamedTuple):
@@ -29,7 +32,7 @@ class Layout(NamedTuple):
 
     separator: str | None
     columns: dict[str, int]
-    unit: float | None
+    unit: Fraction | None
     sensor_size: tuple[int, int] | None
     first_line: int
 
@@ -167,13 +170,16 @@ class Rows:
         first = self._read + 1
         self._read += len(lines)
         numbers = [number for number, line in enumerate(lines, first) if not is_comment(line)]
-        table = _table(self.source, self.layout, [lines[number - first] for number in numbers], numbers)
+        rows = _cleaned([lines[number - first] for number in numbers])
+        table = _table(self.source, self.layout, rows, numbers)
         if not len(table):
             return None
-        columns = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
-        if self.unit is None:
-            self.unit = 1e6 if bool((columns["t"] != np.floor(columns["t"])).any()) else 1.0
-        return block_of(self.source, columns, self.unit, _at_row(numbers))
+        columns: dict[str, npt.NDArray[Any]] = {field: table[:, k] for k, field in enumerate(DEFAULT_ORDER)}
+        self.unit = self.unit or unit_of_values(columns["t"])
+        unit, where = self.unit, _at_row(numbers)
+        if EXACT_BELOW <= np.abs(columns["t"]).max() * max(unit, 1) < np.inf:
+            columns["t"], unit = _exact_times(self.source, self.layout, rows[: len(table)], unit, where), MICROSECOND
+        return block_of(self.source, columns, unit, where)
 
     def tells_unit(self, lines: Iterable[str]) -> bool:
         """Tell whether these lines, after those before, leave no doubt about the unit.
@@ -193,15 +199,19 @@ def _at_row(numbers: list[int]) -> Callable[[int], str]:
     return lambda index: f"row {numbers[index]}"
 
 
+def _cleaned(rows: list[str]) -> list[str]:
+    """Return rows without words for truth and, row by row, without quotes: one that is not closed stays."""
+    if rows and ("true" in rows[0].lower() or "false" in rows[0].lower()):
+        rows = [row.lower().replace("true", "1").replace("false", "0") for row in rows]
+    return [row.replace('"', "") if '"' in row and row.count('"') % 2 == 0 else row for row in rows]
+
+
 def _table(source: Source, layout: Layout, rows: list[str], numbers: list[int]) -> npt.NDArray[np.float64]:
     """Return the columns t, x, y, p of the rows as numbers, shape (rows, 4)."""
     if not rows:
         return np.empty((0, len(DEFAULT_ORDER)))
-    if "true" in rows[0].lower() or "false" in rows[0].lower():
-        rows = [row.lower().replace("true", "1").replace("false", "0") for row in rows]
     try:
-        # Quotes are taken off row by row: to NumPy one that is not closed goes on in the next row.
-        return _numbers(layout, [row.replace('"', "") if _has_pairs(row) else row for row in rows])
+        return _numbers(layout, rows)
     except ValueError:
         bad = next((index for index, row in enumerate(rows) if not _is_event(layout, row)), 0)
     if bad == len(rows) - 1 and not rows[bad].endswith("\n"):
@@ -218,14 +228,38 @@ def _numbers(layout: Layout, rows: list[str]) -> npt.NDArray[np.float64]:
     return np.loadtxt(rows, delimiter=layout.separator, usecols=wanted, comments=None, ndmin=2)
 
 
-def _has_pairs(row: str) -> bool:
-    """Tell whether there are quotes in the row, each of them closed."""
-    return '"' in row and row.count('"') % 2 == 0
-
-
 def _is_event(layout: Layout, row: str) -> bool:
     try:
-        _numbers(layout, [row.replace('"', "") if _has_pairs(row) else row])
+        _numbers(layout, [row])
     except ValueError:
         return False
     return True
+
+
+def _exact_times(
+    source: Source, layout: Layout, rows: list[str], unit: Fraction, where: Callable[[int], str]
+) -> npt.NDArray[np.int64]:
+    """Return the times of rows in microseconds, right to the last digit where a double has not room for them all.
+
+    Raises:
+        RecordingError: one does not fit in 63 bits.
+
+    """
+    column = layout.columns["t"]
+    times = np.loadtxt(
+        rows, dtype=object, delimiter=layout.separator, usecols=[column], converters=_exact, comments=None, ndmin=1
+    )
+    micros = [time if unit == 1 and isinstance(time, int) else round(time * unit) for time in times.tolist()]
+    wrong = next((index for index, time in enumerate(micros) if not -LATEST_US - 1 <= time <= LATEST_US), None)
+    if wrong is not None:
+        time = _fields(rows[wrong])[0][column]
+        raise source.fault(f"{where(wrong)} has the time {time}; expected microseconds that fit in 63 bits")
+    return np.array(micros, dtype=np.int64)
+
+
+def _exact(field: str) -> int | Fraction:
+    try:
+        return int(field)
+    except ValueError:
+        # Small ones are as exact as doubles, however many zeros their exponents say.
+        return Fraction(field if abs(float(field)) >= 1 else float(field))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import is_number
 from rsnn.data.files import as_path, replacing
 from rsnn.errors import InputError, MissingDependencyError
 
@@ -191,7 +192,7 @@ def save_picture(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, fps:
 
 def _check_above_zero(**numbers: float) -> None:
     for name, number in numbers.items():
-        if not 0 < number < float("inf"):
+        if not is_number(number) or not 0 < number < float("inf"):
             raise InputError(f"{name} is {number!r}; expected a number above 0")
 
 

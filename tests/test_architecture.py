@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,22 +21,24 @@ PACKAGE = Path(rsnn.__file__).parent
 # What each part may import of the others, wherever in its files the import stands. A back-reference is a type-only one.
 MAY_IMPORT = {
     "errors": "",
-    "data": "errors",
-    "kernels": "errors",
-    "hub": "errors",
-    "nn": "errors kernels",
-    "streaming": "errors data kernels nn",
-    "energy": "errors data kernels nn",
-    "models": "errors data hub kernels nn streaming",
-    "zoo": "errors data hub kernels models nn",
-    "plots": "errors data kernels models nn zoo",
-    "evaluation": "errors data kernels models nn zoo",
-    "export": "errors data kernels models nn zoo",
-    "bench": "errors data energy kernels models nn streaming zoo",
-    "training": "errors data energy evaluation hub kernels models nn plots zoo",
-    "__init__": "errors data energy hub kernels models nn streaming zoo",
+    "checks": "errors",
+    "lazy": "",
+    "data": "checks errors lazy",
+    "kernels": "checks errors",
+    "hub": "checks errors",
+    "nn": "checks errors kernels",
+    "streaming": "checks errors data kernels lazy nn",
+    "energy": "checks errors data kernels nn",
+    "models": "checks errors data hub kernels nn streaming",
+    "zoo": "checks errors data hub kernels models nn",
+    "plots": "checks errors data kernels models nn zoo",
+    "evaluation": "checks errors data kernels models nn zoo",
+    "export": "checks errors data kernels models nn zoo",
+    "bench": "checks errors data energy kernels models nn streaming zoo",
+    "training": "checks errors data energy evaluation hub kernels models nn plots zoo",
+    "__init__": "checks errors data energy hub kernels lazy models nn streaming zoo",
     "__main__": "cli",
-    "cli": "errors data energy evaluation export hub kernels models nn plots bench streaming training zoo",
+    "cli": "checks errors data energy evaluation export hub kernels models nn plots bench streaming training zoo",
 }
 # ... and of these not even types.
 NEVER = {
@@ -130,6 +133,30 @@ def test_what_the_check_finds(part, text, wrong):
 def exported(module: ModuleType) -> set[str]:
     """Return what a module offers besides other modules: names without an underscore."""
     return {name for name, value in vars(module).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+
+
+def test_parts_are_attributes_and_listed_without_an_import():
+    """Every name of the reference, and every part with public names, of a process that imported the package alone."""
+    reference = (PACKAGE.parent / "docs" / "reference.md").read_text("utf-8")
+    parts = [f"rsnn.{name}" for name in MAY_IMPORT if name not in ("__init__", "__main__", "cli", "checks", "lazy")]
+    wanted = [*re.findall(r"^::: (rsnn\S*)", reference, re.M), *parts]
+    assert len(wanted) > 30
+    code = (
+        "import rsnn, sys\n"
+        "for path in sys.argv[1:]:\n"
+        "    owner = rsnn\n"
+        "    for name in path.split('.')[1:]:\n"
+        "        assert name in dir(owner), path\n"
+        "        owner = getattr(owner, name)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *wanted], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["rsnn", "rsnn.data", "rsnn.streaming"])
+def test_what_is_no_part_is_no_attribute(name):
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'trainig'"):
+        importlib.import_module(name).trainig  # noqa: B018
 
 
 def test_public_names_are_the_real_exports():

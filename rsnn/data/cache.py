@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rsnn.checks import is_whole
 from rsnn.data.archive import as_text
 from rsnn.data.events import check_events
 from rsnn.data.files import as_path, make_folder
@@ -90,7 +91,7 @@ class FrameCache:
         workers: int | None = None,
     ) -> None:
         _check_recordings(dataset)
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        if workers is not None and (not is_whole(workers) or workers < 0):
             raise InputError(f"workers is {workers!r}; expected a whole number of processes, 0 for this one alone")
         height, width = check_size(size, dataset.sensor_size)
         framing = _Framing(check_num_frames(num_frames), check_split_by(split_by), (height, width))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rsnn.checks import is_whole
 from rsnn.errors import InputError
 from rsnn.kernels.selection import selected
 from rsnn.kernels.watched import is_watched, sees_no_steps
@@ -87,7 +88,7 @@ class Graphed(Generic[Result]):
     def __init__(self, function: Callable[..., Result], most: int) -> None:
         if not callable(function):
             raise InputError(f"graphed() got a {type(function).__name__}; expected a model or another function")
-        if not isinstance(most, int) or most < 1:
+        if not is_whole(most) or most < 1:
             raise InputError(f"most={most!r}: expected a positive whole number, of graphs to keep")
         self.function = function
         self.most = most

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsnn.checks import as_float, is_number
 from rsnn.errors import InputError
 from rsnn.kernels.watched import is_transformed
 
@@ -27,8 +28,9 @@ class _Width:
 
 def _check_positive(surrogate: object, name: str, meaning: str) -> None:
     value = getattr(surrogate, name)
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise InputError(f"{type(surrogate).__name__}({name}={value!r}): expected a positive number; {meaning}")
+    object.__setattr__(surrogate, name, as_float(value))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn import hub
+from rsnn.checks import is_number
 from rsnn.errors import CheckpointError, InputError
 from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
 from rsnn.models.prediction import Prediction, Recording, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
-from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive, is_number
+from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds
@@ -182,7 +183,7 @@ class EventClassifier(nn.Module):
         if not isinstance(recording, list | tuple):
             return self.predict([recording], batch_size=batch_size, until=until)[0]
         check_positive(batch_size=batch_size)
-        if until is not None and (isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1):
+        if until is not None and (not is_number(until) or not 0 < until <= 1):
             raise InputError(f"until={until!r}: expected a probability above 0 and at most 1, or None")
         weight = next(self.parameters(), torch.empty(0))
         frames = (frames_of(one, self) for one in recording)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsnn.checks import is_whole
 from rsnn.errors import InputError
 from rsnn.kernels.autocast import autocasts
-
-
-def is_whole(number: object) -> bool:
-    """Tell whether a value is a whole number, Python's or NumPy's; a truth value is none."""
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def is_number(value: object) -> bool:
-    """Tell whether a value is a real number, Python's or NumPy's; a truth value is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_positive(**sizes: Any) -> None:

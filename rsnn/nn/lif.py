@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn import kernels
+from rsnn.checks import is_finite, is_number
 from rsnn.errors import InputError
 from rsnn.kernels import ATan, Surrogate
 
@@ -44,11 +45,11 @@ class LIF(nn.Module):
         learn_tau: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(tau, int | float) or not 1 < tau < math.inf:
+        if not is_number(tau) or not 1 < tau < math.inf:
             raise InputError(f"tau={tau!r}: expected a number above 1, the time constant in steps")
-        if not isinstance(v_reset, int | float | None) or not math.isfinite(v_reset or 0.0):
+        if v_reset is not None and not is_finite(v_reset):
             raise InputError(f"v_reset={v_reset!r}: expected a number, or None for a soft reset")
-        if not isinstance(v_threshold, int | float) or not (v_reset or 0.0) < v_threshold < math.inf:
+        if not is_number(v_threshold) or not (v_reset or 0.0) < v_threshold < math.inf:
             raise InputError(f"v_threshold={v_threshold!r}: expected a number above v_reset={v_reset!r}")
         if not callable(surrogate):
             raise InputError(f"surrogate={surrogate!r}: expected a surrogate derivative such as rsnn.kernels.ATan()")

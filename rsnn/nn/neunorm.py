@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rsnn.checks import is_number
 from rsnn.errors import InputError
 from rsnn.nn.checks import check_features, check_positive, check_sizes, check_state
 
@@ -37,7 +38,7 @@ class NeuNorm(nn.Module):
         super().__init__()
         check_positive(channels=channels)
         check_sizes("size", size, "(height, width)", length=2)
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             raise InputError(f"decay={decay!r}: expected a number from 0 to below 1")
         self.channels = channels
         self.size = tuple(size)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsnn import kernels
+from rsnn.checks import as_float, is_number
 from rsnn.errors import InputError
 from rsnn.kernels import (
     ATan,
@@ -271,7 +272,7 @@ class SCNN(RateClassifier):
         check_sizes("pools", pools, "the pooling of each stage, as in (2, 2, 2)")
         if not pools:
             raise InputError("pools=(): expected the pooling of at least one stage, as in (2, 2, 2)")
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        if not is_number(dropout) or not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout!r}: expected a share from 0 to below 1")
         height, width = (side // in_pool // prod(pools) for side in in_size)
         if not height or not width:
@@ -285,7 +286,7 @@ class SCNN(RateClassifier):
         self.pools = tuple(pools)
         self.channels = channels
         self.votes = votes
-        self.dropout = dropout
+        self.dropout = as_float(dropout)
         self.in_pool = in_pool
         self.tau = tau
         self.v_threshold = v_threshold

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsnn.checks import is_number
 from rsnn.errors import InputError
 from rsnn.kernels import Rectangle
 from rsnn.kernels.watched import is_exporting
@@ -51,7 +52,7 @@ def iterative_lif(decay: float, v_threshold: float, width: float = 0.5) -> LIF:
         width: a in the source, width of the rectangle.
 
     """
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1:
+    if not is_number(decay) or not 0 < decay < 1:
         raise InputError(f"decay={decay!r}: expected a number between 0 and 1")
     tau = 1 / (1 - decay)
     return LIF(tau, v_threshold / tau, 0.0, Rectangle(tau / width), detach_reset=False)
@@ -161,10 +162,10 @@ class SpikingNetwork(RateClassifier):
         check_sizes("in_size", in_size, "(height, width)", length=2)
         if not isinstance(neuron, LIF | SRM):
             raise InputError(f"neuron is a {type(neuron).__name__}; expected a rsnn.nn.LIF or a rsnn.nn.SRM")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        if not is_number(dropout) or not 0 <= dropout < 1:
             raise InputError(f"dropout={dropout!r}: expected a share from 0 to below 1")
         for name, gain in (("conv_gain", conv_gain), ("linear_gain", linear_gain)):
-            if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < math.inf:
+            if not is_number(gain) or not 0 < gain < math.inf:
                 raise InputError(f"{name}={gain!r}: expected a number above 0")
         parsed = _parsed(layers)
         self.in_channels = in_channels

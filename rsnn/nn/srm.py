@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rsnn.checks import is_number
 from rsnn.errors import InputError
 from rsnn.kernels import Exponential, Surrogate, spike
 from rsnn.kernels.autocast import without_autocast
@@ -72,9 +73,9 @@ class SRM(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("tau_s", tau_s), ("tau_r", tau_r), ("v_threshold", v_threshold)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not is_number(value) or not 0 < value < math.inf:
                 raise InputError(f"{name}={value!r}: expected a number above 0")
-        if isinstance(refractory, bool) or not isinstance(refractory, int | float) or not 0 <= refractory < math.inf:
+        if not is_number(refractory) or not 0 <= refractory < math.inf:
             raise InputError(f"refractory={refractory!r}: expected a number of thresholds, at least 0")
         if not callable(surrogate):
             raise InputError(

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsnn.checks import check_whole, is_number, is_whole
 from rsnn.data import Events
 from rsnn.data.frames import POLARITIES
 from rsnn.errors import InputError
-from rsnn.nn.checks import is_number, is_whole
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import snapshots, trees
 from rsnn.streaming.slicer import Chunk, Slice, Slicer
 from rsnn.streaming.step import Step
-from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing, whole_number
+from rsnn.streaming.timing import DEFAULT_WINDOW_US, Timing
 from rsnn.streaming.track import Track, Window
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class StreamBatch:
             known = preprocessing.window_ms
             window_us = DEFAULT_WINDOW_US if known is None else 1000 * known
         self.model = model
-        steps = preprocessing.steps_in(whole_number("window_us", window_us, least=preprocessing.num_frames))
+        steps = preprocessing.steps_in(check_whole("window_us", window_us, preprocessing.num_frames))
         self.timing = Timing.of(steps, window_us, hop_us, overlap)
         self._decay = float(decay)
         self._tracks = [

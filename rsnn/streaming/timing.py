@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
+from rsnn.checks import check_whole, is_number
 from rsnn.errors import InputError
-from rsnn.nn.checks import is_number
 
 DEFAULT_WINDOW_US = 1_000_000
 
@@ -45,8 +44,8 @@ class Timing:
             InputError: a number is out of its range.
 
         """
-        window_us = whole_number("window_us", window_us, least=num_frames)
-        overlap = whole_number("overlap", overlap, least=1)
+        window_us = check_whole("window_us", window_us, num_frames)
+        overlap = check_whole("overlap", overlap, 1)
         divisors = [n for n in range(1, num_frames + 1) if num_frames % n == 0]
         if overlap not in divisors:
             raise InputError(
@@ -54,7 +53,7 @@ class Timing:
             )
         hop_steps = 1
         if hop_us is not None:
-            hop_us = whole_number("hop_us", hop_us, least=1)
+            hop_us = check_whole("hop_us", hop_us, 1)
             # A step need not be a whole number of microseconds: a hop within one of `n` steps is `n` steps.
             near = [n for n in divisors if abs(hop_us * num_frames - n * window_us) < num_frames]
             if not near:
@@ -90,19 +89,3 @@ def microseconds(name: str, seconds: float | None, exact_us: int | None) -> int 
             f"{name}={seconds!r}: expected seconds, above 0 and less than a day; {name}_us takes microseconds"
         )
     return round(seconds * 1e6)
-
-
-def whole_number(name: str, value: object, least: int) -> int:
-    """Return a whole number of at least `least`.
-
-    Raises:
-        InputError: it is none.
-
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
-    return number

@@ -603,7 +603,7 @@ def test_the_code_of_filters_names_the_cache(monkeypatch):
     [
         ({"transform": None}, r"transform is None; expected a Transform, such as those of rsnn\.data\.transforms"),
         ({"transform": [tf.Denoise(9)]}, "which Compose puts together"),
-        ({"transform": CHAIN, "seed": -1}, "seed is -1; expected a whole number from 0"),
+        ({"transform": CHAIN, "seed": -1}, "seed is -1; expected a whole number of at least 0"),
         ({"transform": CHAIN, "seed": 0.5}, r"seed is 0\.5"),
     ],
 )

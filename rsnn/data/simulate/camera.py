@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import check_whole, is_number
 from rsnn.data.events import Events
-from rsnn.data.simulate.checks import check_seed, is_number
 from rsnn.data.simulate.footage import LUMA, check_fps, read_frames
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
@@ -84,7 +84,7 @@ def _simulate(
     frames: Frames, parameters: DVSParameters | str, fps: float | None, seed: int | tuple[int, ...], piece_us: float
 ) -> Iterator[Events]:
     chosen = resolve_parameters(parameters)
-    pixel_seed, readout_seed = np.random.SeedSequence(check_seed(seed)).spawn(2)
+    pixel_seed, readout_seed = np.random.SeedSequence(_check_seed(seed)).spawn(2)
     pixels: DVSPixels | None = None
     readout: Readout | None = None
     parts: list[PixelEvents] = []
@@ -183,3 +183,15 @@ def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | 
             "divide by the largest intensity"
         )
     return frame32 if frame.ndim == 2 else frame32 @ LUMA
+
+
+def _check_seed(seed: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return a seed as plain whole numbers.
+
+    Raises:
+        InputError: it is none, or below 0.
+
+    """
+    if isinstance(seed, tuple | list):
+        return tuple(check_whole("seed", part, 0) for part in seed)
+    return check_whole("seed", seed, 0)

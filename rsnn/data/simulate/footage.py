@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import as_float, is_number
 from rsnn.data.events import check_sensor_size
 from rsnn.data.files import as_path
-from rsnn.data.simulate.checks import as_float, is_number
 from rsnn.errors import InputError, MissingDependencyError, shown
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue, ITU-R BT.601, as Pillow and FFmpeg

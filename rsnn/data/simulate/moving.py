@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import as_float, check_whole, is_number
 from rsnn.data.events import check_sensor_size
-from rsnn.data.simulate.checks import as_float, check_whole, is_number
 from rsnn.data.simulate.footage import LUMA, as_intensity, check_gamma, open_image, upright
 from rsnn.errors import InputError, shown
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from rsnn.data.simulate.checks import as_float, is_number
+from rsnn.checks import as_float, is_number
 from rsnn.errors import ConfigError, UnknownNameError, shown, suggest
 
 # Largest values, beyond what any sensor does and within what numbers and memory hold, by the end of a name.

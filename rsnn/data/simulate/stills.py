@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rsnn.checks import check_whole
 from rsnn.data.events import Events
 from rsnn.data.files import as_path, locked, remove_partial, replacing
 from rsnn.data.processes import check_not_started_again, pool
 from rsnn.data.simulate.camera import to_events
-from rsnn.data.simulate.checks import check_whole
 from rsnn.data.simulate.footage import is_image
 from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters

@@ -8,17 +8,16 @@ compared. `transform.with_label(events, label, rng)` is the same for data with a
 from __future__ import annotations
 
 import abc
-import math
 import operator
 import re
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import check_whole, is_finite
 from rsnn.data.events import Events
 from rsnn.data.fingerprint import told
 from rsnn.data.protocols import Labelled, class_indices
@@ -112,9 +111,7 @@ class Transformed:
             raise InputError(f"{dataset.name} has no labels; expected a class for each recording")
         class_indices(dataset)
         _check_transform(transform)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise InputError(f"seed is {seed!r}; expected a whole number from 0")
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.dataset, self.transform, self.seed = dataset, transform, check_whole("seed", seed, 0)
         self._epoch: int = dataset.epoch if isinstance(dataset, Transformed) else 0
         # How many transformed data sets are within this one, a cache's too: each draws numbers of its own.
         self._depth: int = 1 + getattr(dataset, "_depth", -1)
@@ -199,7 +196,7 @@ class Transformed:
         item = self.dataset[place]
         # An archive gives its recordings without their labels.
         data, label = (item, int(self.dataset.labels[place])) if isinstance(item, Events) else item  # type: ignore[index]
-        return data, label, np.random.default_rng((int(self.seed), self.epoch, place, self._depth))
+        return data, label, np.random.default_rng((self.seed, self.epoch, place, self._depth))
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return (self[index] for index in range(len(self)))
@@ -216,10 +213,6 @@ def _check_transform(transform: object) -> None:
         )
 
 
-def _is_finite(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-
-
 def check_range(what: object, low: float, high: float, /, **values: float) -> None:
     """Check that each value is a finite number, Python's or NumPy's, and `low <= value <= high`.
 
@@ -228,7 +221,7 @@ def check_range(what: object, low: float, high: float, /, **values: float) -> No
 
     """
     for name, value in values.items():
-        if not _is_finite(value) or not low <= value <= high:
+        if not is_finite(value) or not low <= value <= high:
             upper = "" if high == float("inf") else f" to {high:g}"
             raise InputError(
                 f"{type(what).__name__}: {name} is {value!r}; expected a number from {low:g}{upper or ' on'}"

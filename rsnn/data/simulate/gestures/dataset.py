@@ -11,10 +11,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import check_whole, is_number
 from rsnn.data.datasets.gesture import CLASS_NAMES
 from rsnn.data.events import Events
 from rsnn.data.simulate.camera import to_events
-from rsnn.data.simulate.checks import check_whole, is_number
 from rsnn.data.simulate.gestures.body import draw_body
 from rsnn.data.simulate.gestures.classes import perform
 from rsnn.data.simulate.gestures.film import STEP_US, Film

@@ -1,18 +1,31 @@
-"""Checks of the numbers that users give: Python's, NumPy's and fractions alike."""
+"""What a number is, for all checks of the numbers that users give: Python's, NumPy's and fractions alike."""
 
 from __future__ import annotations
 
-import numbers
+import math
 import operator
-from collections.abc import Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeGuard
 
 from rsnn.errors import InputError, shown
 
 
-def is_number(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
+    """Tell whether a value is a whole number; a truth value is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a real number; a truth value is none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a real number that a float can hold, neither NaN nor infinite."""
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def as_float(value: float) -> float:
@@ -33,15 +46,3 @@ def check_whole(name: str, value: Any, least: int) -> int:
     except TypeError:
         raise InputError(f"{name} is {shown(value)}; expected a whole number of at least {least}") from None
     return number
-
-
-def check_seed(seed: int | Sequence[int]) -> int | tuple[int, ...]:
-    """Return a seed as plain whole numbers.
-
-    Raises:
-        InputError: it is none, or below 0.
-
-    """
-    if isinstance(seed, tuple | list):
-        return tuple(check_whole("seed", part, 0) for part in seed)
-    return check_whole("seed", seed, 0)

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from rsnn.data.files import as_path, replacing
 from rsnn.errors import InputError, MissingDependencyError, RSNNError
 from rsnn.models import EventClassifier
-from rsnn.nn.checks import check_positive
+from rsnn.nn.checks import check_positive, quantized_part
 
 NEXT = "next."  # before the name of a state: what it is after the step
 CHECKED_STEPS = 20  # spikes take some steps from the first layer to the last
@@ -68,6 +68,11 @@ def to_onnx(
     _check_installed()
     if num_frames is not None:
         check_positive(num_frames=num_frames)
+    if quantized := quantized_part(model):
+        raise InputError(
+            f"{quantized} is quantized, which the ONNX exporter of torch cannot write; expected the model before: "
+            "export that one, and quantize the file with onnxruntime.quantization"
+        )
     size = _frame_size(model, frame_size)
     model = copy.deepcopy(model).cpu().float().eval()
     with replacing(as_path(path)) as partial, torch.no_grad(), torch.autocast("cpu", enabled=False):

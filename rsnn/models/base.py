@@ -21,7 +21,7 @@ from rsnn.models import cards, pretrained
 from rsnn.models.composition import check_class_names, check_fit, with_state
 from rsnn.models.prediction import Prediction, Recording, classify, decide_early, frames_of
 from rsnn.models.preprocessing import Preprocessing
-from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive
+from rsnn.nn.checks import as_tensor, check_features, check_kind, check_positive, quantized_part
 from rsnn.nn.modes import evaluating
 from rsnn.streaming import Stream
 from rsnn.streaming.timing import microseconds
@@ -186,6 +186,11 @@ class EventClassifier(nn.Module):
         if until is not None and (not is_number(until) or not 0 < until <= 1):
             raise InputError(f"until={until!r}: expected a probability above 0 and at most 1, or None")
         weight = next(self.parameters(), torch.empty(0))
+        if weight.dtype != torch.float32 and (quantized := quantized_part(self)):
+            raise InputError(
+                f"the model has weights of {weight.dtype}, and {quantized} is quantized, which computes in float32; "
+                "expected float32 throughout: model.float()"
+            )
         frames = (frames_of(one, self) for one in recording)
         if until is not None:
             self._check_takes_parts()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rsnn import hub
 from rsnn.errors import CheckpointError, ConfigError, InputError
 from rsnn.models import config as configs
+from rsnn.nn.checks import full_name, quantized_part
 
 # What weights can be rounded to for storage; whatever they are stored in, they load as float32.
 STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -119,6 +120,11 @@ def _rounded(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str,
 
 def _check_rebuilds(model: nn.Module, description: dict[str, Any]) -> None:
     """Raise ConfigError unless `description` builds just this model: what cannot be loaded again is not saved."""
+    if quantized := quantized_part(model):
+        raise ConfigError(
+            f"{quantized} is quantized, and checkpoints hold floating numbers; expected the model before: save that "
+            "one, and quantize what from_pretrained loads"
+        )
     try:
         rebuilt = _build_empty(description)
     except ConfigError as error:
@@ -127,8 +133,8 @@ def _check_rebuilds(model: nn.Module, description: dict[str, Any]) -> None:
     for name in (*ours, *theirs):
         where = name or "the model"
         if name not in theirs or name not in ours or type(ours[name]) is not type(theirs[name]):
-            found = type(ours[name]).__name__ if name in ours else "nothing"
-            wanted = type(theirs[name]).__name__ if name in theirs else "nothing"
+            found = full_name(ours[name]) if name in ours else "nothing"
+            wanted = full_name(theirs[name]) if name in theirs else "nothing"
             raise ConfigError(
                 f"{where} is {found} where config.json can only say {wanted}: it was changed after the model was "
                 f"built. {configs.OWN_PARTS_ADVICE}"

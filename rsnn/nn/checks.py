@@ -81,6 +81,25 @@ def weight_of(module: nn.Module) -> Tensor | None:
     return weight if isinstance(weight, Tensor) else next(module.parameters(), None)
 
 
+def full_name(part: nn.Module) -> str:
+    """Return the name of a module's class, the whole of it: many a wrapper is called as what it wraps."""
+    kind = type(part)
+    stock = kind is getattr(nn, kind.__name__, None)
+    return f"torch.nn.{kind.__name__}" if stock else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def quantized_part(model: nn.Module) -> str | None:
+    """Return the place and the class of a layer that PyTorch quantized, as `output (a ...Linear)`, if there is one."""
+    return next(
+        (
+            f"{name or 'the model'} (a {full_name(part)})"
+            for name, part in model.named_modules()
+            if ".quantized" in type(part).__module__ and type(part).__module__.startswith("torch.")
+        ),
+        None,
+    )
+
+
 def as_tensor(frames: np.ndarray[Any, Any] | Tensor) -> Tensor:
     """Return frames as a tensor, of the memory of an array where torch can have it.
 

@@ -17,7 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.nn.checks import check_features, check_kind, check_like, check_positive, check_sizes, check_state, weight_of
+from rsnn.nn.checks import (
+    check_features,
+    check_kind,
+    check_like,
+    check_positive,
+    check_sizes,
+    check_state,
+    full_name,
+    weight_of,
+)
 from rsnn.nn.steps import add_up
 from rsnn.nn.voting import Voting, resized_output
 
@@ -379,6 +388,11 @@ class LSTMHead(nn.Module):
         """Replace the last LSTM layer by a new one for `num_classes` classes, with fresh weights."""
         check_positive(num_classes=num_classes)
         old = self.layers[-1]
+        if not isinstance(old, nn.LSTM):
+            raise InputError(
+                f"the last layer is a {full_name(old)}; expected a torch.nn.LSTM to make another like it: take "
+                "wrappers off first, change classes before quantizing, or put a new module in its place yourself"
+            )
         weight = old.weight_ih_l0
         self.layers[-1] = nn.LSTM(old.input_size, num_classes * self.votes, device=weight.device, dtype=weight.dtype)
         self.num_classes = num_classes

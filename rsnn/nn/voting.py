@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsnn.errors import InputError
-from rsnn.nn.checks import check_features, check_kind, check_positive
+from rsnn.nn.checks import check_features, check_kind, check_positive, full_name
 from rsnn.nn.steps import add_up
 
 
@@ -116,8 +116,8 @@ def resized_output(old: nn.Module, num_classes: int, votes: int) -> nn.Linear:
     check_positive(num_classes=num_classes)
     if not isinstance(old, nn.Linear):
         raise InputError(
-            f"the last layer is a {type(old).__name__}; expected a torch.nn.Linear to make another like it: take "
-            "wrappers off first, or put a new module in its place yourself"
+            f"the last layer is a {full_name(old)}; expected a torch.nn.Linear to make another like it: take "
+            "wrappers off first, change classes before quantizing, or put a new module in its place yourself"
         )
     return nn.Linear(
         old.in_features,

@@ -12,7 +12,7 @@ from torch import nn as torch_nn
 
 import rsnn
 from rsnn import nn
-from rsnn.errors import InputError
+from rsnn.errors import ConfigError, InputError
 from rsnn.models import EventClassifier
 
 SIZE, T, K = (16, 16), 5, 4
@@ -186,7 +186,7 @@ def test_fully_connected_layers_with_adapters(encoder, classifier):
             torch_nn.init.zeros_(parameter)
     torch.testing.assert_close(model(frames), expected)
     model(frames).sum().backward()
-    with pytest.raises(InputError, match=r"the last layer is a Adapted; expected a torch\.nn\.Linear"):
+    with pytest.raises(InputError, match=r"the last layer is a \S+\.Adapted; expected a torch\.nn\.Linear"):
         model.reset_classifier(3)
 
 
@@ -204,6 +204,30 @@ def test_quantized_layers(encoder, classifier):
     probabilities = quantized.predict(frames).probabilities
     torch.testing.assert_close(probabilities, model.predict(frames).probabilities, rtol=0, atol=0.2)
     assert quantized.predict(frames, until=0.99).steps == T
+
+
+@pytest.mark.parametrize("classifier", ["SCNN", "lstm"])
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+def test_what_quantized_models_cannot_do_is_said(tmp_path, classifier):
+    from torch.ao.quantization import quantize_dynamic
+
+    bottom = ENCODERS["CL"]()
+    model = rsnn.RSNN(bottom, CLASSIFIERS[classifier](*output_of(bottom)), preprocessing=PREPROCESSING).eval()
+    model = quantize_dynamic(model, {torch_nn.Linear, torch_nn.LSTM})
+    frames = torch.rand(T, 2, *SIZE)
+    kind = r"torch\.ao\.nn\.quantized\.dynamic\.modules\.\w+\.(Linear|LSTM)"
+    with pytest.raises(ConfigError, match=rf"classifier\.\S+ \(a {kind}\) is quantized.*expected the model before"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(InputError, match=rf"the last layer is a {kind}; expected a torch\.nn\.(Linear|LSTM)"):
+        model.reset_classifier(3)
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=rf"\(a {kind}\) is quantized, which the ONNX exporter"):
+        rsnn.export.to_onnx(model, tmp_path / "model.onnx")
+    assert rsnn.energy_report(model, frames[:, None]).not_counted
+    with pytest.raises(InputError, match=r"weights of torch\.float16, and .* is quantized.*model\.float\(\)"):
+        model.half().predict(frames)
+    assert model.float().predict(frames).index < 10
 
 
 # What does not fit

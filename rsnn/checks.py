@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any
 
 from rsnn.errors import InputError, shown
 
 
-def is_whole(value: object) -> TypeGuard[int]:
+def is_whole(value: object) -> bool:
     """Tell whether a value is a whole number; a truth value is none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> bool:
     """Tell whether a value is a real number; a truth value is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def is_finite(value: object) -> TypeGuard[float]:
+def is_finite(value: Any) -> bool:
     """Tell whether a value is a real number that a float can hold, neither NaN nor infinite."""
     try:
         return is_number(value) and math.isfinite(value)

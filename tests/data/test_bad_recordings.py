@@ -16,9 +16,8 @@ WRITERS = {
     "aedat-3.1": lambda path, events: writers.write_aedat31(path, events, packet_events=7),
     "aedat-2.0": writers.write_aedat20,
     "nmnist": writers.write_nmnist,
-    "numpy": writers.write_npy,
 }
-CUT = WRITERS | {"numpy table": writers.write_npy_table}
+CUT = WRITERS | {"numpy": writers.write_npy, "numpy table": writers.write_npy_table}
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -437,7 +437,7 @@ def test_larger_sensors_are_cropped_as_for_predict():
         ({"window_us": 60_000, "hop_us": 15_000}, "one of 10000, 20000, 30000, 60000"),
         ({"window_us": 60_000, "hop_us": 120_000}, "expected whole steps"),
         ({"overlap": 4}, "the window.s 6 steps"),
-        ({"overlap": 0}, "overlap=0"),
+        ({"overlap": 0}, "overlap is 0"),
         ({"decay": 1.0}, "below 1"),
         ({"decay": "much"}, "decay='much'"),
     ],

@@ -1,17 +1,8 @@
-// Softmax attention with heads of few channels, forward and backward: what a pixel of an event frame has to say.
+// Softmax attention with heads of few channels, forward and backward.
 //
-// Shapes: B batch times heads, L positions, Dk channels of queries and keys, Dv of values; all dense. A vector is
-// neighbouring keys; scores are never stored. Backward computes them anew from the logarithm of each query's sum.
-// Batch items are shared out among the threads.
-//
-// Most pixels of an event frame are empty: their query, key and value are zeros. All these silent positions have the
-// same output, and count as one key whose weight is their number, its logarithm added to the score; so the work goes
-// with the square of the other positions.
-#include <algorithm>
-#include <limits>
-#include <new>
-
-#include "common.h"
+// Shapes: B batch times heads, L positions, Dk channels of queries and keys, Dv of values; all dense. Backward computes
+// the scores anew from the logarithm of each query's sum. Batch items are shared out among the threads.
+#include "attention.h"
 
 namespace {
 
@@ -19,132 +10,23 @@ struct Size {
   int B, L, Dk, Dv;
 };
 
-template <class R>
-bool is_silent(const R* vector, int D) {
-  for (int d = 0; d < D; ++d)
-    if (vector[d] != 0) return false;
-  return true;
-}
-
-// Of one batch item the positions that are not silent, in order, and after them one for all that are.
-template <class R>
-struct Voices {
-  int L, loud, silent, count, width;  // count: with the one for the silent; width: in whole vectors
-  const int* at;                      // (loud)
-
-  Voices(const Size& s, const R* q, const R* k, const R* v, int* places) : L(s.L), loud(0), at(places) {
-    for (int l = 0; l < L; ++l)
-      if (!is_silent(q + size_t(l) * s.Dk, s.Dk) || !is_silent(k + size_t(l) * s.Dk, s.Dk) ||
-          !is_silent(v + size_t(l) * s.Dv, s.Dv))
-        places[loud++] = l;
-    silent = L - loud;
-    count = loud + (silent ? 1 : 0);
-    width = (count + kLanes<R> - 1) / kLanes<R> * kLanes<R>;
-  }
-
-  template <class Function>
-  void each_silent(const Function& function) const {
-    for (int l = 0, i = 0; l < L; ++l) {
-      if (i < loud && at[i] == l)
-        ++i;
-      else
-        function(l);
-    }
-  }
-
-  // (L, D) to (D, width), zeros for the silent.
-  void gather(const R* from, R* to, int D) const {
-    for (int d = 0; d < D; ++d) {
-      R* row = to + size_t(d) * width;
-      for (int i = 0; i < loud; ++i) row[i] = from[size_t(at[i]) * D + d];
-      std::fill(row + loud, row + width, R(0));
-    }
-  }
-
-  // (D, width) to (L, D), to each of the silent its part.
-  void scatter(const R* from, R* to, int D) const {
-    for (int d = 0; d < D; ++d) {
-      const R* row = from + size_t(d) * width;
-      for (int i = 0; i < loud; ++i) to[size_t(at[i]) * D + d] = row[i];
-      if (silent) each_silent([&](int l) { to[size_t(l) * D + d] = row[loud] / silent; });
-    }
-  }
-
-  // What is added to the scores of the keys: nothing, the logarithm of a weight, and beyond the last key -infinity.
-  void weigh(R* row) const {
-    std::fill_n(row, loud, R(0));
-    if (silent) row[loud] = std::log(R(silent));
-    std::fill(row + count, row + width, -std::numeric_limits<R>::infinity());
-  }
-};
-
-template <class R>
-INLINE R largest(Vec<R> v) {
-  R best = v[0];
-  for (int lane = 1; lane < kLanes<R>; ++lane) best = std::max(best, v[lane]);
-  return best;
-}
-
-// sum + one . planes at some keys.
-template <class R, int D>
-INLINE Vec<R> add_dot(Vec<R> sum, const R* one, const R* planes, int channels, int width, int at) {
-  for (int d = 0; d < (D ? D : channels); ++d) sum += one[d] * load<R>(planes + size_t(d) * width + at);
-  return sum;
-}
-
-// DK and DV are the channels where they are known when this is compiled, else 0.
 template <class R, int DK, int DV>
 void forward(const Size& s, const R* q, const R* k, const R* v, R scale, R* out, R* log_sums, int threads) {
-  const int Dk = DK ? DK : s.Dk, Dv = DV ? DV : s.Dv;
-  const size_t most_wide = (s.L + kLanes<R> - 1) / kLanes<R> * kLanes<R>;
-  const size_t own = (Dk + Dv + 2) * most_wide + Dk + Dv;
+  const size_t heard_size = Heard<R>::size(s.L, s.Dk, s.Dv), own = heard_size + attend_size<R>(s.L, s.Dk, s.Dv);
   Buffer<R> memory(threads * own);
   Buffer<int> places(threads * size_t(s.L));
   std::atomic<int> next{0};
   on_team(threads, [&](int rank, int) {
-    R *keys = memory.data() + rank * own, *values = keys + Dk * most_wide, *weights = values + Dv * most_wide;
-    R *row = weights + most_wide, *query = row + most_wide, *said = query + Dk;
+    R* mine = memory.data() + rank * own;
     for (int b; (b = next.fetch_add(1)) < s.B;) {
       const size_t item = size_t(b) * s.L;
-      const Voices<R> voices(s, q + item * Dk, k + item * Dk, v + item * Dv, places.data() + size_t(rank) * s.L);
-      const int width = voices.width;
-      voices.gather(k + item * Dk, keys, Dk);
-      voices.gather(v + item * Dv, values, Dv);
-      voices.weigh(weights);
-      for (int i = 0; i < voices.count; ++i) {
-        const bool loud = i < voices.loud;
-        for (int d = 0; d < Dk; ++d) query[d] = loud ? scale * q[(item + voices.at[i]) * Dk + d] : 0;
-        Vec<R> best = spread<R>(-std::numeric_limits<R>::infinity());
-        for (int at = 0; at < width; at += kLanes<R>) {
-          const Vec<R> score = add_dot<R, DK>(load<R>(weights + at), query, keys, Dk, width, at);
-          store<R>(row + at, score);
-          best = score > best ? score : best;
-        }
-        const R most = largest<R>(best);
-        Vec<R> sum{};
-        for (int at = 0; at < width; at += kLanes<R>) {
-          const Vec<R> difference = load<R>(row + at) - most;
-          // exp_of is bounded below: what lies beyond the last key must not count.
-          const Vec<R> p = difference > (R)-79 ? exp_of(difference) : Vec<R>{};
-          store<R>(row + at, p);
-          sum += p;
-        }
-        const R all = total<R>(sum), log_sum = most + std::log(all);
-        for (int d = 0; d < Dv; ++d) {
-          Vec<R> mean{};
-          for (int at = 0; at < width; at += kLanes<R>)
-            mean += load<R>(row + at) * load<R>(values + size_t(d) * width + at);
-          said[d] = total<R>(mean) / all;
-        }
-        const auto write = [&](int l) {
-          std::copy_n(said, Dv, out + (item + l) * Dv);
-          log_sums[item + l] = log_sum;
-        };
-        if (loud)
-          write(voices.at[i]);
-        else
-          voices.each_silent(write);
-      }
+      const R *query = q + item * s.Dk, *key = k + item * s.Dk, *value = v + item * s.Dv;
+      const Voices<R> voices(s.L, s.Dk, s.Dv, query, key, value, places.data() + size_t(rank) * s.L);
+      attend<R, DK, DV>(voices, Heard<R>(voices, key, value, mine), query, scale, 0, voices.count, mine + heard_size,
+                        [&](int l, const R* said, R log_sum) {
+                          std::copy_n(said, s.Dv, out + (item + l) * s.Dv);
+                          log_sums[item + l] = log_sum;
+                        });
     }
   });
 }
@@ -156,23 +38,22 @@ template <class R, int DK, int DV>
 void backward(const Size& s, const R* q, const R* k, const R* v, R scale, const R* out, const R* log_sums,
               const R* d_out, R* dq, R* dk, R* dv, int threads) {
   const int Dk = DK ? DK : s.Dk, Dv = DV ? DV : s.Dv;
-  const size_t most_wide = (s.L + kLanes<R> - 1) / kLanes<R> * kLanes<R>;
-  const size_t own = (2 * (Dk + Dv) + 3) * most_wide + Dk + Dv;
+  const size_t most_wide = Voices<R>::whole(s.L), heard_size = Heard<R>::size(s.L, Dk, Dv);
+  const size_t own = heard_size + (Dk + Dv + 2) * most_wide + Dk + Dv;
   Buffer<R> memory(threads * own);
   Buffer<int> places(threads * size_t(s.L));
   std::atomic<int> next{0};
   on_team(threads, [&](int rank, int) {
-    R *keys = memory.data() + rank * own, *values = keys + Dk * most_wide;
-    R *d_keys = values + Dv * most_wide, *d_values = d_keys + Dk * most_wide;
-    R *weights = d_values + Dv * most_wide, *row = weights + most_wide, *d_row = row + most_wide;
-    R *query = d_row + most_wide, *d_o = query + Dk;
+    R* mine = memory.data() + rank * own;
+    R *d_keys = mine + heard_size, *d_values = d_keys + Dk * most_wide;
+    R *row = d_values + Dv * most_wide, *d_row = row + most_wide, *query = d_row + most_wide, *d_o = query + Dk;
     for (int b; (b = next.fetch_add(1)) < s.B;) {
       const size_t item = size_t(b) * s.L;
-      const Voices<R> voices(s, q + item * Dk, k + item * Dk, v + item * Dv, places.data() + size_t(rank) * s.L);
+      const R *all_q = q + item * Dk, *all_k = k + item * Dk, *all_v = v + item * Dv;
+      const Voices<R> voices(s.L, Dk, Dv, all_q, all_k, all_v, places.data() + size_t(rank) * s.L);
+      const Heard<R> heard(voices, all_k, all_v, mine);
+      const R *keys = heard.keys, *values = heard.values, *weights = heard.weights;
       const int width = voices.width;
-      voices.gather(k + item * Dk, keys, Dk);
-      voices.gather(v + item * Dv, values, Dv);
-      voices.weigh(weights);
       std::fill_n(d_keys, (Dk + Dv) * most_wide, R(0));
       for (int i = 0; i < voices.count; ++i) {
         const bool loud = i < voices.loud;

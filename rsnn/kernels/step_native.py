@@ -1,7 +1,8 @@
 """One step of a whole network in one call of C++ (`csrc/step.cpp`): ConvLSTM layers, then spiking stages, on the CPU.
 
-The layers compute what their kernels compute (`convlstm_native`, `spiking_conv_native`), to the last bit. What those do
-at every call is done once: weights are laid out, memory is taken.
+These layers compute what their kernels compute (`convlstm_native`, `spiking_conv_native`), to the last bit; average
+pooling and attention, which may come before them, what PyTorch and `attention_native` compute, but for rounding. What
+those do at every call is done once: weights are laid out, memory is taken.
 
 Shapes: C input and D output channels, H height, W width of a layer's input, K side of its kernel.
 """
@@ -12,14 +13,91 @@ import ctypes
 import math
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from rsnn.kernels import native
 from rsnn.kernels.spiking_conv_native import MOST
 
+KINDS = ("convlstm", "spiking", "average pool", "attention")  # of layers, as `csrc/step.cpp` numbers them
+JOINS = ("add", "concat", "replace")
 SAMPLES = 4  # numbers of a tensor, evenly spread, that tell whether it was written to
+
+
+class AveragePoolLayer(NamedTuple):
+    """An average pooling; it has no state.
+
+    Attributes:
+        size: (height, width) of its input.
+        channels: C.
+        pool: side of the pooling.
+
+    """
+
+    size: tuple[int, int]
+    channels: int
+    pool: int
+
+    @property
+    def takes(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, *self.size
+
+    def output(self, maps: tuple[int, ...] | None) -> tuple[int, int, int] | None:
+        """Return (C, H // pool, W // pool), None where it does not take `maps` (C, H, W)."""
+        pooled = _pooled(self.size, self.pool)
+        return (self.channels, *pooled) if maps in (None, self.takes) and all(pooled) else None
+
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return ()
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"kind": KINDS.index("average pool"), "C": self.channels, "D": self.channels, "pool": self.pool}
+
+
+class AttentionLayer(NamedTuple):
+    """Self-attention of the pixels; it has no state.
+
+    Attributes:
+        size: (height, width) of its input.
+        heads: that share the channels of keys and values.
+        query, key, value: the weights (d_k, C), (d_k, C) and (d_v, C), in float32.
+        project: (C, d_v), where the sum needs one.
+        join: as in [`PixelAttention`][rsnn.nn.attention.PixelAttention].
+
+    """
+
+    size: tuple[int, int]
+    heads: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    project: Tensor | None
+    join: str
+
+    @property
+    def takes(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.query.shape[1], *self.size
+
+    def output(self, maps: tuple[int, ...] | None) -> tuple[int, int, int] | None:
+        """Return (D, H, W), None where it does not take `maps` (C, H, W), or its weights do not fit."""
+        (d_k, C), (d_v, given) = self.query.shape, self.value.shape
+        D = {"add": C, "concat": C + d_v, "replace": d_v}[self.join]
+        whole = self.key.shape == (d_k, C) and given == C and not d_k % self.heads and not d_v % self.heads
+        added = d_v == C if self.project is None else self.project.shape == (C, d_v)
+        joins = added if self.join == "add" else self.project is None
+        return (D, *self.size) if whole and joins and maps in (None, self.takes) else None
+
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return self.query, self.key, self.value, self.project
+
+    def _numbers(self) -> dict[str, Any]:
+        (d_k, C), d_v = self.query.shape, len(self.value)
+        D = {"add": C, "concat": C + d_v, "replace": d_v}[self.join]
+        attention = {"heads": self.heads, "Dk": d_k, "Dv": d_v, "join": JOINS.index(self.join)}
+        return {"kind": KINDS.index("attention"), "C": C, "D": D, "pool": 1, **attention}
 
 
 class ConvLSTMLayer(NamedTuple):
@@ -50,6 +128,13 @@ class ConvLSTMLayer(NamedTuple):
         whole = self.w_hidden.shape == (4 * D, D, *sides) and (self.bias is None or self.bias.shape == (gates,))
         fits = gates == 4 * D and whole and maps in (None, self.takes) and all(pooled)
         return (D, *pooled) if fits else None
+
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return self.w_input, self.w_hidden, self.bias
+
+    def _numbers(self) -> dict[str, Any]:
+        gates, C, K, _ = self.w_input.shape
+        return {"kind": KINDS.index("convlstm"), "C": C, "D": gates // 4, "K": K, "pool": self.pool}
 
 
 class SpikingLayer(NamedTuple):
@@ -86,14 +171,25 @@ class SpikingLayer(NamedTuple):
         whole = self.weight.shape[3] == K and K % 2 == 1 and self.scale.shape == self.shift.shape == (D,)
         return (D, *pooled) if whole and given in (None, self.takes) and all(pooled) else None
 
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.scale, self.shift
+
+    def _numbers(self) -> dict[str, Any]:
+        D, C, K, _ = self.weight.shape
+        neuron = (ctypes.c_double * 8)(*self.neuron)
+        return {"kind": KINDS.index("spiking"), "C": C, "D": D, "K": K, "pool": self.pool, "neuron": neuron}
+
+
+Layer = AveragePoolLayer | AttentionLayer | ConvLSTMLayer | SpikingLayer
+
 
 class _Description(ctypes.Structure):
-    """A layer as `csrc/step.cpp` wants it."""
+    """A layer as `csrc/step.cpp` wants it; what its kind does not have is 0."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("spiking", "C", "D", "H", "W", "K", "pool")),
+        *((name, ctypes.c_int64) for name in ("kind", "C", "D", "H", "W", "K", "pool", "heads", "Dk", "Dv", "join")),
         ("neuron", ctypes.c_double * 8),
-        ("weights", ctypes.c_void_p * 3),
+        ("weights", ctypes.c_void_p * 4),
     )
 
 
@@ -101,7 +197,7 @@ class Network:
     """Layers one after another, their weights laid out; it never changes, and any number of threads may use it.
 
     Args:
-        layers: ConvLSTM layers, then spiking ones, each taking what the one before gives.
+        layers: spiking ones after the others, each taking what the one before gives.
         votes: outputs of each class of the last layer, whose mean over the steps times `scale` is the logit of a class;
             0 where the features of the last layer are the output.
         scale: see `votes`.
@@ -112,9 +208,9 @@ class Network:
 
     """
 
-    def __init__(self, layers: Sequence[ConvLSTMLayer | SpikingLayer], votes: int = 0, scale: float = 1.0) -> None:
+    def __init__(self, layers: Sequence[Layer], votes: int = 0, scale: float = 1.0) -> None:
         library = _library()
-        tensors = [[None if x is None else x.detach().contiguous() for x in _weights(layer)] for layer in layers]
+        tensors = [[None if x is None else x.detach().contiguous() for x in layer._weights()] for layer in layers]
         descriptions = (_Description * len(layers))(*map(_described, layers, tensors))
         self.handle = library.network_new(
             descriptions, len(layers), ctypes.c_double(MOST), ctypes.c_int64(votes), ctypes.c_double(scale)
@@ -223,18 +319,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _weights(layer: ConvLSTMLayer | SpikingLayer) -> tuple[Tensor | None, ...]:
-    if isinstance(layer, ConvLSTMLayer):
-        return layer.w_input, layer.w_hidden, layer.bias
-    return layer.weight, layer.scale, layer.shift
-
-
-def _described(layer: ConvLSTMLayer | SpikingLayer, tensors: list[Tensor | None]) -> _Description:
-    spiking = isinstance(layer, SpikingLayer)
-    weight = layer.weight if isinstance(layer, SpikingLayer) else layer.w_input
-    D, C, K, _ = weight.shape
-    neuron = layer.neuron if isinstance(layer, SpikingLayer) else [0.0] * 8
-    pointers = (ctypes.c_void_p * 3)(*(None if x is None else x.data_ptr() for x in tensors))
-    return _Description(
-        spiking, C, D if spiking else D // 4, *layer.size, K, layer.pool, (ctypes.c_double * 8)(*neuron), pointers
-    )
+def _described(layer: Layer, tensors: list[Tensor | None]) -> _Description:
+    pointers = (ctypes.c_void_p * 4)(*(None if x is None else x.data_ptr() for x in tensors))
+    height, width = layer.size
+    return _Description(H=height, W=width, weights=pointers, **layer._numbers())

@@ -1,9 +1,10 @@
 """A stream's step through its model: in one native call, where the model is made of what that knows.
 
 Module by module a step takes more than twice as long: each module checks its input, each kernel lays out its weights
-and takes its memory anew. Known are the ConvLSTM encoder and the spiking CNN, in evaluation, in float32 and with the
-CPU's kernels; of a model with one of them that half is run so. Everything else, and whatever is watched (hooks,
-autocast, modes of PyTorch), is left to the model's own `advance`, which gives the same numbers.
+and takes its memory anew. Known are the ConvLSTM encoder, with attention or without, `FramePool` and the spiking CNN,
+in evaluation, in float32 and with the CPU's kernels; of a model with one of them that half is run so. Everything else
+(attention with heads of many channels, tied gates, ...), and whatever is watched (hooks, autocast, modes of PyTorch),
+is left to the model's own `advance`, which gives the same numbers.
 """
 
 from __future__ import annotations
@@ -19,10 +20,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rsnn.kernels import lif_native, native, selected
-from rsnn.kernels.step_native import ConvLSTMLayer, Network, Runner, Samples, SpikingLayer, States
+from rsnn.kernels import attention_native, lif_native, native, selected
+from rsnn.kernels.step_native import (
+    JOINS,
+    AttentionLayer,
+    AveragePoolLayer,
+    ConvLSTMLayer,
+    Layer,
+    Network,
+    Runner,
+    Samples,
+    SpikingLayer,
+    States,
+)
 from rsnn.kernels.watched import has_its_own, is_watched, nothing_looks, sees_no_steps
-from rsnn.nn import LIF, SCNN, ConvLSTM, ConvLSTMEncoder, DecisionHead, FramePool, LSTMHead, Voting
+from rsnn.nn import (
+    LIF,
+    SCNN,
+    ConvLSTM,
+    ConvLSTMAttention,
+    ConvLSTMEncoder,
+    DecisionHead,
+    FramePool,
+    LSTMHead,
+    Voting,
+)
+from rsnn.nn.attention import PixelAttention
 from rsnn.nn.scnn import SpikingConv, SpikingLinear
 from rsnn.streaming import trees
 
@@ -144,15 +167,24 @@ class _Reading:
         return not any(map(has_its_own, self._attributes))
 
 
-def _encoder_layers(read: _Reading, encoder: nn.Module, size: tuple[int, int]) -> Iterator[ConvLSTMLayer]:
-    pool = read.value(encoder, "pool")
-    if type(encoder) is FramePool:
-        if pool == 1:
-            return  # it does nothing
-        raise _Unknown
-    if read.value(encoder, "input_pool") != 1:
-        raise _Unknown
-    for layer in read.modules(encoder, "layers", ConvLSTM):
+def _average_pool(channels: int, size: tuple[int, int], side: int) -> tuple[list[Layer], tuple[int, int]]:
+    """Return the layer of an average pooling, none where it does nothing, and the size behind it."""
+    if side == 1:
+        return [], size
+    return [AveragePoolLayer(size, channels, side)], (size[0] // side, size[1] // side)
+
+
+def _encoder_layers(read: _Reading, encoder: nn.Module, size: tuple[int, int]) -> Iterator[Layer]:
+    channels, pool = read.value(encoder, "in_channels"), read.value(encoder, "pool")
+    alone = type(encoder) is FramePool
+    pooling, size = _average_pool(channels, size, pool if alone else read.value(encoder, "input_pool"))
+    yield from pooling
+    if alone:
+        return
+    for layer in read.modules(encoder, "layers", ConvLSTM, ConvLSTMAttention):
+        if type(layer) is ConvLSTMAttention:
+            yield _attention(read, read.module(layer, "attention", PixelAttention), size)
+            layer = read.module(layer, "convlstm", ConvLSTM)
         gates, hidden_gates = (read.module(layer, name, nn.Conv2d) for name in ("input_gates", "hidden_gates"))
         for conv in (gates, hidden_gates):
             for name in CONVOLUTION:
@@ -166,10 +198,25 @@ def _encoder_layers(read: _Reading, encoder: nn.Module, size: tuple[int, int]) -
         size = size[0] // pool, size[1] // pool
 
 
-def _classifier_layers(read: _Reading, classifier: nn.Module) -> Iterator[SpikingLayer]:
-    if type(classifier) is not SCNN or read.value(classifier, "in_pool") != 1:
+def _attention(read: _Reading, attention: nn.Module, size: tuple[int, int]) -> AttentionLayer:
+    heads, join = read.value(attention, "num_heads"), read.value(attention, "join")
+    project = read.module(attention, "project", nn.Linear, nn.Identity)
+    linears = [read.module(attention, name, nn.Linear) for name in ("query", "key", "value")]
+    linears += [project] if type(project) is nn.Linear else []
+    if any(read.optional(linear, "bias") is not None for linear in linears) or join not in JOINS:
         raise _Unknown
-    height, width = read.value(classifier, "in_size")
+    query, key, value, *projects = (read.tensor(linear, "weight") for linear in linears)
+    if max(len(query), len(value)) > heads * attention_native.MOST_CHANNELS:
+        raise _Unknown
+    return AttentionLayer(size, heads, query, key, value, projects[0] if projects else None, join)
+
+
+def _classifier_layers(read: _Reading, classifier: nn.Module) -> Iterator[Layer]:
+    if type(classifier) is not SCNN:
+        raise _Unknown
+    channels, in_size, side = (read.value(classifier, name) for name in ("in_channels", "in_size", "in_pool"))
+    pooling, (height, width) = _average_pool(channels, in_size, side)
+    yield from pooling
     for stage in read.modules(classifier, "convs", SpikingConv):
         conv, norm = read.module(stage, "conv", nn.Conv2d), read.module(stage, "norm", nn.BatchNorm2d)
         for name in CONVOLUTION:
@@ -240,7 +287,7 @@ class _Prepared:
         preprocessing, scale = read.value(model, "preprocessing"), read.value(model, "logit_scale")
         if preprocessing is None or not isinstance(scale, int | float):
             raise _Unknown
-        layers: list[ConvLSTMLayer | SpikingLayer] = []
+        layers: list[Layer] = []
         maps: tuple[int, ...] | None = None  # what comes out of the layers so far; None for anything
         votes = 0
         with suppress(_Unknown):

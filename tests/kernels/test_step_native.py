@@ -10,7 +10,17 @@ import torch
 
 from rsnn import nn
 from rsnn.kernels import ATan, lif_native, native
-from rsnn.kernels.step_native import ConvLSTMLayer, Network, Runner, SpikingLayer, States
+from rsnn.kernels.step_native import (
+    AttentionLayer,
+    AveragePoolLayer,
+    ConvLSTMLayer,
+    Network,
+    Runner,
+    SpikingLayer,
+    States,
+)
+from rsnn.nn.attention import PixelAttention
+from rsnn.nn.pooling import average_pool
 from rsnn.nn.scnn import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -30,6 +40,13 @@ def spiking(C, D, size, pool=1):
         stage.conv.weight.mul_(4.0)
     scale, shift = lif_native.scale_shift(*stage._moments(), stage.norm.eps)
     return stage, SpikingLayer(size, pool, NEURON, stage.conv.weight, scale, shift)
+
+
+def attention(C, size, **options):
+    layer = PixelAttention(C, **options)
+    weights = [part.weight for part in (layer.query, layer.key, layer.value)]
+    project = layer.project.weight if isinstance(layer.project, torch.nn.Linear) else None
+    return layer, AttentionLayer(size, layer.num_heads, *weights, project, layer.join)
 
 
 def runner(*layers, threads=1):
@@ -73,6 +90,46 @@ def test_spiking_stages_give_their_spikes(threads):
             assert torch.equal(mine.permute(0, 3, 1, 2), expected)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("silent", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize(
+    ("C", "options"),
+    [
+        (2, {}),
+        (1, {}),
+        (2, {"join": "concat"}),
+        (3, {"join": "replace", "value_channels": 5}),
+        (4, {"num_heads": 2}),
+        (3, {"num_heads": 2, "key_channels": 6, "value_channels": 4}),
+        (3, {"num_heads": 3, "key_channels": 3, "value_channels": 6, "join": "concat"}),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_an_attention(C, options, silent, threads):
+    torch.manual_seed(0)
+    layer, described = attention(C, (9, 13), **options)
+    for weight in layer.parameters():
+        weight.mul_(3.0)
+    run, states = runner(described, threads=threads), States([])
+    for _ in range(2):
+        frame = 2 * torch.randn(1, 1, C, 9, 13) * (torch.rand(9, 13) >= silent)
+        expected = layer(frame)
+        out = torch.full(expected.shape, torch.nan)
+        assert described.output((C, 9, 13)) == out.shape[2:]
+        assert run.step(frame.data_ptr(), None, states, 1, out)
+        torch.testing.assert_close(out, expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("size", "pool"), [((8, 6), 2), ((9, 7), 2), ((14, 21), 3), ((19, 18), 4), ((5, 11), 5)])
+def test_an_average_pooling(size, pool):
+    frame = torch.randn(1, 1, 3, *size)
+    expected = average_pool(frame, pool)
+    out = torch.empty_like(expected)
+    assert runner(AveragePoolLayer(size, 3, pool)).step(frame.data_ptr(), None, States([]), 1, out)
+    assert torch.equal(out, expected)
+
+
 @torch.no_grad()
 def test_counts_are_looked_up():
     layer, described = convlstm(2, 3, (4, 18))
@@ -110,6 +167,26 @@ def test_what_fits_what():
     assert stage._replace(weight=torch.empty(5, 3, 2, 2)).output((3, 4, 4)) is None
     assert first._replace(w_hidden=torch.empty(12, 4, 3, 3)).output((2, 8, 8)) is None
     assert first._replace(bias=torch.empty(3)).output((2, 8, 8)) is None
+    pooling = AveragePoolLayer((8, 9), 2, 4)
+    assert pooling.output((2, 8, 9)) == pooling.output(None) == (2, 2, 2)
+    assert pooling.output((3, 8, 9)) is None
+    assert pooling._replace(pool=9).output((2, 8, 9)) is None
+
+
+def test_which_attention_fits_what():
+    _, plain = attention(4, (8, 8), num_heads=2)
+    assert plain.output((4, 8, 8)) == plain.output(None) == (4, 8, 8)
+    assert plain._replace(join="concat").output((4, 8, 8)) == (8, 8, 8)
+    assert plain.output((3, 8, 8)) is None
+    for wrong in (
+        {"heads": 3},
+        {"key": torch.empty(6, 4)},
+        {"value": torch.empty(4, 3)},
+        {"value": torch.empty(6, 4)},  # a sum of 4 and 6
+        {"project": torch.empty(4, 6)},
+        {"project": torch.empty(4, 4), "join": "replace"},
+    ):
+        assert plain._replace(**wrong).output((4, 8, 8)) is None
 
 
 def test_weights_live_as_long_as_their_runners():

@@ -15,7 +15,9 @@ SIZE = (12, 10)  # height, width
 def small_model(top: str = "spiking", num_frames: int = T, **preprocessing) -> rsnn.RSNN:
     """Untrained, with weights large enough that spikes occur."""
     torch.manual_seed(7)
-    bottom = nn.ConvLSTMEncoder(2, (3, 4), pool=2) if top != "frames" else nn.FramePool(2, pool=2)
+    bottom = nn.FramePool(2, pool=2)
+    if top != "frames":
+        bottom = nn.ConvLSTMEncoder(2, (3, 4), pool=2, attention=top == "attention")
     in_size = bottom.output_size(SIZE)
     channels = bottom.out_channels
     reductions = {"last": nn.LastFrame(), "mean": nn.MeanFrames(), "concat": nn.ConcatFrames(num_frames)}
@@ -27,7 +29,7 @@ def small_model(top: str = "spiking", num_frames: int = T, **preprocessing) -> r
         head = nn.LSTMHead(channels, 5, in_size, votes=2)
     else:
         head = nn.SCNN(channels, 5, in_size, pools=(1,), channels=8, votes=4)
-    spiking = top in ("spiking", "frames")
+    spiking = top in ("spiking", "frames", "attention")
     with torch.no_grad():
         for weight in bottom.parameters():
             weight.mul_(2.0)
@@ -38,7 +40,7 @@ def small_model(top: str = "spiking", num_frames: int = T, **preprocessing) -> r
     return kind(bottom, head, preprocessing=rsnn.Preprocessing(**settings), logit_scale=5.0).eval()
 
 
-TOPS = ("spiking", "frames", "last", "mean", "concat", "lstm")
+TOPS = ("spiking", "frames", "attention", "last", "mean", "concat", "lstm")
 
 
 def random_events(n: int, until_us: int, *, start_us: int = 1_000, seed: int = 0, sensor_size=(10, 12)) -> rsnn.Events:

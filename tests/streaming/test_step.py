@@ -52,10 +52,10 @@ def compare(model, frames, of="all"):
             assert mine == theirs
 
 
-def spiking(size=SIZE, pool=2, hidden=(3, 4), kernel_size=3, preprocessing=None, **options):
-    """A network whose outputs fire, with normalizations that do something."""
+def spiking(size=SIZE, pool=2, hidden=(3, 4), kernel_size=3, preprocessing=None, encoder=None, **options):
+    """A network whose outputs fire, with normalizations that do something; `encoder` are more options of it."""
     torch.manual_seed(1)
-    encoder = nn.ConvLSTMEncoder(2, hidden, kernel_size, pool=pool)
+    encoder = nn.ConvLSTMEncoder(2, hidden, kernel_size, pool=pool, **(encoder or {}))
     options = {"pools": (1,), "channels": 8, "votes": 4, **options}
     head = nn.SCNN(encoder.out_channels, 5, encoder.output_size(size), **options)
     with torch.no_grad():
@@ -90,6 +90,12 @@ def spiking(size=SIZE, pool=2, hidden=(3, 4), kernel_size=3, preprocessing=None,
         {"preprocessing": {"normalize": "log1p"}},
         {"preprocessing": {"normalize": "clip", "clip_at": 1}},
         {"preprocessing": {"normalize": "binary"}},
+        {"in_pool": 2, "pool": 1},
+        {"encoder": {"input_pool": 2}},
+        {"encoder": {"attention": True}},
+        {"size": (26, 35), "pool": 1, "hidden": (5,), "encoder": {"attention": True, "input_pool": 4}},
+        {"encoder": {"attention": True, "join": "concat"}, "preprocessing": {"normalize": "log1p"}},
+        {"encoder": {"attention": True, "num_heads": 2, "key_channels": 4, "value_channels": 6}},
     ],
     ids=str,
 )
@@ -112,19 +118,17 @@ def test_half_of_a_model(top, of):
 
 
 def test_classifiers_of_frames_and_of_other_encoders():
-    for encoder, of in ((nn.FramePool(2), "all"), (nn.FramePool(2, pool=2), "half")):
+    for encoder in (nn.FramePool(2), nn.FramePool(2, pool=2)):
         head = nn.SCNN(2, 5, encoder.output_size(SIZE), pools=(2,), channels=16, votes=4)
         with torch.no_grad():
             for weight in head.parameters():
                 weight.mul_(4.0)
         preprocessing = rsnn.Preprocessing(frame_size=SIZE, num_frames=T, normalize="log1p")
-        compare(rsnn.RSNN(encoder, head, preprocessing=preprocessing, logit_scale=10.0).eval(), random_frames(), of)
+        compare(rsnn.RSNN(encoder, head, preprocessing=preprocessing, logit_scale=10.0).eval(), random_frames())
 
 
-@pytest.mark.parametrize(
-    ("name", "of"), [("rsnn-nmnist-cl", "all"), ("rsnn-gesture-cla", "half"), ("scnn-nmnist", "half")]
-)
-def test_models_of_the_zoo(name, of):
+@pytest.mark.parametrize("name", ["rsnn-nmnist-cl", "rsnn-gesture-cla", "scnn-nmnist"])
+def test_models_of_the_zoo(name):
     torch.manual_seed(0)
     model = rsnn.create_model(name).eval()
     with torch.no_grad():
@@ -132,7 +136,7 @@ def test_models_of_the_zoo(name, of):
             weight.mul_(6.0 if weight.ndim > 1 else 1.0)
     frames = random_frames(5, model.preprocessing.frame_size)
     frames[0] *= 9
-    compare(model, frames, of)
+    compare(model, frames)
 
 
 @torch.no_grad()
@@ -198,6 +202,61 @@ def test_what_changes_in_the_model_is_noticed(change):
         found.append([leaf.clone() for leaf in (logits, *trees.leaves(state)) if isinstance(leaf, torch.Tensor)])
         CHANGES[change](model)
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+ATTENTION_CHANGES = {
+    "queries": lambda attention: attention.query.weight.mul_(-1),
+    "values": lambda attention: setattr(attention.value, "weight", torch.nn.Parameter(-attention.value.weight)),
+    "the projection": lambda attention: attention.project.weight.data.mul_(2.0),
+    "the heads": lambda attention: setattr(attention, "num_heads", 4),
+}
+
+
+@pytest.mark.parametrize("change", ATTENTION_CHANGES)
+@torch.no_grad()
+def test_what_changes_in_an_attention_is_noticed(change):
+    model = spiking(encoder={"attention": True, "num_heads": 2, "key_channels": 4, "value_channels": 4})
+    ours, frames = stepper(model), random_frames(2)
+    found = []
+    for _ in range(2):
+        state = expected_state = None
+        for frame in frames:
+            assert ours.look() == "all"
+            _, state = ours.run(frame, state)
+            _, expected_state = model.advance(torch.from_numpy(frame)[None, None], expected_state)
+        for mine, theirs in zip(state.encoder, expected_state.encoder, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        found.append(state.encoder[0].hidden.clone())
+        ATTENTION_CHANGES[change](model.encoder.layers[0].attention)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_what_is_watched_in_an_attention_is_left_to_the_model():
+    ours = stepper(model := spiking(encoder={"attention": True}))
+    layer = model.encoder.layers[0]
+    with torch.no_grad():
+        assert ours.look() == "all"
+        for module in (layer, layer.attention, layer.attention.query, layer.attention.project, layer.convlstm):
+            hook = module.register_forward_hook(lambda *_: None)
+            assert ours.look() is None
+            hook.remove()
+            assert ours.look() == "all"
+
+
+def test_attention_that_is_not_known_is_left_to_the_model():
+    many = {"attention": True, "key_channels": 17}
+    with torch.no_grad():
+        compare(spiking(encoder=many), random_frames(), "half")
+        for key_channels, of in ((34, "half"), (32, "all")):
+            two_heads = {"num_heads": 2, "key_channels": key_channels, "value_channels": 2}
+            compare(spiking(encoder={**many, **two_heads}), random_frames(), of)
+        biased = spiking(encoder={"attention": True})
+        biased.encoder.layers[0].attention.key = torch.nn.Linear(2, 2)
+        compare(biased, random_frames(), "half")
+        projected = spiking(encoder={"attention": True, "join": "replace"})
+        projected.encoder.layers[0].attention.project = torch.nn.Linear(2, 2, bias=False)
+        ours = stepper(projected)
+        assert ours.look() is None
 
 
 class Doubled(nn.ConvLSTM):
@@ -297,11 +356,11 @@ def test_a_state_of_another_model_is_an_error_as_ever():
 
 def test_features_of_another_size_are_an_error():
     model = spiking()
-    model.encoder = nn.FramePool(2, pool=2)
+    model.encoder = nn.ConvLSTMEncoder(2, (3, 4), pool=1, tie_hidden_gates=True)
     with torch.no_grad():
         ours = Step(model, lambda: spiking().advance(torch.zeros(1, 1, 2, *SIZE))[1])
         ours.look()
-        with pytest.raises(rsnn.errors.InputError, match="got shape"):
+        with pytest.raises(rsnn.errors.InputError, match="got feature maps"):
             ours.run(random_frames(1)[0], None)
 
 

@@ -1,10 +1,12 @@
 // One step of a whole network for one sample: a frame in; logits, or the features of the last layer, out.
 //
-// A network is a chain of layers: ConvLSTM layers with their maximum pooling, and spiking stages, of which a fully
-// connected one is a convolution of one pixel. Its weights are laid out once, for all runners; a runner has the memory
-// for one step at a time, and allocates nothing in it. The states lie where the caller has them, and change in place.
+// A network is a chain of layers: average pooling, attention, ConvLSTM layers with their maximum pooling, and spiking
+// stages, of which a fully connected one is a convolution of one pixel. Its weights are laid out once, for all runners; a
+// runner has the memory for one step at a time, and allocates nothing in it. The states lie where the caller has them, and
+// change in place.
 //
 // Shapes: C input and D output channels, H height, W width of a layer's input, K side of its kernel.
+#include "attention.h"
 #include "convlstm_forward.h"
 #include "spiking_stage.h"
 
@@ -12,13 +14,17 @@ namespace {
 
 typedef Singles<R> A;
 
+enum Kind : int64_t { kConvLSTM, kSpiking, kAveragePool, kAttention };
+enum Join : int64_t { kAdd, kConcat, kReplace };  // an attention's result, with its input
+
 // As in step_native.py. Weights: of a ConvLSTM those of its input (4 D, C, K, K) and of its hidden state
 // (4 D, D, K, K), and its biases or null; of a spiking stage those of its convolution (D, C, K, K), and scale and shift of
-// its channels.
+// its channels; of an attention those of query and key (Dk, C) and of value (Dv, C), for all its heads, and of the
+// projection of what they say (C, Dv) or null.
 struct Description {
-  int64_t spiking, C, D, H, W, K, pool;
+  int64_t kind, C, D, H, W, K, pool, heads, Dk, Dv, join;
   double neuron[8];
-  const R* weights[3];
+  const R* weights[4];
 };
 
 // The memory of one layer of one runner.
@@ -148,6 +154,163 @@ class Spiking final : public Layer {
   const Weights<A> weights_;
 };
 
+// Means over windows of `pool` x `pool` pixels, a rest left out; added up row by row, as in torch.
+class AveragePool final : public Layer {
+ public:
+  explicit AveragePool(const Description& d) : Layer(d, 0, true), H_(d.H), W_(d.W), pool_(d.pool) {}
+  std::unique_ptr<Worker> worker(int) const override { return std::make_unique<Own>(*this); }
+
+ private:
+  class Own final : public Worker {
+   public:
+    explicit Own(const AveragePool& layer) : layer_(layer), means_(layer.C * layer.pixels_out) {}
+    const R* run(const R* in, R* const*, bool) override {
+      const int64_t side = layer_.pool_, h = layer_.H_ / side, w = layer_.W_ / side;
+      R* to = means_.data();
+      for (int64_t c = 0; c < layer_.C; ++c)
+        for (int64_t y = 0; y < h; ++y, to += w) {
+          const R* rows = in + (c * layer_.H_ + y * side) * layer_.W_;
+          if (side == 4)
+            mean_row(rows, to, w, std::integral_constant<int64_t, 4>());
+          else if (side == 2)
+            mean_row(rows, to, w, std::integral_constant<int64_t, 2>());
+          else
+            mean_row(rows, to, w, side);
+        }
+      return means_.data();
+    }
+
+   private:
+    template <class Side>
+    void mean_row(const R* rows, R* to, int64_t w, Side side) const {
+      for (int64_t x = 0; x < w; ++x) {
+        R sum = 0;
+        for (int64_t i = 0; i < side; ++i)
+          for (int64_t j = 0; j < side; ++j) sum += rows[i * layer_.W_ + x * side + j];
+        to[x] = sum / R(side * side);
+      }
+    }
+
+    const AveragePool& layer_;
+    Buffer<R> means_;
+  };
+
+  const int64_t H_, W_, pool_;
+};
+
+// Attention of the pixels, joined with what they were.
+class Attention final : public Layer {
+ public:
+  explicit Attention(const Description& d)
+      : Layer(d, 0, false), heads_(d.heads), Dk_(d.Dk), Dv_(d.Dv), join_(Join(d.join)), projects_(d.weights[3]) {
+    const int64_t sizes[] = {Dk_ * C, Dk_ * C, Dv_ * C, projects_ ? C * Dv_ : 0};
+    for (int i = 0; i < 4; ++i) weights_[i].assign(d.weights[i], d.weights[i] + sizes[i]);
+  }
+  std::unique_ptr<Worker> worker(int threads) const override { return std::make_unique<Own>(*this, threads); }
+
+ private:
+  // matrix (rows, columns) . vector
+  static void multiply(const std::vector<R>& matrix, const R* vector, int64_t columns, R* to, int64_t rows) {
+    const R* weight = matrix.data();
+    for (int64_t row = 0; row < rows; ++row) {
+      R sum = 0;
+      for (int64_t column = 0; column < columns; ++column) sum += *weight++ * vector[column];
+      to[row] = sum;
+    }
+  }
+
+  class Own final : public Worker {
+   public:
+    Own(const Attention& layer, int threads)
+        : layer_(layer),
+          threads_(threads),
+          dk_(int(layer.Dk_ / layer.heads_)),
+          dv_(int(layer.Dv_ / layer.heads_)),
+          attend_size_(attend_size<R>(int(layer.pixels), dk_, dv_)),
+          queries_(layer.pixels * layer.Dk_),
+          keys_(layer.pixels * layer.Dk_),
+          values_(layer.pixels * layer.Dv_),
+          said_(layer.pixels * layer.Dv_),
+          joined_(layer.pixels * layer.D),
+          heard_(Heard<R>::size(int(layer.pixels), dk_, dv_)),
+          memory_(threads * attend_size_),
+          one_(std::max(layer.Dk_, layer.Dv_)),
+          places_(layer.pixels) {}
+    const R* run(const R* in, R* const*, bool) override {
+      project(in);
+      for (int64_t head = 0; head < layer_.heads_; ++head)
+        if (dk_ == 2 && dv_ == 2)
+          attend_in<2, 2>(head);
+        else
+          attend_in<0, 0>(head);
+      join(in);
+      return joined_.data();
+    }
+
+   private:
+    // Queries, keys and values (heads, pixels, channels); those of empty pixels are zeros.
+    void project(const R* in) {
+      const auto spread_out = [&](int64_t l, R* to, int d) {
+        for (int64_t head = 0; head < layer_.heads_; ++head)
+          std::copy_n(one_.data() + head * d, d, to + (head * layer_.pixels + l) * d);
+      };
+      for (int64_t l = 0; l < layer_.pixels; ++l, in += layer_.C) {
+        const bool empty = is_silent(in, int(layer_.C));
+        if (empty) std::fill_n(one_.data(), std::max(layer_.Dk_, layer_.Dv_), R(0));
+        if (!empty) multiply(layer_.weights_[0], in, layer_.C, one_.data(), layer_.Dk_);
+        spread_out(l, queries_.data(), dk_);
+        if (!empty) multiply(layer_.weights_[1], in, layer_.C, one_.data(), layer_.Dk_);
+        spread_out(l, keys_.data(), dk_);
+        if (!empty) multiply(layer_.weights_[2], in, layer_.C, one_.data(), layer_.Dv_);
+        spread_out(l, values_.data(), dv_);
+      }
+    }
+
+    template <int DK, int DV>
+    void attend_in(int64_t head) {
+      const int64_t item = head * layer_.pixels;
+      const R *q = queries_.data() + item * dk_, *k = keys_.data() + item * dk_, *v = values_.data() + item * dv_;
+      const Voices<R> voices(int(layer_.pixels), dk_, dv_, q, k, v, places_.data());
+      const Heard<R> heard(voices, k, v, heard_.data());
+      on_team(threads_, [&](int rank, int members) {
+        const auto part = [&](int member) { return int(int64_t(voices.count) * member / members); };
+        attend<R, DK, DV>(voices, heard, q, R(1 / std::sqrt(double(dk_))), part(rank), part(rank + 1),
+                          memory_.data() + rank * attend_size_, [&](int l, const R* said, R) {
+                            std::copy_n(said, dv_, said_.data() + l * layer_.Dv_ + head * dv_);
+                          });
+      });
+    }
+
+    void join(const R* in) {
+      const int64_t C = layer_.C, Dv = layer_.Dv_;
+      const R* said = said_.data();
+      R* to = joined_.data();
+      for (int64_t l = 0; l < layer_.pixels; ++l, in += C, said += Dv, to += layer_.D)
+        if (layer_.join_ == kAdd) {
+          if (layer_.projects_)
+            multiply(layer_.weights_[3], said, Dv, to, C);
+          else
+            std::copy_n(said, C, to);
+          for (int64_t c = 0; c < C; ++c) to[c] += in[c];
+        } else {
+          if (layer_.join_ == kConcat) std::copy_n(in, C, to);
+          std::copy_n(said, Dv, to + (layer_.join_ == kConcat ? C : 0));
+        }
+    }
+
+    const Attention& layer_;
+    const int threads_, dk_, dv_;  // channels of a head
+    const size_t attend_size_;
+    Buffer<R> queries_, keys_, values_, said_, joined_, heard_, memory_, one_;
+    Buffer<int> places_;
+  };
+
+  const int64_t heads_, Dk_, Dv_;
+  const Join join_;
+  const bool projects_;
+  std::vector<R> weights_[4];
+};
+
 // `votes`: outputs of each class, whose mean over the steps, times `scale`, is its logit; 0 where the features of the
 // last layer are the output.
 struct Network {
@@ -157,8 +320,12 @@ struct Network {
   Network(const Description* descriptions, int count, double most, int64_t votes_, double scale_)
       : votes(votes_), scale(R(scale_)) {
     for (const Description* d = descriptions; d < descriptions + count; ++d)
-      if (d->spiking)
+      if (d->kind == kSpiking)
         layers.push_back(std::make_unique<Spiking>(*d, most));
+      else if (d->kind == kAveragePool)
+        layers.push_back(std::make_unique<AveragePool>(*d));
+      else if (d->kind == kAttention)
+        layers.push_back(std::make_unique<Attention>(*d));
       else if (d->K == 3)
         layers.push_back(std::make_unique<ConvLSTM<3>>(*d));
       else
@@ -273,7 +440,7 @@ EXPORT Runner* runner_new(const Network* network, int threads) {
 EXPORT void runner_delete(Runner* runner) { delete runner; }
 
 // 0; 1 where there is no thread to be had; 2, with nothing done, where a count is not known. States: hidden state and
-// cell of a ConvLSTM, the potential of a spiking stage, for each layer, and the votes so far.
+// cell of a ConvLSTM, the potential of a spiking stage, for each layer that has some, and the votes so far.
 EXPORT int runner_step(Runner* runner, const R* frame, const R* seen, int64_t known, R* const* states, int64_t steps,
                        R* out) {
   bool known_all = true;

@@ -1,6 +1,4 @@
 // A whole sequence forward through one ConvLSTM layer.
-#include <mutex>
-
 #include "convlstm_forward.h"
 
 namespace {
@@ -10,18 +8,16 @@ void forward(const Size& s, const Forward<R>& f, int threads) {
   const Planes<R> p(s.H, s.W, s.before(), s.after());
   Buffer<R> packed(packed_size<A, K>(4 * s.D, words_of<A>(s.C) + words_of<A>(s.D), s.K));
   pack_gates<A, K>(f.w_input, f.w_hidden, f.bias, packed.data(), s);
-  // One set for the team, then one for each thread.
   const size_t shared = Sample<A, K>::shared_size(s, p), own = Sample<A, K>::own_size(s, p);
   const size_t counts = f.places ? Sample<A, K>::counts_size(s, p) : 0;
-  Buffer<R> memory((threads + 1) * shared + threads * (own + counts));
+  Buffer<R> of_sets(sets(s, threads) * (shared + counts)), of_workers(workers(s, threads) * own);
   Barrier barrier;
-  std::mutex adding;
   on_team(threads, [&](int rank, int size) {
-    R* mine = memory.data() + (threads + 1) * shared + rank * (own + counts);
-    R* seen = f.places ? mine + own : nullptr;
-    share_out(s.N, rank, size, [&](int n, int member, int members) {
-      R* set = memory.data() + (members == 1 ? 1 + rank : 0) * shared;
-      Sample<A, K> sample(s, p, f, packed.data(), n, set, mine, seen, band(s, member, members),
+    R* mine = of_workers.data() + worker(s, rank, size) * own;
+    share_out(s.N, rank, size, [&](int n, int set, int member, int members) {
+      R* ours = of_sets.data() + set * (shared + counts);
+      R* seen = f.places ? ours + shared : nullptr;
+      Sample<A, K> sample(s, p, f, packed.data(), n, ours, mine, seen, band(s, member, members),
                           band(s, member + 1, members));
       sample.start();
       barrier.wait(members);
@@ -30,11 +26,13 @@ void forward(const Size& s, const Forward<R>& f, int threads) {
         barrier.wait(members);
       }
     });
-    if (!f.places) return;
-    const std::lock_guard<std::mutex> lock(adding);
+  });
+  if (!f.places) return;
+  for (int set = 0; set < sets(s, threads); ++set) {
+    const R* seen = of_sets.data() + set * (shared + counts) + shared;
     for (size_t row = 0; row < size_t(s.D) * s.H; ++row)
       for (int x = 0; x < s.W; ++x) f.places[row * s.W + x] += seen[row * p.width + x];
-  });
+  }
 }
 
 template <class A, class R = typename A::R>

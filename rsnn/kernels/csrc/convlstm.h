@@ -38,16 +38,31 @@ void pack_gates(const R* w_input, const R* w_hidden, const R* bias, R* to, const
       [&](int output) { return bias ? scale(output) * bias[row(output)] : R(0); });
 }
 
-// The first row of member `rank` of `size`: even, and in whole windows of the pooling.
+// What a sample is cut into for a team: an even number of rows, in whole windows of the pooling.
+inline int part_rows(const Size& s) { return s.pool % 2 ? 2 * s.pool : s.pool; }
+inline int parts(const Size& s) { return (s.H + part_rows(s) - 1) / part_rows(s); }
+
+// The first row of member `rank` of `size`.
 inline int band(const Size& s, int rank, int size) {
-  const int some = s.pool % 2 ? 2 * s.pool : s.pool, parts = (s.H + some - 1) / some;
-  return std::min(s.H, int(int64_t(parts) * rank / size) * some);
+  return std::min(s.H, int(int64_t(parts(s)) * rank / size) * part_rows(s));
 }
 
 // Samples are shared out among the threads; what is left over (a batch smaller than the team) is cut into bands of rows.
+// Calls one(sample, set, member, members), `set` being a number for the memory of the sample.
 template <class One>
 void share_out(int N, int rank, int size, const One& one) {
   const int alone = N / size * size;
-  for (int n = rank; n < alone; n += size) one(n, 0, 1);
-  for (int n = alone; n < N; ++n) one(n, rank, size);
+  for (int n = rank; n < alone; n += size) one(n, rank, 0, 1);
+  for (int n = alone; n < N; ++n) one(n, alone ? size : 0, rank, size);
 }
+
+// So many sets do for teams of `threads` and for smaller ones.
+inline int sets(const Size& s, int threads) { return std::min(s.N, threads + 1); }
+
+// A number for the memory of each thread that gets rows. One that gets none has a neighbour's, and does not use it.
+inline int worker(const Size& s, int rank, int size) {
+  return s.N >= size || parts(s) >= size ? rank : int(int64_t(parts(s)) * rank / size);
+}
+
+// So many of these numbers there are in teams of `threads` and in smaller ones.
+inline int workers(const Size& s, int threads) { return std::min(threads, std::max(s.N, parts(s))); }

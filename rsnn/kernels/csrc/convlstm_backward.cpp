@@ -375,18 +375,18 @@ void backward(const Size& s, const Backward<R>& b, int threads) {
   Buffer<R> packed(packed_size<A, K>(4 * s.D, s.C + s.D, s.K)), packed_back(packed_size<A, K>(outputs, 4 * s.D, s.K));
   pack_gates<A, K>(b.w_input, b.w_hidden, b.bias, packed.data(), s);
   pack_back<R, K>(b.w_input, b.w_hidden, packed_back.data(), s, outputs);
-  // One set for the team, then one for each thread.
   const size_t shared = Sample<R, K>::shared_size(s, p, back), own = Sample<R, K>::own_size(s, p);
-  Buffer<R> memory((threads + 1) * shared + threads * own);
+  const int most = workers(s, threads);
+  Buffer<R> of_sets(sets(s, threads) * shared), of_workers(most * own);
   const int rows = Sample<R, K>::kernel_rows(s);
   const size_t weights = size_t(s.D) * (s.C + s.D) * rows * s.K * 4, sums = weights + 4 * s.D;  // vectors
-  Buffer<R> lanes(threads * sums * kLanes<R>);
+  Buffer<R> lanes(most * sums * kLanes<R>);
   Barrier barrier;
   on_team(threads, [&](int rank, int size) {
-    Vec<R>* d_weights = reinterpret_cast<Vec<R>*>(lanes.data()) + rank * sums;
-    share_out(s.N, rank, size, [&](int n, int member, int members) {
-      R* set = memory.data() + (members == 1 ? 1 + rank : 0) * shared;
-      Sample<R, K> sample(s, p, back, b, n, set, memory.data() + (threads + 1) * shared + rank * own, d_weights,
+    const int mine = worker(s, rank, size);
+    Vec<R>* d_weights = reinterpret_cast<Vec<R>*>(lanes.data()) + mine * sums;
+    share_out(s.N, rank, size, [&](int n, int set, int member, int members) {
+      Sample<R, K> sample(s, p, back, b, n, of_sets.data() + set * shared, of_workers.data() + mine * own, d_weights,
                           band(s, member, members), band(s, member + 1, members));
       sample.start();
       for (int t = s.T - 1; t >= 0; --t)
@@ -395,7 +395,7 @@ void backward(const Size& s, const Backward<R>& b, int threads) {
       sample.finish();
     });
   });
-  add_up(reinterpret_cast<const Vec<R>*>(lanes.data()), sums, threads, rows, s, b);
+  add_up(reinterpret_cast<const Vec<R>*>(lanes.data()), sums, most, rows, s, b);
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ class Sample {
   static size_t own_size(const Size& s, const Planes<R>& p) {
     return rows_size<A, K>(p, int(words(s)), 4 * s.D) + size_t(s.D) * s.pool * p.width;
   }
-  // Of each member too, where hidden states are counted: how many of its samples and steps were not zero, by place.
+  // Of the sample too, where hidden states are counted: how many of its steps were not zero, by place.
   static size_t counts_size(const Size& s, const Planes<R>& p) { return size_t(s.D) * s.H * p.width; }
 
   Sample(const Size& s, const Planes<R>& p, const Forward<R>& f, const R* packed, int n, R* shared, R* own, R* counts,

@@ -15,28 +15,37 @@ from rsnn.data.simulate import SimulatedGestures
 CLASSES, OTHER = 11, 10
 OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
 TOGETHER = CLASSES + OTHERS  # clips of a file
-SECONDS = (0.8, 6.0)  # of the clips to train with; validation clips are as the test's
+SECONDS = {"train": (0.8, 6.0), "short": (0.5, 2.0)}  # of the clips to train with; validation clips are as the test's
 TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity
 SLICE = 100  # ticks; windows begin and end with slices of so many
 FULL = 0.9  # share of the GPU's memory beyond which no more clips are loaded
 
 
 def simulate(
-    folder: Path, worker: int, workers: int, validation: int, seed: int, device: str, most: int | None
+    folder: Path, worker: int, workers: int, validation: int, seed: int, device: str, most: int | None, short: int
 ) -> None:
-    """Make this worker's share of the validation clips, then of `most` to train with (None: without end)."""
+    """Make this worker's share of the validation clips, then of `most` to train with (None: without end).
+
+    Meanwhile `short` clips are made: they cost less, so that there are more performers and scenes in the same time.
+    """
     torch.set_num_threads(1)
     clips = SimulatedGestures(validation, seed, split="validation", device=device)
     for first in range(worker * CLASSES, validation, workers * CLASSES):
         write(folder / f"validation-{seed}-{first:05d}.npz", (clips, range(first, first + CLASSES)))
-    clips, others = (
-        SimulatedGestures(10**7, seed + i, split="train", duration_s=SECONDS, device=device) for i in (0, 1)
-    )
-    rounds = 10**5 if most is None else math.ceil(most / TOGETHER)
-    for round_ in range(worker, rounds, workers):
+    rounds = {"train": 10**5 if most is None else math.ceil(most / TOGETHER), "short": math.ceil(short / TOGETHER)}
+    seeds = {"train": (seed, seed + 1), "short": (seed + 2, seed + 3)}
+    sources = {
+        part: [
+            SimulatedGestures(10**7, one, split="train", duration_s=SECONDS[part], device=device) for one in seeds[part]
+        ]
+        for part in rounds
+    }
+    for round_ in range(worker, max(rounds.values()), workers):
         of_all = range(round_ * CLASSES, (round_ + 1) * CLASSES)
         more = [(round_ * OTHERS + i) * CLASSES + OTHER for i in range(OTHERS)]
-        write(folder / f"train-{seed}-{round_:05d}.npz", (clips, of_all), (others, more))
+        for part, (clips, others) in sources.items():
+            if round_ < rounds[part]:
+                write(folder / f"{part}-{seed}-{round_:05d}.npz", (clips, of_all), (others, more))
 
 
 def write(file: Path, *chosen: tuple[SimulatedGestures, Sequence[int]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,23 +19,33 @@ from rsnn.kernels import cuda, gpu
 
 STEPS = 20
 MAX_STEP_MS = 100  # what lasts longer than STEPS of these is cut into 2, 3, ... times as many steps
-# Share of the windows that are distorted. Networks should be best at what recordings look like, and cope with the rest.
-AUGMENTED = 0.5
+WHOLE_S = (100.0, 100.0)  # seconds of a window: all there is of a clip
 MIRRORED = torch.tensor([0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10])  # what a class is in a mirror
 
 
 @dataclass(frozen=True)
 class View:
-    """How clips are seen: side of the frames, shortest and longest window in seconds, and its time steps."""
+    """How clips are seen.
+
+    Attributes:
+        side: of the frames.
+        window_s: shortest and longest window in seconds.
+        steps: of a window.
+        distorted: share of the windows that are distorted. Networks should be best at what recordings look like, and
+            cope with the rest.
+
+    """
 
     side: int
     window_s: tuple[float, float]
     steps: int = STEPS
+    distorted: float = 0.5
 
     def longer(self, multiple: int) -> View:
         """Return the view of windows that need `multiple` times the steps."""
         shortest = (multiple - 1) * STEPS * MAX_STEP_MS / 1000
-        return View(self.side, (shortest, shortest + STEPS * MAX_STEP_MS / 1000), multiple * STEPS)
+        window_s = (shortest, shortest + STEPS * MAX_STEP_MS / 1000)
+        return dataclasses.replace(self, window_s=window_s, steps=multiple * STEPS)
 
 
 def frames_of(clip: Tensor, side: int) -> Tensor:
@@ -78,7 +89,7 @@ def batch(clips: Clips, size: int, view: View, rng: np.random.Generator) -> tupl
     labels = rng.permutation(np.resize(rng.permutation(CLASSES), size))
     chosen, begins, windows, first, end = _windows(clips, labels, view.window_s, rng)
     parts = [clips.events[i][a:b] for i, a, b in zip(*(x.tolist() for x in (chosen, first, end)), strict=True)]
-    u, augmented = rng.uniform, rng.random(size) < AUGMENTED
+    u, augmented = rng.uniform, rng.random(size) < view.distorted
     angle, wide = np.deg2rad(rng.normal(0, 5, size)) * augmented, np.exp(u(-0.2, 0.2, size) * augmented)
     high = wide * np.exp(u(-0.07, 0.07, size) * augmented)
     mirrored, swapped = rng.random(size) < 0.5, (rng.random(size) < 0.25) & augmented

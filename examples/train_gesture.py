@@ -6,15 +6,18 @@ Some processes have performers of `SimulatedGestures` carry out gestures and fil
 until there are as many clips as `--most` says; one process a model trains on all clips there are so far. Both are done
 on the GPU where there is one (filming there needs CuPy; with it, one kernel, `gesture_windows.cu`, makes the frames of
 a batch). `cl` and `cla` are an encoder under two classifiers at once, its decision head and the spiking CNN: they
-become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `scnn`
-has no encoder.
+become `convlstm-gesture-cl-sum` and `rsnn-gesture-cl`, or `convlstm-gesture-cla-mean` and `rsnn-gesture-cla`. `cl-sum`
+and `cla-mean` are an encoder under its decision head alone; `scnn` has no encoder.
 
 What a network sees is a random window of a clip, or its begin. Half of the windows are mirrored, turned, scaled,
 shifted, thinned or thickened, through a sensor with more noise or exchanged polarities; the others are mirrored and
 little else. Windows of more than two seconds get more time steps, as `Preprocessing.max_step_ms` gives them to whole
-recordings. The learning rate rises, and falls to nothing at the end of the minutes; what is kept is the moving average
-of the weights, in `<name>/best` from the first minute on. Nothing is selected: the validation clips, of performers of
-their own as the test clips are, only tell how it went, and `--validation 0` does without them.
+recordings. `--short` clips of 0.5 to 2 s come besides, of more performers in the same time; most batches are of them
+then, whole and hardly distorted: networks are wrong about short clips far more often than about long ones.
+
+The learning rate rises, and falls to nothing at the end of the minutes; what is kept is the moving average of the
+weights, in `<name>/best` from the first minute on. Nothing is selected: the validation clips, of performers of their
+own as the test clips are, only tell how it went, and `--validation 0` does without them.
 
 `--start` goes on from checkpoints, of the zoo or in `FOLDER/<name>`. From nothing, the encoder CL learns which way an
 arm turns only from short windows in which the arm moves little from one frame to the next: give it
@@ -44,7 +47,7 @@ import numpy as np
 import torch
 from gesture_clips import CLASSES, TOGETHER, Clips, simulate
 from gesture_hints import learn_features, take_over
-from gesture_windows import MAX_STEP_MS, STEPS, View, batch, frames_of
+from gesture_windows import MAX_STEP_MS, STEPS, WHOLE_S, View, batch, frames_of
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,6 +58,8 @@ from rsnn.data.simulate import SimulatedGestures
 MODELS = {
     "cl": ("convlstm-gesture-cl-sum", "rsnn-gesture-cl"),
     "cla": ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"),
+    "cl-sum": ("convlstm-gesture-cl-sum",),
+    "cla-mean": ("convlstm-gesture-cla-mean",),
     "scnn": ("scnn-gesture",),
 }
 SIDE = 128  # of the frames
@@ -64,6 +69,7 @@ GAINS = (
 )  # CL's head takes the sum of the steps, CLA's their mean, a STEPS-th of it; both SCNNs take all steps
 BEGINNINGS, ENDS = 0.15, (5, 9, 14)  # share of the batches that end early, lest the first steps be too sure; after what
 LONG, MULTIPLES = 0.25, (2, 3)  # share of the batches with windows of 2 or 3 times STEPS
+SHORT = 0.7  # share of the batches that are short clips, if there are any
 SMOOTHED = 0.05  # share of a label that goes to all classes alike
 TRUST = 0.5  # in teachers; the rest is in the label
 AVERAGED = 0.998  # what the average of the weights keeps of itself in each step
@@ -104,30 +110,39 @@ class Lessons:
 
     Args:
         clips: where windows are from.
+        short: clips that are seen whole.
         view: of the windows; some batches have longer ones, some end early.
         options: of the command line.
         rng: what chooses.
 
     """
 
-    def __init__(self, clips: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator) -> None:
-        self.clips, self.view, self.options, self.rng = clips, view, options, rng
+    def __init__(
+        self, clips: Clips, short: Clips, view: View, options: argparse.Namespace, rng: np.random.Generator
+    ) -> None:
+        self.clips, self.short, self.view, self.options, self.rng = clips, short, view, options, rng
         self.teachers = [_quick(rsnn.load(name).to(clips.device).eval(), options) for name in options.teachers]
 
     @torch.no_grad()
     def draw(self) -> Lesson:
         """Return a batch."""
-        kind_of_window = self.rng.random()
-        ends, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
-        view = self.view.longer(int(self.rng.choice(MULTIPLES))) if long else self.view
-        frames, labels = batch(self.clips, self.options.batch, view, self.rng)
-        if ends:
-            frames = frames[: int(self.rng.choice(ENDS))]
+        if self.short.of_class.all() and self.rng.random() < SHORT:
+            view = View(self.view.side, WHOLE_S, distorted=0)
+            frames, labels = batch(self.short, self.options.batch, view, self.rng)
+        else:
+            frames, labels = self._windows()
         target = F.one_hot(labels, CLASSES) * (1 - SMOOTHED) + SMOOTHED / CLASSES
         if self.teachers:
             said = sum(teacher(frames).softmax(1) for teacher in self.teachers) / len(self.teachers)
             target = torch.lerp(target, said, TRUST)
         return Lesson(frames, target, labels)
+
+    def _windows(self) -> tuple[Tensor, Tensor]:
+        kind_of_window = self.rng.random()
+        ends, long = kind_of_window < BEGINNINGS, kind_of_window > 1 - LONG
+        view = self.view.longer(int(self.rng.choice(MULTIPLES))) if long else self.view
+        frames, labels = batch(self.clips, self.options.batch, view, self.rng)
+        return frames[: int(self.rng.choice(ENDS))] if ends else frames, labels
 
 
 def _quick(function: Callable[..., Any], options: argparse.Namespace) -> Callable[..., Any]:
@@ -189,7 +204,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     others = [p for p in networks.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=device.type == "cuda")
-    clips = Clips(output / "clips", "train", device)
+    clips, short = (Clips(output / "clips", part, device) for part in ("train", "short"))
     validation = Clips(output / "clips", "validation", device)
     view = View(SIDE, tuple(options.window))
     state_file = output / f"{kind}.pt"
@@ -204,6 +219,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     while len(clips.seen) * TOGETHER < options.least or not clips.of_class.all():
         time.sleep(1)
         clips.refresh()
+    short.refresh()
     if options.hints and kind == "cla" and not passes:
         begin_as_cl(networks, lambda: batch(clips, options.batch, view, rng)[0], options.hints)
         average.load_state_dict(networks.state_dict())
@@ -212,7 +228,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     begin = told - spent
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
-    classify, lessons = _quick(networks, options), Lessons(clips, view, options, rng)
+    classify, lessons = _quick(networks, options), Lessons(clips, short, view, options, rng)
     ends: deque[torch.cuda.Event] = deque()  # of the batches that the GPU may not be through with
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
@@ -239,13 +255,14 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
             told = time.monotonic()
             share = ", ".join(f"{x:.3f}" for x in (right / shown).tolist())
             print(
-                f"{kind}: {spent:.0f} of {limit:.0f} s, {passes} windows of {len(clips)} clips, right {share}, "
-                f"loss {float(loss_sum) / shown * options.batch:.3f}",
+                f"{kind}: {spent:.0f} of {limit:.0f} s, {passes} windows of {len(clips) + len(short)} clips, "
+                f"right {share}, loss {float(loss_sum) / shown * options.batch:.3f}",
                 flush=True,
             )
             loss_sum, shown = 0.0, 0
             right.zero_()
             clips.refresh()
+            short.refresh()
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             parts = {"networks": networks, "average": average, "optimizer": optimizer}
@@ -264,7 +281,7 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
         found["validation_average"] = accuracies(average, validation)
     for place, name in enumerate(MODELS[kind]):
         metrics = {part: right[place] for part, right in found.items()}
-        metrics |= {"passes": passes, "clips": len(clips), "seed": options.seed}
+        metrics |= {"passes": passes, "clips": len(clips) + len(short), "seed": options.seed}
         if len(validation):
             metrics["validation_clips"] = len(validation)
         (output / name / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -295,6 +312,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")
     parser.add_argument("--most", type=int, metavar="CLIPS", help="to train with, about; without end by default")
+    parser.add_argument("--short", type=int, default=0, metavar="CLIPS", help="of 0.5 to 2 s to train with besides")
     parser.add_argument("--validation", type=int, default=440, help="clips, eleven to a file; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -305,6 +323,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.most is not None and options.most < max(options.least, 1):
         parser.error(f"--most {options.most} is less than --least {options.least}: the training would never begin")
+    names = [name for kind in options.models for name in MODELS[kind]]
+    if len(set(names)) < len(names):
+        parser.error(f"--models {' '.join(options.models)} trains a model twice: {', '.join(sorted(names))}")
     film = options.film or options.device
     try:
         SimulatedGestures(1, device=film)[0]
@@ -313,7 +334,7 @@ def main() -> None:
     (options.output / "clips").mkdir(parents=True, exist_ok=True)
     spawn = get_context("spawn")
     folder = options.output / "clips"
-    common = (options.simulators, options.validation, options.seed, film, options.most)
+    common = (options.simulators, options.validation, options.seed, film, options.most, options.short)
     shares = [(folder, worker, *common) for worker in range(options.simulators)]
     cameras = [spawn.Process(target=simulate, args=share, daemon=True) for share in shares]
     trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]

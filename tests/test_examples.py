@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gesture_hints
+import numpy as np
 import pytest
 import torch
 import train_gesture
@@ -55,10 +56,11 @@ def test_gestures_are_trained_while_they_are_simulated(tmp_path):
 def test_with_teachers_without_validation_and_with_an_end_of_the_filming(tmp_path):
     command = [sys.executable, EXAMPLE, tmp_path, "--models", "cla", "--minutes", "0.1", "--batch", "4"]
     command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla", "--hints", "2"]
-    command += ["--simulators", "2", "--validation", "0", "--least", "14", "--most", "28"]
+    command += ["--simulators", "2", "--validation", "0", "--least", "14", "--most", "28", "--short", "14"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-3000:]
-    assert {file.name for file in (tmp_path / "clips").iterdir()} <= {f"train-0-0000{i}.npz" for i in (0, 1)}
+    made = {file.name for file in (tmp_path / "clips").iterdir()}
+    assert made <= {"train-0-00000.npz", "train-0-00001.npz", "short-0-00000.npz"}
     for name in ("convlstm-gesture-cla-mean", "rsnn-gesture-cla"):
         assert json.loads((tmp_path / name / "metrics.json").read_text()).keys() == {"passes", "clips", "seed"}
         rsnn.load(tmp_path / name / "best")
@@ -73,10 +75,10 @@ def test_targets_are_labels_and_what_teachers_say(monkeypatch):
         return torch.zeros(2, 11).index_fill(1, torch.tensor(5), 1000.0)
 
     monkeypatch.setattr(train_gesture, "batch", lambda *_: (frames, labels))
-    clips = SimpleNamespace(device=torch.device("cpu"))
+    clips = SimpleNamespace(device=torch.device("cpu"), of_class=np.zeros(11))
     options = argparse.Namespace(teachers=[], batch=2, graphs=False)
     rng = SimpleNamespace(random=lambda: 0.5)
-    lessons = train_gesture.Lessons(clips, View(128, (0.5, 2.0)), options, rng)
+    lessons = train_gesture.Lessons(clips, clips, View(128, (0.5, 2.0)), options, rng)
     lessons.teachers = [teacher, teacher]
     inputs, target, given = lessons.draw()
     assert inputs is frames
@@ -84,6 +86,26 @@ def test_targets_are_labels_and_what_teachers_say(monkeypatch):
     torch.testing.assert_close(target.sum(1), torch.ones(2))
     torch.testing.assert_close(target[0, [3, 5, 0]], torch.tensor([0.95 + 0.05 / 11, 1 + 0.05 / 11, 0.05 / 11]) / 2)
     assert given is labels
+
+
+def test_short_clips_are_seen_whole_by_most_batches(monkeypatch):
+    drawn = []
+
+    def batch(*args):
+        drawn.append(args)
+        return torch.ones(20), torch.zeros(2, 11)
+
+    monkeypatch.setattr(train_gesture, "batch", batch)
+    monkeypatch.setattr(train_gesture.F, "one_hot", lambda labels, _: labels)
+    clips, short = (SimpleNamespace(device=torch.device("cpu"), of_class=np.ones(11)) for _ in range(2))
+    options = argparse.Namespace(teachers=[], batch=2, graphs=False)
+    lessons = train_gesture.Lessons(clips, short, View(128, (0.5, 2.0)), options, np.random.default_rng(0))
+    for _ in range(200):
+        lessons.draw()
+    whole = [view for chosen, _, view, _ in drawn if chosen is short]
+    assert set(whole) == {View(128, (100.0, 100.0), distorted=0)}
+    assert 0.6 < len(whole) / 200 < 0.8
+    assert {view.distorted for chosen, _, view, _ in drawn if chosen is clips} == {0.5}
 
 
 def test_an_encoder_learns_another_ones_features_and_its_classifier_takes_over():
@@ -119,6 +141,13 @@ def test_the_average_follows_all_weights():
     assert average[0].weight.tolist() == [[pytest.approx(1.002)] * 2]
     assert average[1].running_mean.tolist() == [pytest.approx(1)]
     assert average[1].num_batches_tracked == 7
+
+
+def test_one_model_is_not_trained_twice(tmp_path):
+    command = [sys.executable, EXAMPLE, tmp_path, "--models", "cl", "cl-sum"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert "convlstm-gesture-cl-sum, convlstm-gesture-cl-sum" in ran.stderr
 
 
 def test_an_end_before_the_begin_is_refused(tmp_path):

@@ -160,8 +160,7 @@ def test_windows_are_of_their_classes_and_lengths(tmp_path):
 @pytest.mark.parametrize("share", [0, 1])
 def test_a_batch_by_the_kernels(tmp_path, monkeypatch, share):
     clips = made_clips(tmp_path)
-    monkeypatch.setattr(gesture_windows, "AUGMENTED", share)
-    view = gesture_windows.View(64, (0.5, 3.0))
+    view = gesture_windows.View(64, (0.5, 3.0), distorted=share)
     frames, labels = gesture_windows.batch(clips, 32, view, np.random.default_rng(3))
     assert frames.shape == (20, 32, 2, 64, 64)
     # The same batch, as on a GPU.

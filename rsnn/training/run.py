@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from filelock import FileLock, Timeout
 
 from rsnn import zoo
@@ -86,7 +87,9 @@ def train(
     """
     check(recipe)
     folder = Path(output).expanduser()
-    accelerator = Accelerator(gradient_accumulation_steps=recipe.loop.accumulate, cpu=recipe.loop.cpu)
+    # As a plugin: a bare number gives way to what a launcher's environment says.
+    passes = GradientAccumulationPlugin(num_steps=recipe.loop.accumulate)
+    accelerator = Accelerator(gradient_accumulation_plugin=passes, cpu=recipe.loop.cpu)
     display = display if display is not None and accelerator.is_main_process else Display()
     own = _own_preprocessing(recipe)
     recipe = dataclasses.replace(recipe, data=recipe.data.filled(own))

@@ -493,6 +493,14 @@ def test_doubled_accumulation_is_the_doubled_batch(recipe, archive, tmp_path):
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_a_launchers_environment_does_not_change_the_recipe(recipe, archive, tmp_path, monkeypatch):
+    accumulated = recipe("loop.accumulate=2", "loop.batch_size=2", "phases.encoder.epochs=1")
+    train(accumulated, archive, tmp_path / "alone")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    train(accumulated, archive, tmp_path / "launched")
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "launched"))
+
+
 def test_clipping_bounds_the_step(recipe, archive, tmp_path):
     settings = ("optimizer.kind=sgd", "optimizer.momentum=0", "optimizer.lr=1", "optimizer.weight_decay=0")
     chosen = recipe(*settings, "schedule.kind=constant", "loop.clip_norm=1e-3", "loop.batch_size=18", epochs=1)

@@ -54,7 +54,7 @@ def train(
         raise InputError("expected a recipe (rsnn train --list), or --from NAME to fine-tune a model")
     overrides = list(changes or ())
     if start is not None:
-        overrides.insert(0, f"start={json.dumps(start)}")
+        overrides.insert(0, f"start={json.dumps(start, ensure_ascii=False)}")
     if seed is not None:
         overrides.append(f"seed={seed}")
     chosen = training.load_recipe(recipe or "fine-tune", overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import rsnn
 from rsnn.cli import app
 from rsnn.training import load_recipe
+from rsnn.training.recipe_files import field_names
 from rsnn.training.sources import open_part
 from rsnn.training.splits import cut_validation
 
@@ -258,6 +260,18 @@ def test_recipes_are_listed_and_shown():
     shown = json.loads(invoke("train", "rsnn-gesture-cl", "--show", "--set", "optimizer.lr=0.5").stdout)
     assert shown["optimizer"]["lr"] == 0.5
     assert shown["phases"]["encoder"]["epochs"] == 300
+
+
+def test_a_model_to_go_on_from_may_have_any_name():
+    shown = json.loads(invoke("train", "--from", "./\N{WAVING HAND SIGN}", "--show").stdout)
+    assert shown["start"] == "./\N{WAVING HAND SIGN}"
+
+
+def test_the_example_of_a_setting_in_the_help_of_fine_tuning_is_one():
+    example = (Path(__file__).parents[2] / "examples" / "fine_tune_folder.py").read_text("utf-8")
+    name, value = re.search(r"as ([a-z_.]+)=([-0-9e]+)", example).groups()
+    assert name in field_names()
+    load_recipe("fine-tune", [f"{name}={value}", "start=rsnn-nmnist-cl"])
 
 
 @pytest.mark.parametrize(

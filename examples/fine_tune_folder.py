@@ -17,7 +17,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("start", help="the checkpoint")
 parser.add_argument("folder", help="of the recordings")
 parser.add_argument("output", help="folder of the training")
-parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="of the recipe, as loop.lr=1e-3")
+parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="of the recipe, as optimizer.lr=1e-3")
 arguments = parser.parse_args()
 output = arguments.output
 recipe = load_recipe("fine-tune", [f"start={arguments.start}", *arguments.settings])

@@ -36,6 +36,7 @@ from rsnn.training.batches import PHASES
 from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
 from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
+from rsnn.training.objective import Objective
 from rsnn.training.recipe import Phase, Recipe, check
 from rsnn.training.recipe_files import recipe_from
 from rsnn.training.sources import Part, has_test_part, open_part, own_test_part
@@ -106,6 +107,7 @@ def train(
             display.say(f"{folder} holds a finished run of this recipe; choose another --output for another one")
             finished: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text("utf-8"))
             return finished
+        _check_phases(recipe, parts.training)
         display.say(
             f"{len(parts.training)} recordings train, {len(parts.validation)} validate"
             + (f", {len(parts.test)} test at the end" if parts.test else "; no test part")
@@ -163,6 +165,16 @@ def build(
     assert model.preprocessing is not None
     model.preprocessing = dataclasses.replace(model.preprocessing, window_ms=_window_ms(model.preprocessing, training))
     return model
+
+
+def _check_phases(recipe: Recipe, training: Part) -> None:
+    """Raise RSNNError where a phase does not go with those before it: when these are done it would be too late."""
+    if len(list(recipe.phases)) < 2:
+        return
+    model = None
+    for name, phase in recipe.phases:
+        model = build(recipe, name, phase, training, model)
+        Objective(model, phase.loss)
 
 
 def classes_of(zoo_name: str, training: Part) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from small_runs import write_archive
 
 import rsnn
 from rsnn import hub
-from rsnn.errors import CheckpointError, ConfigError, InputError, TrainingError
+from rsnn.errors import CheckpointError, ConfigError, InputError, RSNNError, TrainingError
 from rsnn.training import load_recipe, loop, optimizers, recipe_from, report, run, train
 from rsnn.training.display import Display
 from rsnn.training.recipe import Optimizer, Phase, Recipe, Schedule
@@ -428,6 +428,29 @@ def test_labels_without_names_beyond_the_models_classes_are_refused(recipe, arch
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(ConfigError, match="label 11 and no class_names, and convlstm-nmnist-cl-mean has 10 classes"):
         train(recipe(), tmp_path / "odd.npz", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("phases.classifier.model=convlstm-nmnist-cl-sum", "expected an RSNN"),
+        ("phases.classifier.model=rsnn-nmnist-cla", "expected the classifier with in_channels=6"),
+    ],
+)
+def test_a_later_phase_that_does_not_fit_is_known_before_the_first(recipe, archive, tmp_path, change, said):
+    heard = Heard()
+    two_phases = recipe("phases.classifier.epochs=1", change, name="rsnn-nmnist-cl")
+    with pytest.raises(RSNNError, match=said):
+        train(two_phases, archive, tmp_path / "run", display=heard)
+    assert not heard.places
+
+
+def test_a_later_loss_that_does_not_fit_is_known_before_the_first_phase(recipe, archive, tmp_path):
+    heard = Heard()
+    tet_of_a_head = recipe("phases.joint.epochs=1", "phases.joint.loss=tet")
+    with pytest.raises(ConfigError, match="spiking classifiers"):
+        train(tet_of_a_head, archive, tmp_path / "run", display=heard)
+    assert not heard.places
 
 
 def test_patience_ends_a_phase(recipe, archive, tmp_path):

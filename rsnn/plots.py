@@ -18,7 +18,8 @@ from rsnn.data.files import as_path, replacing
 from rsnn.errors import InputError, MissingDependencyError
 
 COLUMNS = 10
-PICTURES = (".gif", ".mp4", ".png")
+ANIMATIONS = (".gif", ".mp4")
+PICTURES = (*ANIMATIONS, ".png")
 
 # Of an animation: pixels a side of its picture of the events, milliseconds a frame and of the last one.
 _PICTURE = 384

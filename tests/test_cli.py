@@ -405,10 +405,3 @@ def test_test_samples_without_a_test_part(tmp_path):
     ran = invoke("train", "rsnn-nmnist-cl", *words)
     assert ran.exit_code == 1
     assert "--test-samples 0:2 without --test" in ran.stderr
-
-
-def test_a_window_without_windows(tmp_path):
-    write_archive(tmp_path / "a.npz")
-    ran = invoke("evaluate", "rsnn-nmnist-cl", "--data", tmp_path / "a.npz", "--window-ms", 100)
-    assert ran.exit_code == 1
-    assert "--window-ms 100 without --windows" in ran.stderr

@@ -96,6 +96,28 @@ def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable
         yield lambda done: bar.update(task, completed=done)
 
 
+def refuse(context: typer.Context, *names: str, use: str, here: str) -> None:
+    """Raise InputError where the user gave one of these parameters, which would be ignored.
+
+    Args:
+        context: of the command.
+        names: of the parameters, as in its function.
+        use: what they are for.
+        here: what there is instead, as a clause.
+
+    """
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            option = parameter.opts[0]
+            given.append(option if option.startswith("-") else option.upper())
+    if given:
+        listed = " and ".join([*filter(None, [", ".join(given[:-1])]), given[-1]])
+        verb, them = ("is", "it") if len(given) == 1 else ("are", "them")
+        raise InputError(f"{listed} {verb} for {use}, and {here}; leave {them} out")
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Return `"346x260"` as (346, 260), None for None.
 

@@ -12,16 +12,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress
+from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, refuse
 from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
 from rsnn.energy.costs import energy_model
-from rsnn.errors import InputError, RSNNError
+from rsnn.errors import RSNNError
 from rsnn.models import EventClassifier
 
 
 def energy(
+    context: typer.Context,
     model: ModelArgument,
     data: Annotated[
         str | None,
@@ -33,6 +34,8 @@ def energy(
     as_json: AsJson = False,
 ) -> None:
     """Count the operations of a model on recordings, layer by layer, and say what they cost; see docs/energy.md."""
+    if data is None:
+        refuse(context, "samples", use="the recordings of --data", here="without it one recording is counted")
     energy_model(costs)  # an unknown name is an error before anything takes long
     loaded = rsnn.create_model(model) if untrained else rsnn.load(model)
     data, read, chosen = _recordings(loaded, data, samples)
@@ -60,11 +63,6 @@ def _recordings(model: EventClassifier, data: str | None, samples: str) -> tuple
     from rsnn.training.sources import open_part, sample_range
 
     if data is None:
-        if samples != ":":
-            raise InputError(
-                f"--samples {samples} without --data: the one recording that is counted then leaves nothing to choose; "
-                "expected --data with the recordings to choose among"
-            )
         events = rsnn.read_events(shipped.path())
         size = model.preprocessing.frame_size if model.preprocessing else (1, 1)
         if max(size) <= min(events.sensor_size):
@@ -88,6 +86,7 @@ def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[in
 
 
 def bench(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Zoo name of an RSNN.")] = ("rsnn-gesture-cl"),
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
@@ -103,7 +102,14 @@ def bench(
     """Time this library on the CPU against the same network written the plain way, in turn, in one process."""
     from rsnn import bench as measure
 
+    if as_json:
+        refuse(context, "markdown", use="people to read", here="--json prints for programs")
     if scaling:
+        refuse(
+            *(context, "model", "batch", "train_batch", "density"),
+            use="the comparison with the plain way",
+            here="--scaling measures networks and sizes of its own",
+        )
         with progress("measuring", len(measure.SIZES)) as advance:
             found = measure.scaling(repeats=repeats, on_progress=advance)
         data: Any = [vars(row) for row in found]

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import rsnn
-from rsnn.cli.console import ModelOption, out
+from rsnn.cli.console import ModelOption, out, refuse
 from rsnn.data import Events
 from rsnn.errors import InputError, UnknownNameError
 from rsnn.models import EventClassifier
@@ -22,6 +22,7 @@ from rsnn.models.prediction import frames_of
 
 
 def demo(
+    context: typer.Context,
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[FILE...]", help="Recordings; a simulated gesture by default."),
@@ -34,6 +35,8 @@ def demo(
     """Watch a model make up its mind about a simulated gesture, or about your recordings, and draw an animation."""
     if output.suffix.lower() != ".gif":
         raise InputError(f"{output} has the suffix {output.suffix!r}; expected .gif, an animated picture")
+    if files:
+        refuse(context, "gesture", "seed", use="simulated gestures", here=f"{files[0]} is a recording")
     loaded = rsnn.load(model)
     if files:
         for number, file in enumerate(files):

@@ -9,13 +9,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rsnn.cli.console import out, parse_size, print_json
+from rsnn.cli.console import out, parse_size, print_json, refuse
 from rsnn.errors import InputError
 
 KeepTruncated = Annotated[bool, typer.Option("--keep-truncated", help="Take what is left of a truncated recording.")]
 
 
 def convert(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="A recording, of any format rsnn reads.")],
     target: Annotated[
         Path,
@@ -49,7 +50,7 @@ def convert(
     from rsnn.data.convert import convert as run
     from rsnn.data.files import check_apart
     from rsnn.data.writers import FORMAT_OF_SUFFIX
-    from rsnn.plots import PICTURES, save_picture
+    from rsnn.plots import ANIMATIONS, PICTURES, save_picture
 
     known = (*FORMAT_OF_SUFFIX, FRAMES_SUFFIX, *PICTURES)
     if target_format is None and target.suffix.lower() not in known:
@@ -57,12 +58,16 @@ def convert(
             f"{target} has the suffix {target.suffix!r}; expected one of {', '.join(known)}, or --to FORMAT"
         )
     as_frames = target_format is None and target.suffix.lower() in (FRAMES_SUFFIX, *PICTURES)
-    given = " and ".join(name for name, value in (("--frames", frames), ("--size", size)) if value is not None)
-    if given and not as_frames:
-        raise InputError(
-            f"{given} with {target}: a recording keeps all its pixels and has no frames; expected OUT with one of "
-            f"{', '.join((FRAMES_SUFFIX, *PICTURES))}, or neither option"
+    if as_frames:
+        refuse(context, "from_zero", use="recordings", here=f"{target} will hold frames, which have no times")
+    else:
+        refuse(
+            *(context, "frames", "split_by", "size"),
+            use=f"frames and pictures ({', '.join((FRAMES_SUFFIX, *PICTURES))})",
+            here=f"{target} will be a recording, which has no frames and keeps all its pixels",
         )
+    if not as_frames or target.suffix.lower() not in ANIMATIONS:
+        refuse(context, "fps", use=f"animations ({', '.join(ANIMATIONS)})", here=f"{target} will be none")
     frame_size = parse_size(size)
     options: dict[str, Any] = {
         "source_format": source_format,
@@ -75,7 +80,7 @@ def convert(
     if as_frames and target.suffix.lower() in PICTURES:
         check_apart(source, target)
         made = picture_frames(
-            source, num_frames=frames, fps=None if target.suffix.lower() == ".png" else fps, **options
+            source, num_frames=frames, fps=fps if target.suffix.lower() in ANIMATIONS else None, **options
         )
         written = save_picture(made, target, fps=fps, title=source.name)
     else:
@@ -86,6 +91,7 @@ def convert(
 
 
 def simulate(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -116,6 +122,16 @@ def simulate(
     """Record a video, images or stills with a simulated event camera; see docs/simulate.md."""
     from rsnn.data.simulate import command
 
+    if cifar10dvs:
+        refuse(
+            *(context, "preset", "change", "fps", "size", "gamma", "moving", "format"),
+            use="films and stills of your own",
+            here="--cifar10dvs has its own",
+        )
+    if moving:
+        refuse(context, "fps", use="films", here="--moving takes stills")
+    if not (cifar10dvs or (moving and command.holds_many(source))):
+        refuse(context, "jobs", use="many stills, with --moving or --cifar10dvs", here=f"{source} makes one recording")
     said = command.simulate(
         source,
         output,

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 import rsnn
-from rsnn.cli.console import ModelOption, parse_size
+from rsnn.cli.console import ModelOption, parse_size, refuse
 
 
 def watch(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(help="Recording, - for standard input, aestream:PORT, jaer:PORT, or camera."),
@@ -28,8 +29,13 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each prediction.")] = False,
 ) -> None:
     """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md."""
+    from rsnn.streaming.sources import is_camera, is_recording
     from rsnn.streaming.watching import watch as run
 
+    if not is_recording(source):
+        refuse(context, "speed", use="the replay of a recording", here=f"the events of {source} come as they come")
+    if is_camera(source):
+        refuse(context, "sensor_size", use="sources that do not say it", here="a camera does")
     run(
         rsnn.load(model),
         source,

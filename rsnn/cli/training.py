@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress
+from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, refuse
 from rsnn.errors import InputError
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str | None, typer.Argument(help="Recipe by name (--list), a .toml, or a run's recipe.json.")
     ] = None,
@@ -47,6 +48,8 @@ def train(
     from rsnn.training.loop import Stopped
 
     if listed:
+        others = (name for name in context.params if name != "listed")
+        refuse(context, *others, use="a training", here="--list prints the names of all recipes and stops")
         for name in training.list_recipes():
             out.print(name, highlight=False)
         return
@@ -92,6 +95,7 @@ def train(
 
 
 def evaluate(
+    context: typer.Context,
     model: ModelArgument,
     data: Annotated[
         str, typer.Option(help="Labelled recordings: archive (.npz), folder, or gestures:N for simulated ones.")
@@ -119,10 +123,15 @@ def evaluate(
 
     from rsnn import evaluation
     from rsnn.training.report import confusion as draw_confusion
-    from rsnn.training.sources import open_part
+    from rsnn.training.sources import open_part, settings_that_count
 
-    if window_ms is not None and windows == 1:
-        raise InputError(f"--window-ms {window_ms} without --windows: recordings are taken whole; expected both")
+    if windows == 1:
+        refuse(context, "window_ms", use="--windows of 2 or more", here="recordings are taken whole here")
+    by_split, by_kind = settings_that_count(data, kind)
+    if not by_split and split != "all":
+        refuse(context, "split", use="data with parts", here=f"{data} has none")
+    if not by_kind and kind != "auto":
+        refuse(context, "kind", use="the folder of a data set", here=f"{data} is no folder of {kind}")
     if confusion is not None:
         _check_picture(confusion)
     accelerator = Accelerator(cpu=cpu)

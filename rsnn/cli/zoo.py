@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 import rsnn
 from rsnn import hub
-from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table
+from rsnn.cli.console import AsJson, ModelArgument, err, out, print_json, print_table, refuse
 from rsnn.cli.recordings import KeepTruncated, print_recording
 from rsnn.data.files import as_path
 from rsnn.data.writers import FORMAT_OF_SUFFIX
@@ -58,6 +58,7 @@ def models(
 
 
 def info(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="Zoo name, ./folder, org/name, or a recording.")],
     as_json: AsJson = False,
     keep_truncated: KeepTruncated = False,
@@ -69,6 +70,7 @@ def info(
         return
     if path.suffix.lower() in {*FORMAT_OF_SUFFIX, ".aedat4", ".mat", ".npy"} and not path.exists():
         raise RecordingError(f"{name}: no such file; expected a recording, or a checkpoint")
+    refuse(context, "keep_truncated", use="recordings", here=f"{name} is a model")
     untrained = name in rsnn.list_models() and hub.find_entry(name) is None
     model = rsnn.create_model(name) if untrained else rsnn.load(name)
     checkpoint = None if untrained else hub.resolve(name, local_files_only=True)

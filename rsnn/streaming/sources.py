@@ -100,7 +100,7 @@ def open_source(
         known = sensor_size or (DVS128_SIZE if kind == "jaer" else None)
         expected, packets = known or (frame_size and frame_size[::-1]), Packets()
         return EventSource(datagrams(listen(_port(name, rest)), decode, expected, packets), known, False, packets)
-    if kind == "camera":
+    if is_camera(name):
         return _camera(rest)
     if not Path(name).exists():
         raise InputError(
@@ -109,6 +109,16 @@ def open_source(
         )
     chunks = iter_events(name, duration_us=CHUNK_US, sensor_size=sensor_size)
     return EventSource(paced(chunks, speed), sensor_size, waits=math.isinf(speed))
+
+
+def is_camera(name: str) -> bool:
+    """Tell whether a source's name is that of a camera."""
+    return name.partition(":")[0] == "camera"
+
+
+def is_recording(name: str) -> bool:
+    """Tell whether a source's name is the path of a recording."""
+    return name != "-" and name.partition(":")[0] not in ("aestream", "jaer", "camera")
 
 
 def paced(chunks: Iterator[Any], speed: float) -> Iterator[Chunk]:

@@ -155,14 +155,36 @@ def open_part(data: str | os.PathLike[str], *, split: str = "train", kind: str =
         RSNNError: there is no such data, part or kind, it has no labels, or `samples` chooses nothing.
 
     """
-    if kind not in get_args(DataKind):
-        known = get_args(DataKind)
-        raise InputError(f"kind is {kind!r}; expected one of {', '.join(known)}.{suggest(kind, known)}")
+    _check_kind(kind)
     part = _open(os.fspath(data), split, kind)
     if samples == ":":
         return part
     chosen = sample_range(samples, len(part))
     return part.subset(np.arange(chosen.start, chosen.stop), f"{part.text} [{chosen.start}:{chosen.stop}]")
+
+
+def settings_that_count(data: str | os.PathLike[str], kind: str) -> tuple[bool, bool]:
+    """Tell whether `open_part` goes by its `split`, and by this `kind`, for these data; both if there are none.
+
+    Raises:
+        RSNNError: there is no such kind, or the folder's table of recordings cannot be read.
+
+    """
+    _check_kind(kind)
+    text, path = os.fspath(data), as_path(data)
+    if kind == "simulated" or text.startswith("gestures:"):
+        return True, kind == "simulated"
+    if not path.is_dir():
+        return not path.exists(), not path.exists()
+    if kind in OFFICIAL or (kind == "sign" and (path / SIGN_FILES["train"]).is_file()):
+        return True, True
+    return bool(_folder_parts(path)), False
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(DataKind):
+        known = get_args(DataKind)
+        raise InputError(f"kind is {kind!r}; expected one of {', '.join(known)}.{suggest(kind, known)}")
 
 
 def part_of(dataset: Any, text: str) -> Part:

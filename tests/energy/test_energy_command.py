@@ -115,7 +115,7 @@ def test_mistakes_are_one_line(folder, arguments, message):
 def test_samples_of_nothing(folder):
     ran = invoke(folder / "model", "--samples", "3:1")
     assert ran.exit_code == 1
-    assert "--samples 3:1 without --data" in ran.output
+    assert "--samples is for the recordings of --data, and without it" in ran.output
 
 
 def test_the_help_names_every_energy_model():

@@ -230,7 +230,7 @@ def test_simulated_gestures_from_a_number_to_the_report(tmp_path, monkeypatch):
         (("--confusion", "nowhere/c.png"), "nowhere is no folder to write to"),
         (("--confusion", "c.foo"), "the suffix is '.foo'; expected one of"),
         (("--kind", "gestur"), "Did you mean 'gesture'?"),
-        (("--split", "tset"), "no part 'tset'"),
+        (("--split", "tset"), "--split is for data with parts"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_before_the_work(archive, start, tmp_path, monkeypatch, words, said):

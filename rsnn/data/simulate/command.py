@@ -21,7 +21,7 @@ from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.stills import list_members, record_images
 from rsnn.data.writers import write_events
-from rsnn.errors import ConfigError, InputError, suggest
+from rsnn.errors import ConfigError, suggest
 
 
 def simulate(
@@ -39,6 +39,8 @@ def simulate(
     format: str | None = None,  # noqa: A002 - as in `write_events`
 ) -> str:
     """Record a film, a still or a folder of stills; return what was written, in a sentence.
+
+    What does not concern the kind of source is ignored.
 
     Args:
         source: a video, an animated picture or a folder of frames; with `moving` a picture, or a folder or zip of them.
@@ -61,15 +63,11 @@ def simulate(
     began = time.perf_counter()
     movement: dict[str, Any] = {"size": size, "gamma": gamma}
     movement = {name: value for name, value in movement.items() if value is not None}
-    if (moving or cifar10dvs) and fps is not None:
-        raise InputError("fps is for films; expected it without --moving and --cifar10dvs")
     if cifar10dvs:
-        if movement or format:
-            raise InputError("--cifar10dvs has a size, gamma and format of its own; expected none")
         with progress("recording", 10_000) as advance:
             build_cifar10dvs(source, output, seed=seed, jobs=jobs, on_progress=advance)
         return _many(output, 10_000, began)
-    if moving and (not source.is_file() or zipfile.is_zipfile(source)):
+    if moving and holds_many(source):
         total = len(list_members(source))
         with progress("recording", total) as advance:
             record_images(
@@ -95,6 +93,11 @@ def simulate(
         seen = tally.frames(frames, advance)
         write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format)
     return tally.sentence(output, time.perf_counter() - began)
+
+
+def holds_many(source: Path) -> bool:
+    """Tell whether what is to be moved is a folder or zip of stills, and not one."""
+    return not source.is_file() or zipfile.is_zipfile(source)
 
 
 def with_settings(preset: str, settings: Sequence[str]) -> DVSParameters:

@@ -440,8 +440,8 @@ def test_the_command_builds_the_stand_in(two_of_each, tmp_path):
         (["{film}", "{out}.npz", "--fps", "9", "--set", "pos_thres=high"], "expected a number"),
         (["{film}", "{out}.npz", "--fps", "9", "--set", "pos_thres=-1"], "pos_thres is -1.0"),
         (["{film}", "{out}.npz", "--fps", "9", "--size", "5"], "expected WIDTHxHEIGHT"),
-        (["{film}", "{out}", "--moving", "--fps", "9"], "fps is for films"),
-        (["{film}", "{out}", "--cifar10dvs", "--size", "5x5"], "of its own"),
+        (["{film}", "{out}", "--moving", "--fps", "9"], "--fps is for films"),
+        (["{film}", "{out}", "--cifar10dvs", "--size", "5x5"], "--size is for films and stills of your own"),
         (["nothing.mp4", "{out}.npz"], "does not exist"),
     ],
 )

@@ -28,7 +28,10 @@ def watch(
     threads: Annotated[int, typer.Option(min=1, help="Of the processor, for the model.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each prediction.")] = False,
 ) -> None:
-    """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md."""
+    """Run a model on a live source until it ends or you press Ctrl-C, and show what it says; see docs/streaming.md.
+
+    On a terminal that is a live view; a file or another program gets a line for each prediction, as soon as it is made.
+    """
     from rsnn.streaming.sources import is_camera, is_recording
     from rsnn.streaming.watching import watch as run
 

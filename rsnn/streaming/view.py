@@ -1,4 +1,4 @@
-"""The live view of `rsnn watch`: the last step's events as a picture, the likeliest classes as bars.
+"""What `rsnn watch` shows: on a terminal a picture of the last step's events and the likeliest classes, else lines.
 
 Letters: H height, W width of a frame.
 """
@@ -63,15 +63,26 @@ def bars(seen: Seen, names: tuple[str, ...]) -> Table:
 
 def panel(seen: Seen, names: tuple[str, ...], title: str) -> Panel:
     """Draw all there is to say of one prediction."""
+    figures = Text(f"{seen.t_us / 1e6:.2f} s   {_figures(seen)}", style="dim")
+    return Panel(Group(picture(seen.frame), bars(seen, names), figures), title=escape(title))
+
+
+def line(seen: Seen) -> str:
+    """Say the same in a line: when, which class, how sure."""
+    best = seen.prediction.probabilities[seen.prediction.index]
+    return f"{seen.t_us / 1e6:.3f} s   {seen.prediction.label} {best:.1%}   {_figures(seen)}"
+
+
+def _figures(seen: Seen) -> str:
     figures = (
-        f"{seen.t_us / 1e6:.2f} s   {seen.events_per_second:,.0f} events/s   latency {seen.latency_ms:.1f} ms   "
+        f"{seen.events_per_second:,.0f} events/s   latency {seen.latency_ms:.1f} ms   "
         f"dropped {seen.dropped}   late {seen.late}"
     )
     if seen.bad_packets:
         figures += f"   bad packets {seen.bad_packets}"
     if seen.restarts:
         figures += f"   restarts {seen.restarts}"
-    return Panel(Group(picture(seen.frame), bars(seen, names), Text(figures, style="dim")), title=escape(title))
+    return figures
 
 
 class _Writable:
@@ -92,7 +103,14 @@ class _Writable:
 
 
 def show(watched: Watch, names: tuple[str, ...], title: str, out: TextIO) -> None:
-    """Show predictions as they come, in place; the last one stays."""
-    with Live(console=Console(file=cast("TextIO", _Writable(out))), refresh_per_second=FRAMES_PER_SECOND) as live:
+    """Show predictions as they come: on a terminal in place, and the last one stays; else each as a line, at once."""
+    writable = cast("TextIO", _Writable(out))
+    console = Console(file=writable)
+    if not console.is_terminal or console.is_dumb_terminal:
+        for seen in watched:
+            writable.write(line(seen) + "\n")
+            writable.flush()
+        return
+    with Live(console=console, refresh_per_second=FRAMES_PER_SECOND) as live:
         for seen in watched:
             live.update(panel(seen, names, title))

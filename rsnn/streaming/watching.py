@@ -252,7 +252,8 @@ def watch(
     Args:
         model: any model of the library with a preprocessing.
         source, sensor_size, speed: as in [`open_source`][rsnn.streaming.sources.open_source].
-        as_json: write a line of JSON for each prediction, instead of a live view.
+        as_json: write a line of JSON for each prediction, instead of a live view or, where `out` is no terminal, plain
+            lines.
         threads: that share the model's work. One step of a small model is too little for two, and a thread that waits
             for another waits for whatever else the machine does.
         window, hop: in seconds; they, `overlap` and `decay` as in `model.stream`.

@@ -78,27 +78,63 @@ def test_a_replay_in_real_time_keeps_up(clip):
     assert 0 < lines[-1]["events_per_second"] < 700 / 0.1  # it lasts 0.13 s, or longer on a busy machine
 
 
-def test_the_live_view(clip):
+class Terminal(io.TextIOWrapper):
+    """A terminal of some encoding, which keeps what it was told."""
+
+    def __init__(self, encoding):
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def isatty(self):
+        return True
+
+    def text(self):
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+def test_the_live_view(clip, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     path, _ = clip
-    out = io.StringIO()
+    out = Terminal("utf-8")
     watch(MODEL, path, sensor_size=(10, 12), speed=float("inf"), out=out)
-    text = out.getvalue()
+    text = out.text()
     assert "▀" in text
     assert "events/s" in text
     assert "clip.npy" in text
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
-def test_the_live_view_on_a_terminal_without_its_characters(clip, encoding):
+def test_the_live_view_on_a_terminal_without_its_characters(clip, encoding, monkeypatch):
     """Only it says what it cannot; a name is one of the things."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
     model = small_model(window_ms=60)
     model.class_names = ("ant", "bée", "катя", "dog", "eel")
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    out = Terminal(encoding)
     watch(model, clip[0], sensor_size=(10, 12), speed=float("inf"), out=out)
-    text = out.buffer.getvalue().decode(encoding)
+    text = out.text()
     assert "====" in text
     assert "????" in text
     assert "events/s" in text
+
+
+@pytest.mark.parametrize("dumb", [False, True])
+def test_what_is_no_terminal_gets_a_line_for_each_prediction(clip, dumb, monkeypatch):
+    """A terminal that cannot move its cursor as well."""
+    monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
+    path, events = clip
+    model = small_model(window_ms=60)
+    model.load_state_dict(MODEL.state_dict())
+    model.class_names = ("ant", "bee", "cat", "dog", "катя")
+    out = Terminal("ascii") if dumb else io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    watch(model, path, sensor_size=(10, 12), speed=float("inf"), out=out)
+    lines = out.buffer.getvalue().decode("ascii").splitlines()
+    stream = MODEL.stream()
+    wanted = stream.push(events) + stream.flush()
+    names = ("ant", "bee", "cat", "dog", "????")
+    assert [line.split("   ")[:2] for line in lines] == [
+        [f"{t_us / 1e6:.3f} s", f"{names[p.index]} {p.probabilities[p.index]:.1%}"] for t_us, p in wanted
+    ]
+    assert all(line.endswith("dropped 0   late 0") for line in lines)
 
 
 def test_json_lines_in_ascii(clip):

@@ -257,7 +257,7 @@ def lif_alone(bench: Bench) -> None:
 
 def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork, Tensor]:
     """Return the network, the same the plain way, and frames (T, N, 2, H, W) of the distinct recordings."""
-    model, frames, _ = subject(bench.model, bench.distinct)
+    model, frames, *_ = subject(bench.model, bench.distinct)
     model = model.to(bench.device)
     return model, PlainNetwork(model).to(bench.device), frames.to(bench.device)
 

@@ -103,9 +103,9 @@ def test_as_many_spikes_as_asked_for():
 
 
 def test_fresh_weights_where_a_density_is_asked_for():
-    model, frames, weights = subject("rsnn-nmnist-cl", 2, 0.2)
+    model, frames, weights, different = subject("rsnn-nmnist-cl", 2, 0.2)
     assert weights.startswith("fresh weights under which 20%")
-    assert frames.shape == (20, 2, 2, 34, 34)
+    assert (frames.shape, different) == ((20, 2, 2, 34, 34), 1)
     assert firing(model, frames[:, :1]) == pytest.approx(0.2, rel=0.2)
 
 
@@ -142,6 +142,7 @@ def test_the_command():
     assert report["same_decisions"]["float32"] == 1.0
     assert report["largest_difference"]["float32"] < 1e-3
     assert set(report["same_decisions"]) == {"float32", "bfloat16"}
+    assert (report["samples"], report["copies"]) == (1, 2)
     jobs = [timing["job"] for timing in report["timings"]]
     assert jobs == [
         "inference, batch 1",
@@ -157,10 +158,18 @@ def test_the_command():
         assert timing["ratio"] is None or timing["ratio"] > 0
 
 
+def test_what_was_compared_is_counted_once():
+    facts = ("m", "2", 1, {}, {}, "fresh weights", 0.1)
+    same = ({"float32": 1.0}, {"float32": 0.0})
+    one = bench.BenchReport(*facts, 1, 16, *same).summary()[-1]
+    assert "on 1 recording, which fills batches by itself, up to 16 times: 100% in float32" in one
+    assert "on 16 recordings: 100% in float32" in bench.BenchReport(*facts, 16, 1, *same).summary()[-1]
+
+
 def test_tables_are_markdown():
     timing = bench.Timing("inference", 2.0, 0.5, 1.0, 0.25, per=10, gflop=5.0, plain_peak_mb=100.0, ours_peak_mb=20.0)
     assert (timing.ratio, timing.cpu_ratio, timing.gflops) == (4.0, 4.0, 10.0)
-    report = bench.BenchReport("m", "2", 1, {}, {}, "fresh weights", 0.1, 1, {}, {}, [timing])
+    report = bench.BenchReport("m", "2", 1, {}, {}, "fresh weights", 0.1, 1, 1, {}, {}, [timing])
     table = bench.markdown(bench.tables(report))
     assert table.splitlines() == [
         "| job | plain | rsnn | ratio | CPU time | GFLOP/s | memory, plain | rsnn |",

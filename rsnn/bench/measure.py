@@ -74,7 +74,8 @@ class BenchReport:
     ceiling_gflops: dict[str, float]  # of the machine's own convolutions, by type
     weights: str
     firing: float  # share of what the spiking stages hand on that is not zero
-    samples: int  # compared
+    samples: int  # compared, each once
+    copies: int  # of each in the largest batch
     same_decisions: dict[str, float]  # share of them, by type
     largest_difference: dict[str, float]  # of the logits
     timings: list[Timing] = field(default_factory=list)
@@ -87,11 +88,14 @@ class BenchReport:
             f"{self.same_decisions[kind]:.0%} in {kind} (logits differ by at most {difference:.2g})"
             for kind, difference in self.largest_difference.items()
         )
+        compared = f"{self.samples} recordings" if self.samples > 1 else "1 recording"
+        if self.copies > 1:
+            compared += f", which fills batches by itself, up to {self.copies} times"
         return [
             f"{conditions()}; {used}",
             f"The machine's own convolutions (128 to 128 channels, channels_last) at their best: {speeds}",
             f"{self.model} with {self.weights}; {self.firing:.1%} of what the spiking stages hand on here is not zero",
-            f"Same decisions as the plain way on {self.samples} recordings: {same}",
+            f"Same decisions as the plain way on {compared}: {same}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def bench(
 
     """
     torch.manual_seed(0)
-    model, frames, weights = subject(name, max(*batches, train_batch), density)
+    model, frames, weights, different = subject(name, max(*batches, train_batch), density)
     T, size = frames.shape[0], (frames.shape[3], frames.shape[4])
     plain = PlainNetwork(model).eval()
     labels = torch.zeros(train_batch, dtype=torch.long)
@@ -201,7 +205,8 @@ def bench(
         {"float32": ceiling(torch.float32), "bfloat16": ceiling(torch.bfloat16)},
         weights,
         firing(model, frames[:, :1]),
-        frames.shape[1],
+        different,
+        frames.shape[1] // different,
         {kind: float((y.argmax(1) == expected.argmax(1)).float().mean()) for kind, y in found.items()},
         {kind: float((y - expected).abs().max()) for kind, y in found.items()},
     )

@@ -19,12 +19,12 @@ from rsnn.nn import SCNN
 from rsnn.nn.scnn import SpikingConv
 
 
-def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, Tensor, str]:
-    """Return the model of a zoo name, frames (T, batch, 2, H, W) for it, and what weights it has, in words.
+def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, Tensor, str, int]:
+    """Return the model of a zoo name, frames (T, batch, 2, H, W), its weights in words, and the number of recordings.
 
     The weights are the published ones, and fresh ones where there are none or `density` is given: then the share
     `density` (0.1 by default) of what a spiking stage hands on is not zero. The frames are those of the N-MNIST
-    recording that ships with the package, for a model of its size, else of simulated gestures.
+    recording that ships with the package, `batch` times, for a model of its size, else of `batch` simulated gestures.
 
     Raises:
         InputError: the model is no RSNN.
@@ -37,17 +37,18 @@ def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, 
     assert model.preprocessing is not None
     digit = read_events(samples.path())
     if digit.sensor_size == model.preprocessing.frame_size[::-1]:
-        recordings = [digit] * batch
+        recordings, different = [digit] * batch, 1
     else:
         gestures = SimulatedGestures(batch, duration_s=(1.5, 1.5))
-        recordings = [gestures.events(index) for index in range(batch)]
+        recordings, different = [gestures.events(index) for index in range(batch)], batch
     one_length = replace(model.preprocessing, max_step_ms=None)
     frames = torch.stack([one_length.frames(events) for events in recordings], dim=1)
     if trained:
-        return model, frames, "published weights"
+        return model, frames, "published weights", different
     share = 0.1 if density is None else density
     make_lively(model, frames[:, :1], share)
-    return model, frames, f"fresh weights under which {share:.0%} of what a spiking stage hands on is not zero"
+    weights = f"fresh weights under which {share:.0%} of what a spiking stage hands on is not zero"
+    return model, frames, weights, different
 
 
 @torch.no_grad()

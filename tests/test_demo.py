@@ -1,13 +1,12 @@
-"""What `rsnn demo` refuses before it simulates, and how it looks where not every character can be written."""
+"""What `rsnn demo` refuses before it simulates."""
 
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 import rsnn
-from rsnn.cli import app, demo
+from rsnn.cli import app
 from rsnn.data import samples
 
 
@@ -41,17 +40,3 @@ def test_a_model_that_takes_frames_alone_is_refused(tmp_path):
     )
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert "this RSNN has no preprocessing, so it cannot cut a recording into frames" in ran.stderr
-
-
-@pytest.mark.parametrize(
-    ("encoding", "bar", "unit"),
-    [("ascii", "#", "uJ"), ("cp1252", "#", "µJ"), ("latin-1", "#", "µJ"), ("utf-8", "█", "µJ")],
-)
-def test_the_demo_keeps_to_what_can_be_written(tmp_path, monkeypatch, encoding, bar, unit):
-    with (tmp_path / "seen.txt").open("w", encoding=encoding) as file:
-        monkeypatch.setattr(demo, "out", Console(file=file, width=120))
-        ran = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "seen.gif")])
-    assert ran.exit_code == 0, ran.output
-    text = (tmp_path / "seen.txt").read_text(encoding=encoding)
-    assert 20 * bar in text
-    assert f" {unit} (" in text

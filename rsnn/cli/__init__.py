@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rsnn.cli import classify, costs, demo, doctor, recordings, streams, training, zoo
-from rsnn.cli.console import out, user_errors
+from rsnn.cli.console import out, user_errors, write_what_can_be_written
 
 __all__ = ["app", "main"]
 
@@ -47,6 +47,7 @@ def _options(
 
 def main() -> None:
     """Run the command; what Typer itself prints (help, version) may fail to be written as well."""
+    write_what_can_be_written()
     try:
         with user_errors():
             try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated
@@ -26,6 +29,11 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
 Samples = Annotated[str, typer.Option(help="Which of them, as FIRST:END; all by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+# What Unicode has no plain form of; one character for one where that is possible, lest tables be out of line.
+ALIKE = str.maketrans("µ×·•█▓▒░▀–—−─━│┃▌‘’“”", "ux.*####=-----|||''\"\"")  # noqa: RUF001
+ALIKE |= str.maketrans({"→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~"})
 
 
 @contextmanager
@@ -56,6 +64,22 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def write_what_can_be_written() -> None:
+    """Let what is printed have substitutes for the characters that its encoding has not got, from now on."""
+    codecs.register_error("rsnn-substitute", _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        # Another handler is somebody's choice, by PYTHONIOENCODING.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace"):
+            stream.reconfigure(errors="rsnn-substitute")
+
+
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for the characters that cannot be encoded: a likeness, else their numbers."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = unicodedata.normalize("NFKC", error.object[error.start : error.end].translate(ALIKE))
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
 def _give_up_output() -> None:
     """Let standard output go nowhere if it cannot be written: Python would complain once more when it closes it."""
     try:
@@ -81,10 +105,12 @@ def print_json(value: object) -> None:
     """Print plain data for other programs; in ASCII where standard output has no room for its characters."""
     if sys.stdout is None:
         raise InputError("standard output is closed; expected a file or another program to write to")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    except UnicodeEncodeError:  # nothing of it is written then
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, 
     report = rsnn.energy_report(loaded, frames[:, None])
     joules = report.total.cost(report.model)
     out.print(
-        f"Energy of its operations: {1e6 * joules:.1f} {_printable('µJ', 'uJ')} ({escape(report.model.source)})",
+        f"Energy of its operations: {1e6 * joules:.1f} µJ ({escape(report.model.source)})",
         highlight=False,
     )
     title = f"{what}: {labels[best]} by {name}"
@@ -102,17 +102,7 @@ def _demonstrate(loaded: EventClassifier, name: str, what: str, events: Events, 
 
 
 def _bars(title: str, labels: Sequence[str], shares: Sequence[float]) -> Table:
-    block = _printable("█", "#")
     table = Table(title=title or None, title_justify="left", box=None, show_header=False, padding=(0, 1))
     for label, share in zip(labels, shares, strict=True):
-        table.add_row(escape(label), f"{share:6.1%}", block * round(40 * share))
+        table.add_row(escape(label), f"{share:6.1%}", "█" * round(40 * share))
     return table
-
-
-def _printable(text: str, plain: str) -> str:
-    """Return a text if the terminal, file or program that is written to has its characters, else a plain one."""
-    try:
-        text.encode(out.encoding)
-    except UnicodeEncodeError:
-        return plain
-    return text

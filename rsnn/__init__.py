@@ -9,6 +9,9 @@ print(result.label, result.probabilities)
 ```
 """
 
+from rsnn import interrupts as _interrupts  # noqa: F401 - before PyTorch, whose import takes long
+
+# isort: split
 import typing as _typing
 from importlib.metadata import version as _version
 

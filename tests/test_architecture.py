@@ -22,6 +22,7 @@ PACKAGE = Path(rsnn.__file__).parent
 MAY_IMPORT = {
     "errors": "",
     "checks": "errors",
+    "interrupts": "",
     "lazy": "",
     "data": "checks errors lazy",
     "kernels": "checks errors",
@@ -36,9 +37,11 @@ MAY_IMPORT = {
     "export": "checks errors data kernels models nn zoo",
     "bench": "checks errors data energy kernels models nn streaming zoo",
     "training": "checks errors data energy evaluation hub kernels models nn plots zoo",
-    "__init__": "checks errors data energy hub kernels lazy models nn streaming zoo",
+    "__init__": "checks errors data energy hub interrupts kernels lazy models nn streaming zoo",
     "__main__": "cli",
-    "cli": "checks errors data energy evaluation export hub kernels models nn plots bench streaming training zoo",
+    "cli": (
+        "checks errors data energy evaluation export hub interrupts kernels models nn plots bench streaming training zoo"
+    ),
 }
 # ... and of these not even types.
 NEVER = {

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rsnn.errors import InputError, RSNNError
+from rsnn.interrupts import EXIT_CODE, interruptible
 
 out = Console()
 err = Console(stderr=True)
@@ -38,14 +39,17 @@ ALIKE |= str.maketrans({"→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈"
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the library's errors, and what the system refuses, into one line and exit code 1.
+    """Turn the library's errors, and what the system refuses, into one line and exit code 1; Ctrl-C into code 130.
 
     What standard output still holds is written at the end, while there is somebody to tell that it cannot be.
     """
     try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with interruptible():
+            yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_CODE) from None
     except RSNNError as error:
         print_error(str(error))
         raise typer.Exit(1) from None

@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "__init__": "checks errors data energy hub interrupts kernels lazy models nn streaming zoo",
     "__main__": "cli",
     "cli": (
-        "checks errors data energy evaluation export hub interrupts kernels models nn plots bench streaming training zoo"
+        "checks errors data energy evaluation export hub interrupts kernels models nn plots bench streaming training "
+        "zoo"
     ),
 }
 # ... and of these not even types.

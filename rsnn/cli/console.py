@@ -33,8 +33,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 # What Unicode has no plain form of; one character for one where that is possible, lest tables be out of line.
-ALIKE = str.maketrans("µ×·•█▓▒░▀–—−─━│┃▌‘’“”", "ux.*####=-----|||''\"\"")  # noqa: RUF001
-ALIKE |= str.maketrans({"→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~"})
+ALIKE: dict[int, int | str] = {
+    **str.maketrans("µ×·•█▓▒░▀–—−─━│┃▌‘’“”", "ux.*####=-----|||''\"\""),  # noqa: RUF001
+    **{ord(one): several for one, several in {"→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~"}.items()},
+}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from rsnn.errors import InputError, RSNNError
 
+CLEARING_UP_S = 1.0  # that an interrupted process has to take away what it has half-written
 _ADVICE = (
     'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; what '
     "takes jobs= runs anywhere with jobs=1"
@@ -52,8 +54,9 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it does, however that ends, and not by a Ctrl-C of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let this process end when the one that started it does, however that ends, and without a word at Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _stop)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -62,6 +65,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _stop(*_: object) -> None:
+    """End the work at hand, and then this process: left alone it would take up the work that is waiting."""
+    end = threading.Timer(CLEARING_UP_S, os._exit, (130,))
+    end.daemon = True
+    end.start()
+    sys.exit(130)
 
 
 @contextlib.contextmanager

@@ -193,16 +193,17 @@ def test_a_pipe_gets_each_prediction_at_once(folder):
     """For `rsnn watch - | grep`: while more is to come."""
     events = random_events(700, 130_000, start_us=0)
     text = "".join(f"{t},{x},{y},{p}\n" for t, x, y, p in events.to_structured().tolist())
-    process = watching("-", "--model", folder, "--sensor-size", "10x12", stdin=subprocess.PIPE)
-    process.stdin.write(text)
-    process.stdin.flush()
     (t_us, prediction), *_ = wanted_of(events)
     said = f"{t_us / 1e6:.3f} s   {prediction.label} {prediction.probabilities[prediction.index]:.1%}   "
-    assert process.stdout.readline().startswith(said)
-    assert process.poll() is None
-    out, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) == (0, "")
-    assert 1 + len(out.splitlines()) == len(wanted_of(events))
+    with watching("-", "--model", folder, "--sensor-size", "10x12", stdin=subprocess.PIPE) as process:
+        process.stdin.write(text)
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(said)
+        assert process.poll() is None
+        process.stdin.close()
+        others = process.stdout.readlines()  # `communicate` would leave out what came with the first line
+        assert (process.wait(timeout=300), process.stderr.read()) == (0, "")
+    assert 1 + len(others) == len(wanted_of(events))
 
 
 @pytest.mark.slow

@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from rsnn.errors import InputError, RSNNError
 
-CLEARING_UP_S = 1.0  # that an interrupted process has to take away what it has half-written
+CLEARING_UP_S = 5.0  # that an interrupted process has at most to take away what it has half-written
+EXIT_CODE = 130
 _ADVICE = (
     'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; what '
     "takes jobs= runs anywhere with jobs=1"
@@ -40,7 +42,7 @@ def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     spawn = multiprocessing.get_context("spawn")
-    with _environment(one_thread), ProcessPoolExecutor(jobs, spawn, initializer=_end_with_parent) as executor:
+    with _environment(one_thread), _Executor(jobs, spawn, initializer=_end_with_parent) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
@@ -68,11 +70,26 @@ def _end_with_parent() -> None:
 
 
 def _stop(*_: object) -> None:
-    """End the work at hand, and then this process: left alone it would take up the work that is waiting."""
-    end = threading.Timer(CLEARING_UP_S, os._exit, (130,))
+    """End the work at hand, and then this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once: what is half-written is being taken away
+    end = threading.Timer(CLEARING_UP_S, os._exit, (EXIT_CODE,))
     end.daemon = True
     end.start()
-    sys.exit(130)
+    sys.exit(EXIT_CODE)
+
+
+class _Executor(ProcessPoolExecutor):
+    """An executor whose processes end where their work does, in place of taking up what is waiting."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(_unless_stopped, fn, *args, **kwargs)
+
+
+def _unless_stopped(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except SystemExit:
+        os._exit(EXIT_CODE)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "checks": "errors",
     "interrupts": "",
     "lazy": "",
-    "data": "checks errors lazy",
+    "data": "checks errors interrupts lazy",
     "kernels": "checks errors",
     "hub": "checks errors",
     "nn": "checks errors kernels",

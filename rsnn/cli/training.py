@@ -14,6 +14,7 @@ from rich.table import Table
 import rsnn
 from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, refuse
 from rsnn.errors import InputError
+from rsnn.interrupts import EXIT_CODE
 
 
 def train(
@@ -85,11 +86,11 @@ def train(
         _part_processes()
         display.close()
         err.print(f"{stopped}; give the same command again to go on", highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_CODE) from None
     except KeyboardInterrupt:
         display.close()
         err.print("stopped; what was saved is intact: give the same command again to go on", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_CODE) from None
     finally:
         display.close()
 

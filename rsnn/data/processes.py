@@ -14,9 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from rsnn.errors import InputError, RSNNError
+from rsnn.interrupts import EXIT_CODE
 
 CLEARING_UP_S = 5.0  # that an interrupted process has at most to take away what it has half-written
-EXIT_CODE = 130
 _ADVICE = (
     'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; what '
     "takes jobs= runs anywhere with jobs=1"

@@ -20,6 +20,7 @@ from rsnn import kernels
 from rsnn.cli import app, console
 from rsnn.cli.console import parse_size
 from rsnn.data import samples as shipped
+from rsnn.data.simulate import SimulatedGestures
 from rsnn.errors import InputError
 
 
@@ -44,6 +45,39 @@ def test_predict_prints_a_table():
     assert ran.exit_code == 0, ran.output
     (line,) = (line for line in ran.stdout.splitlines() if "digit_3.bin" in line)
     assert line.split("│")[2].strip() == "3"
+
+
+def test_predict_without_a_model_asks_the_one_of_gestures(tmp_path):
+    events, label = SimulatedGestures(11, split="test")[9]
+    file = tmp_path / "clip.aedat"
+    rsnn.data.write_events(file, events)
+    ran = invoke("predict", file)
+    assert ran.exit_code == 0, ran.output
+    assert SimulatedGestures.class_names[label] in ran.stdout
+    assert "with rsnn-gesture-cl; for another model: rsnn predict MODEL FILE..." in ran.stderr
+    with_it = json.loads(invoke("predict", "rsnn-gesture-cl", file, "--json").stdout)[0]
+    without, missing = json.loads(invoke("predict", file, tmp_path / "missing.aedat", "--json").stdout)
+    assert without["probabilities"] == with_it["probabilities"]
+    assert "does not exist" in missing["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.aedat"], "missing.aedat does not exist"),
+        (["folder/missing.aedat4"], "folder/missing.aedat4 does not exist"),
+        (["folder/missing.h5", "other.aedat"], "folder/missing.h5 does not exist"),
+        (["rsnn-nmnist-cl"], "rsnn-nmnist-cl is a model; expected recordings after it: rsnn predict rsnn-nmnist-cl"),
+        (["folder"], "folder is a model; expected recordings after it"),
+        (["./checkpoint", "clip.aedat"], "checkpoint"),
+    ],
+)
+def test_what_predict_takes_for_a_model(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    ran = invoke("predict", *words)
+    assert ran.exit_code == 1
+    assert said in ran.stderr.replace("\n", " ")
 
 
 def test_predict_prints_file_names_whole_however_narrow(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def test_the_table_of_checkpoints_is_the_weights_table():
 
 
 def test_the_predict_line_of_the_readme_on_a_real_file(samples, tmp_path):
-    line = next(line for line in README.read_text("utf-8").splitlines() if line.startswith("rsnn predict "))
+    line = next(line for line in README.read_text("utf-8").splitlines() if line.startswith("rsnn predict rsnn-"))
     words = line.split("#")[0].split()
     real = samples / "formats" / "sample_nmnist.bin"
     words = [str(real) if word.endswith(".bin") else word for word in words if not word.endswith(".npz")]

@@ -11,18 +11,29 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, print_error, print_json, print_table, progress
-from rsnn.errors import RSNNError
+from rsnn.cli.console import MODEL_HELP, AsJson, err, print_error, print_json, print_table, progress
+from rsnn.data.writers import FORMAT_OF_SUFFIX
+from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
+
+DEFAULT_MODEL = "rsnn-gesture-cl"
 
 
 def predict(
-    model: ModelArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings, of any format rsnn reads.")],
+    model_and_files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] FILE...",
+            help=f"{MODEL_HELP} {DEFAULT_MODEL} if left out. Then recordings, of any format rsnn reads.",
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Classify recordings. Exits with 1 when any of them failed; the others are classified all the same."""
-    loaded = rsnn.load(model)
+    model, files = _model_and_files(model_and_files)
+    loaded = rsnn.load(model or DEFAULT_MODEL)
+    if model is None and not as_json:
+        err.print(f"with {DEFAULT_MODEL}; for another model: rsnn predict MODEL FILE...", highlight=False)
     results = []
     with progress("classifying", len(files), shown=len(files) > 1) as advance:
         for file in files:
@@ -34,6 +45,23 @@ def predict(
         _print_predictions(results)
     if any("error" in result for result in results):
         raise typer.Exit(1)
+
+
+def _model_and_files(words: list[str]) -> tuple[str | None, list[Path]]:
+    """Return the model's name, None where the first word is a recording, and the recordings.
+
+    Raises:
+        InputError: there is a model and nothing else.
+
+    """
+    first, others = words[0], words[1:]
+    file = Path(first)
+    certain = first in rsnn.list_models() or file.is_dir()
+    if not certain and (file.exists() or file.suffix.lower() in FORMAT_OF_SUFFIX or not others):
+        return None, list(map(Path, words))
+    if not others:
+        raise InputError(f"{first} is a model; expected recordings after it: rsnn predict {first} FILE...")
+    return first, list(map(Path, others))
 
 
 def _classify(model: EventClassifier, file: Path) -> dict[str, Any]:

@@ -7,13 +7,11 @@ backward, which autograd sees as one function of inputs and parameters.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -22,12 +20,21 @@ from torch.autograd.function import once_differentiable
 
 from rsnn.checks import is_whole
 from rsnn.errors import InputError
+from rsnn.kernels.nested import mapped, tensors_in
+from rsnn.kernels.recording import (
+    check_copied,
+    check_reached,
+    left_alone,
+    record,
+    record_training,
+    twins,
+    without_cached_casts,
+)
 from rsnn.kernels.selection import selected
 from rsnn.kernels.watched import is_watched, sees_no_steps
 
 Result = TypeVar("Result")
 
-WARM_UPS = 2  # runs before a recording: what happens once only (compiling, choosing algorithms) is no part of it
 # Modules that talk to other processes, each in its own time.
 _DISTRIBUTED = (nn.parallel.DistributedDataParallel, nn.DataParallel, nn.SyncBatchNorm)
 
@@ -98,7 +105,7 @@ class Graphed(Generic[Result]):
 
     def __call__(self, *inputs: Any) -> Result:
         """Return `function(*inputs)`."""
-        tensors, training = _tensors(inputs), torch.is_grad_enabled()
+        tensors, training = tensors_in(inputs), torch.is_grad_enabled()
         if training in self._failed or torch.compiler.is_compiling() or not _on_one_gpu(tensors):
             return self.function(*inputs)
         members = _members(self.function)
@@ -131,7 +138,7 @@ class _Static:
     """The tensors that a recording reads, and when they may be written to again."""
 
     def __init__(self, inputs: tuple[Any, ...], device: torch.device) -> None:
-        self.inputs = _map(lambda x: x.detach().clone().requires_grad_(x.requires_grad), inputs)
+        self.inputs = mapped(lambda x: x.detach().clone().requires_grad_(x.requires_grad), inputs)
         self.device = device
         self.done: torch.cuda.Event | None = None
 
@@ -140,7 +147,7 @@ class _Static:
         stream = torch.cuda.current_stream(self.device)
         if self.done is not None:
             stream.wait_event(self.done)  # the call before may have been on another stream
-        for own, given in zip(_tensors(self.inputs), tensors, strict=True):
+        for own, given in zip(tensors_in(self.inputs), tensors, strict=True):
             own.copy_(given)
         return stream
 
@@ -150,10 +157,10 @@ class _Graph:
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> None:
         # So that any later call may write to the tensors.
-        with torch.inference_mode(False), torch.no_grad(), _left_alone(function, device):
+        with torch.inference_mode(False), torch.no_grad(), left_alone(function, device):
             self.static = _Static(inputs, device)
-            self.run, self.outputs = _record(_without_cached_casts(function, device), self.static.inputs, device)
-            _check_copied(self.outputs)
+            self.run, self.outputs = record(without_cached_casts(function, device), self.static.inputs, device)
+            check_copied(self.outputs)
 
     def waits(self) -> bool:
         """Tell whether the tensors are needed as they are; never."""
@@ -161,9 +168,9 @@ class _Graph:
 
     def replay(self, inputs: tuple[Any, ...]) -> Any:
         """Run the graph on `inputs` and return copies of its outputs."""
-        stream = self.static.take(_tensors(inputs))
+        stream = self.static.take(tensors_in(inputs))
         self.run()
-        outputs = _map(torch.clone, self.outputs)
+        outputs = mapped(torch.clone, self.outputs)
         self.static.done = stream.record_event()
         return outputs
 
@@ -174,20 +181,20 @@ class _TrainingGraph:
     def __init__(self, module: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> None:
         assert isinstance(module, nn.Module)
         self.module = module
-        with torch.inference_mode(False), _left_alone(module, device), _twins(module) as parameters:
+        with torch.inference_mode(False), left_alone(module, device), twins(module) as parameters:
             self.static = _Static(inputs, device)
-            self.sources = (*_tensors(self.static.inputs), *parameters)
+            self.sources = (*tensors_in(self.static.inputs), *parameters)
             buffers = [(x, x._version) for x in module.buffers() if not x.is_inference()]
             wanted = [x for x in self.sources if x.requires_grad]
-            run = _without_cached_casts(module, device)
+            run = without_cached_casts(module, device)
 
             def call() -> Any:
                 outputs = run(*self.static.inputs)
-                _check_copied(outputs)
-                _check_reached(_tensors(outputs), wanted)
+                check_copied(outputs)
+                check_reached(tensors_in(outputs), wanted)
                 return outputs
 
-            recorded = _record_training(call, wanted, device)
+            recorded = record_training(call, wanted, device)
             self.forward, self.backward, self.outputs, self.output_grads, self.gradients = recorded
             self.written = [x for x, version in buffers if x._version != version]
         self.last: weakref.ref[_Call] | None = None
@@ -199,17 +206,17 @@ class _TrainingGraph:
 
     def replay(self, inputs: tuple[Any, ...]) -> Any:
         """Run forward on `inputs` and return copies of its outputs, whose gradient function runs backward."""
-        results = iter(_Replay.apply(self, *_tensors(inputs), *self.module.parameters()))
-        return _map(lambda _: next(results), self.outputs)
+        results = iter(_Replay.apply(self, *tensors_in(inputs), *self.module.parameters()))
+        return mapped(lambda _: next(results), self.outputs)
 
     def run_forward(self, call: _Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run forward for a call and return copies of its outputs."""
-        own = len(_tensors(self.static.inputs))
+        own = len(tensors_in(self.static.inputs))
         stream = self.static.take(tensors[:own])
         self.forward()
         if self.written:
             torch.autograd.graph.increment_version(self.written)  # as the single operations do
-        outputs = tuple(x.clone() for x in _tensors(self.outputs))
+        outputs = tuple(x.clone() for x in tensors_in(self.outputs))
         self.static.done = stream.record_event()
         self.last = weakref.ref(call)
         return outputs
@@ -256,160 +263,6 @@ class _Replay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *ctx.graph.run_backward(ctx.call, gradients)
-
-
-def _record(
-    function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
-) -> tuple[Callable[[], None], Any]:
-    """Return a way to run `function(*inputs)` again on what the tensors then hold, and its outputs, always the same."""
-    with torch.cuda.device(device):
-        with _warming_up(device):
-            for _ in range(WARM_UPS):
-                function(*inputs)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads (of a data loader, say) may go on using the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = function(*inputs)
-    return graph.replay, outputs
-
-
-_Recorded = tuple[Callable[[], None], Callable[[], None], Any, list[Tensor | None], list[Tensor | None]]
-
-
-def _record_training(call: Callable[[], Any], wanted: list[Tensor], device: torch.device) -> _Recorded:
-    """Return ways to run `call` and its backward again, and what these read and write, always the same tensors.
-
-    Returns:
-        forward and backward, the outputs of `call`, the gradients by them that backward starts from (None for what has
-        none), and the gradients by `wanted` that it writes (None for what the outputs do not depend on).
-
-    """
-    with torch.cuda.device(device):
-        with _warming_up(device) as stream:
-            for _ in range(WARM_UPS):
-                outputs = _tensors(call())
-                _back(outputs, [_like_gradient(x) for x in outputs], wanted)
-                del outputs
-        # Both on one stream and from one pool: backward reads there what forward has left.
-        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(forward, stream=stream, capture_error_mode="thread_local"):
-            results = call()
-        outputs = _tensors(results)
-        output_grads = [_like_gradient(x) for x in outputs]
-        with torch.cuda.graph(backward, pool=forward.pool(), stream=stream, capture_error_mode="thread_local"):
-            gradients = _back(outputs, output_grads, wanted)
-    return forward.replay, backward.replay, _map(Tensor.detach, results), output_grads, gradients
-
-
-@contextlib.contextmanager
-def _warming_up(device: torch.device) -> Iterator[torch.cuda.Stream]:
-    """Give a stream beside the current one, on which a recording may be tried."""
-    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield stream
-    current.wait_stream(stream)
-
-
-def _like_gradient(output: Tensor) -> Tensor | None:
-    return torch.zeros_like(output) if output.requires_grad else None
-
-
-def _back(outputs: list[Tensor], output_grads: list[Tensor | None], wanted: list[Tensor]) -> list[Tensor | None]:
-    """Return the gradients by `wanted`, None for what the outputs do not depend on."""
-    given = [x for x in output_grads if x is not None]
-    roots = [x for x in outputs if x.requires_grad]
-    with torch.autocast(roots[0].device.type, enabled=False):  # as where `backward` is usually called
-        return list(torch.autograd.grad(roots, wanted, given, allow_unused=True))
-
-
-_COPIED = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
-
-
-def _check_copied(outputs: Any) -> None:
-    """Raise RuntimeError where a result may hold tensors that would be the graph's own."""
-    for leaf in _leaves(outputs):
-        if leaf is not None and not isinstance(leaf, _COPIED):
-            raise RuntimeError(f"it returns a {type(leaf).__name__}; expected tensors, in tuples, lists or dicts")
-
-
-def _check_reached(outputs: list[Tensor], wanted: list[Tensor]) -> None:
-    """Raise RuntimeError unless gradients go from the outputs to some of `wanted`, and to nothing else."""
-    nodes: list[Any] = [torch.autograd.graph.get_gradient_edge(x).node for x in outputs if x.requires_grad]
-    if not nodes:
-        raise RuntimeError("nothing that it returns has a gradient")
-    known, seen = {id(x) for x in wanted}, set(nodes)
-    while nodes:
-        node = nodes.pop()
-        if id(getattr(node, "variable", wanted[0])) not in known:
-            raise RuntimeError("its gradients reach a tensor that is neither an input nor a parameter of it")
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        nodes += following
-
-
-def _without_cached_casts(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Return `function` so that autocast casts weights at every call: a cast from before is no part of a recording."""
-    kind = device.type
-    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-
-    def run(*inputs: Any) -> Any:
-        torch.clear_autocast_cache()
-        with torch.autocast(kind, dtype, enabled, cache_enabled=False):
-            outputs = function(*inputs)
-        torch.clear_autocast_cache()  # what a context within the function has left
-        return outputs
-
-    return run
-
-
-@contextlib.contextmanager
-def _left_alone(function: Callable[..., Any], device: torch.device) -> Iterator[None]:
-    """Bring the buffers of a module and the random state back to what they were, whatever is computed meanwhile.
-
-    Raises:
-        RuntimeError: a buffer is another tensor than before.
-
-    """
-    modules = function.modules() if isinstance(function, nn.Module) else ()
-    kept = [(m._buffers, name, x, x.clone()) for m in modules for name, x in m._buffers.items() if x is not None]
-    replaced = None
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            for buffers, name, x, before in kept:
-                if buffers.get(name) is not x:
-                    replaced, buffers[name] = name, x
-                with torch.inference_mode(x.is_inference()):
-                    x.data.copy_(before)  # past its count of changes: it is what it was
-    if replaced is not None:
-        raise RuntimeError(f"it puts another tensor in the place of its buffer {replaced!r}")
-
-
-@contextlib.contextmanager
-def _twins(module: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Give a module other parameters, in the memory of its own ones, for the time of a recording.
-
-    What autograd may still hold of its own ones, from calls before, would bind the recording to those calls' streams.
-
-    Raises:
-        RuntimeError: the module moved its parameters.
-
-    """
-    twins = {id(x): nn.Parameter(x.detach(), x.requires_grad) for x in module.parameters()}
-    places = [(m, name, x) for m in module.modules() for name, x in m._parameters.items() if x is not None]
-    moved = False
-    try:
-        for owner, name, x in places:
-            setattr(owner, name, twins[id(x)])
-        yield list(twins.values())
-    finally:
-        for owner, name, x in places:
-            moved |= twins[id(x)].data_ptr() != x.data_ptr()
-            setattr(owner, name, x)
-    if moved:
-        raise RuntimeError("it moves its parameters")
 
 
 class _Members(NamedTuple):
@@ -473,7 +326,7 @@ def _key(members: _Members, inputs: tuple[Any, ...], device: torch.device) -> ob
         weights = [(x.data_ptr(), x.dtype, 0 if x.is_inference() else x._version) for y in members[1:] for x in y]
         return shape, tuple(weights)
     modes = [module.training for module in members.modules]
-    needed = [x.requires_grad for x in (*_tensors(inputs), *members.parameters)]
+    needed = [x.requires_grad for x in (*tensors_in(inputs), *members.parameters)]
     places = [(x.data_ptr(), x.dtype) for tensors in members[1:] for x in tensors]
     return shape, tuple(places), tuple(modes), tuple(needed)
 
@@ -486,33 +339,3 @@ def _shape(value: Any) -> object:
     if isinstance(value, tuple | list):
         return type(value), tuple(map(_shape, value))
     return type(value), value  # 1, 1.0 and True are equal
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return the same structure with every tensor replaced by `function` of it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        mapped = copy(value)  # of its own kind
-        for name, item in value.items():
-            mapped[name] = _map(function, item)
-        return mapped
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(function, item) for item in value))
-    if isinstance(value, tuple | list):
-        return type(value)(_map(function, item) for item in value)
-    return value

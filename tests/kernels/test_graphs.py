@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import rsnn
 from rsnn import kernels
 from rsnn.errors import InputError
-from rsnn.kernels import graphed, graphs
+from rsnn.kernels import graphed, graphs, recording
+from rsnn.kernels.nested import mapped, tensors_in
 from rsnn.training.objective import Objective
 
 
@@ -35,12 +36,12 @@ def recordings(monkeypatch):
         outputs = function(*inputs)
 
         def replay():
-            for old, new in zip(graphs._tensors(outputs), graphs._tensors(function(*inputs)), strict=True):
+            for old, new in zip(tensors_in(outputs), tensors_in(function(*inputs)), strict=True):
                 old.copy_(new)
 
         return replay, outputs
 
-    twins, made = graphs._twins, []
+    twins, made = graphs.twins, []
 
     @contextlib.contextmanager
     def kept_twins(module):
@@ -60,33 +61,33 @@ def recordings(monkeypatch):
 
         def forward():
             with torch.enable_grad():
-                left[:] = graphs._tensors(run())
-            for own, new in zip(graphs._tensors(outputs), left, strict=True):
+                left[:] = tensors_in(run())
+            for own, new in zip(tensors_in(outputs), left, strict=True):
                 own.copy_(new.detach())
 
         def backward():
-            found = graphs._back(left, output_grads, wanted)
+            found = recording._back(left, output_grads, wanted)
             left.clear()
             for own, new in zip(gradients, found, strict=True):
                 if own is not None:
                     own.copy_(new)
 
         results = run()
-        outputs = graphs._map(lambda x: x.detach().clone(), results)
-        output_grads = [graphs._like_gradient(x) for x in graphs._tensors(results)]
-        gradients = graphs._back(graphs._tensors(results), output_grads, wanted)
+        outputs = mapped(lambda x: x.detach().clone(), results)
+        output_grads = [recording._like_gradient(x) for x in tensors_in(results)]
+        gradients = recording._back(tensors_in(results), output_grads, wanted)
         gradients = [None if x is None else x.clone() for x in gradients]
         return forward, backward, outputs, output_grads, gradients
 
-    monkeypatch.setattr(graphs, "_twins", kept_twins)
-    monkeypatch.setattr(graphs, "_record_training", record_training)
+    monkeypatch.setattr(graphs, "twins", kept_twins)
+    monkeypatch.setattr(graphs, "record_training", record_training)
 
     events = []
     stream = SimpleNamespace(
         record_event=lambda: events.append(object()) or events[-1],
         wait_event=lambda event: events.index(event),  # only for what was recorded
     )
-    monkeypatch.setattr(graphs, "_record", record)
+    monkeypatch.setattr(graphs, "record", record)
     monkeypatch.setattr(graphs, "_on_one_gpu", lambda tensors: bool(tensors))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: stream)
     return recorded
@@ -236,7 +237,7 @@ def test_a_function_that_cannot_be_recorded_is_called_and_says_so_once(monkeypat
     def record(*_):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(graphs, "_record", record)
+    monkeypatch.setattr(graphs, "record", record)
     fast = graphed(Twice().eval())
     with pytest.warns(UserWarning, match="graphed: not recorded, calls stay ordinary ones: operation not permitted"):
         assert fast(torch.ones(2)).tolist() == [3, 3]
@@ -294,7 +295,7 @@ def steps(call, model, inputs, seed=0):
     for x in inputs:
         outputs = call(x)
         outputs["result"].square().mean().backward()
-        seen += [*graphs._tensors(outputs), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+        seen += [*tensors_in(outputs), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
         optimizer.step()
         optimizer.zero_grad()
     return [x.detach() for x in (*seen, *model.state_dict().values(), torch.rand(1))]
@@ -448,7 +449,7 @@ def test_casts_of_weights_are_part_of_a_recording():
     weight = torch.ones(2, 2, requires_grad=True)
     x = torch.ones(2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        run = graphs._without_cached_casts(F.linear, torch.device("cpu"))
+        run = recording.without_cached_casts(F.linear, torch.device("cpu"))
         F.linear(x, weight)
         with torch.no_grad():
             weight.mul_(2)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from rsnn.checks import is_whole
 from rsnn.errors import InputError
+from rsnn.kernels import gpu
 from rsnn.kernels.nested import mapped, tensors_in
 from rsnn.kernels.recording import (
     check_copied,
@@ -59,9 +60,9 @@ def graphed(function: Callable[..., Result], *, most: int = 4) -> Graphed[Result
     - of a model that trains on several GPUs (`DistributedDataParallel`, `SyncBatchNorm`);
     - while an earlier call of the same shape waits for its backward.
 
-    Weights that moved (`model.to`, new parameters), other ones that require gradients, another mode, autocast or
-    choice of kernels are noticed and recorded anew; without gradients so are weights that changed in place. With
-    gradients these change at every step, and a replay reads them where they are.
+    Weights that moved (`model.to`, new parameters), other ones that require gradients, another mode, autocast,
+    precision of products or choice of kernels are noticed and recorded anew; without gradients so are weights that
+    changed in place. With gradients these change at every step, and a replay reads them where they are.
 
     What the function does besides computing on its device (printing, counting calls, drawing numbers on the CPU)
     happens while it is recorded only. Arguments other than tensors, and tuples, lists and dicts of them, count as part
@@ -108,57 +109,89 @@ class Graphed(Generic[Result]):
         tensors, training = tensors_in(inputs), torch.is_grad_enabled()
         if training in self._failed or torch.compiler.is_compiling() or not _on_one_gpu(tensors):
             return self.function(*inputs)
+        if not all(map(sees_no_steps, tensors)):
+            return self.function(*inputs)
+        shape = _shape(inputs)
+        with self._lock:  # the tensors of a graph are its own: one call at a time
+            likely = self._begin(shape, tensors)
+            graph = self._graph_of(inputs, shape, tensors)
+            if graph is not None and not graph.waits():
+                return graph.replay(inputs, taken=graph is likely)
+        return self.function(*inputs)
+
+    def _begin(self, shape: object, tensors: list[Tensor]) -> _Graph | None:
+        """Return the last graph if it may be of this call; its inputs are on their way while the rest is compared."""
+        last = next(reversed(self.graphs.values()), None)
+        if torch.is_grad_enabled() or not isinstance(last, _Graph) or last.shape != shape:
+            return None
+        last.static.take(tensors)
+        return last
+
+    def _graph_of(
+        self, inputs: tuple[Any, ...], shape: object, tensors: list[Tensor]
+    ) -> _Graph | _TrainingGraph | None:
+        """Return the graph of a call, recorded if there is none yet; None where the call has to be an ordinary one."""
         members = _members(self.function)
         if not _can_replay(self.function, members, tensors):
-            return self.function(*inputs)
-        device = tensors[0].device
-        key = _key(members, inputs, device)
+            return None
+        device, training = tensors[0].device, torch.is_grad_enabled()
+        key = _key(members, shape, tensors, device)
         if key is None:
-            return self.function(*inputs)
-        with self._lock:  # the tensors of a graph are its own: one call at a time
-            graph = self.graphs.pop(key, None)
-            if graph is None:
-                while len(self.graphs) >= self.most:
-                    self.graphs.popitem(last=False)
-                try:
-                    graph = (_TrainingGraph if training else _Graph)(self.function, inputs, device)
-                except RuntimeError as error:
-                    self._failed.add(training)
-                    kind = "training calls" if training else "calls"
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    warnings.warn(f"graphed: not recorded, {kind} stay ordinary ones: {reason}", stacklevel=2)
-            if graph is not None:
-                self.graphs[key] = graph
-                if not graph.waits():
-                    return graph.replay(inputs)
-        return self.function(*inputs)
+            return None
+        graph = self.graphs.pop(key, None)
+        if graph is None:
+            while len(self.graphs) >= self.most:
+                self.graphs.popitem(last=False)
+            try:
+                graph = (
+                    _TrainingGraph(self.function, inputs, device) if training else _Graph(self.function, inputs, device)
+                )
+            except RuntimeError as error:
+                self._failed.add(training)
+                kind = "training calls" if training else "calls"
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                warnings.warn(f"graphed: not recorded, {kind} stay ordinary ones: {reason}", stacklevel=3)
+                return None
+        self.graphs[key] = graph
+        return graph
 
 
 class _Static:
-    """The tensors that a recording reads, and when they may be written to again."""
+    """The tensors that a recording reads, and when they may be written to again.
 
-    def __init__(self, inputs: tuple[Any, ...], device: torch.device) -> None:
+    `write` writes a call's tensor into one of them.
+    """
+
+    def __init__(
+        self, inputs: tuple[Any, ...], device: torch.device, write: Callable[[Tensor, Tensor], object] = Tensor.copy_
+    ) -> None:
         self.inputs = mapped(lambda x: x.detach().clone().requires_grad_(x.requires_grad), inputs)
         self.device = device
+        self.write = write
         self.done: torch.cuda.Event | None = None
 
-    def take(self, tensors: Sequence[Tensor]) -> torch.cuda.Stream:
-        """Copy the inputs of a call, and return the stream that the replay is to be on."""
-        stream = torch.cuda.current_stream(self.device)
+    def take(self, tensors: Sequence[Tensor]) -> None:
+        """Copy the inputs of a call."""
         if self.done is not None:
-            stream.wait_event(self.done)  # the call before may have been on another stream
+            # The call before may have been on another stream.
+            torch.cuda.current_stream(self.device).wait_event(self.done)
         for own, given in zip(tensors_in(self.inputs), tensors, strict=True):
-            own.copy_(given)
-        return stream
+            self.write(own, given)
+        self.release()
+
+    def release(self) -> None:
+        """Let others write to the tensors once what was launched so far is done."""
+        self.done = torch.cuda.current_stream(self.device).record_event()
 
 
 class _Graph:
     """A recorded call without gradients: the tensors that it reads and writes, and how to run it again."""
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> None:
+        self.shape = _shape(inputs)
         # So that any later call may write to the tensors.
         with torch.inference_mode(False), torch.no_grad(), left_alone(function, device):
-            self.static = _Static(inputs, device)
+            self.static, function = _entered(function, inputs, device)
             self.run, self.outputs = record(without_cached_casts(function, device), self.static.inputs, device)
             check_copied(self.outputs)
 
@@ -166,13 +199,30 @@ class _Graph:
         """Tell whether the tensors are needed as they are; never."""
         return False
 
-    def replay(self, inputs: tuple[Any, ...]) -> Any:
-        """Run the graph on `inputs` and return copies of its outputs."""
-        stream = self.static.take(tensors_in(inputs))
+    def replay(self, inputs: tuple[Any, ...], *, taken: bool) -> Any:
+        """Run the graph on `inputs`, which it may have `taken`, and return copies of its outputs."""
+        if not taken:
+            self.static.take(tensors_in(inputs))
         self.run()
         outputs = mapped(torch.clone, self.outputs)
-        self.static.done = stream.record_event()
+        self.static.release()
         return outputs
+
+
+def _entered(
+    function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device
+) -> tuple[_Static, Callable[..., Any]]:
+    """Return what a recording is to read, and what to record.
+
+    A module may have the first thing that it does done while its input is copied: one pass over it less.
+    """
+    halves = getattr(function, "split_forward", lambda: None)()
+    if halves is not None and len(inputs) == 1 and isinstance(inputs[0], Tensor):
+        (given,), (first, rest) = inputs, halves
+        entered = first(given)
+        if (entered.shape, entered.dtype) == (given.shape, given.dtype):
+            return _Static((entered,), device, lambda own, given: first(given, out=own)), rest
+    return _Static(inputs, device), function
 
 
 class _TrainingGraph:
@@ -204,20 +254,21 @@ class _TrainingGraph:
         last = None if self.last is None else self.last()
         return last is not None and not last.over
 
-    def replay(self, inputs: tuple[Any, ...]) -> Any:
-        """Run forward on `inputs` and return copies of its outputs, whose gradient function runs backward."""
+    def replay(self, inputs: tuple[Any, ...], *, taken: bool) -> Any:
+        """Run forward on `inputs`, not yet `taken`, and return copies of its outputs; their gradients run backward."""
+        assert not taken
         results = iter(_Replay.apply(self, *tensors_in(inputs), *self.module.parameters()))
         return mapped(lambda _: next(results), self.outputs)
 
     def run_forward(self, call: _Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run forward for a call and return copies of its outputs."""
         own = len(tensors_in(self.static.inputs))
-        stream = self.static.take(tensors[:own])
+        self.static.take(tensors[:own])
         self.forward()
         if self.written:
             torch.autograd.graph.increment_version(self.written)  # as the single operations do
         outputs = tuple(x.clone() for x in tensors_in(self.outputs))
-        self.static.done = stream.record_event()
+        self.static.release()
         self.last = weakref.ref(call)
         return outputs
 
@@ -236,7 +287,7 @@ class _TrainingGraph:
         # Copies, for a gradient becomes a parameter's `grad`, which the next backward is to add to, not to write to.
         found = [x for x in self.gradients if x is not None]
         copies = iter(torch._foreach_mul(found, 1) if found else ())
-        self.static.done = torch.cuda.current_stream(self.static.device).record_event()
+        self.static.release()
         gradients = iter([None if x is None else next(copies) for x in self.gradients])
         return (next(gradients) if x.requires_grad else None for x in self.sources)
 
@@ -290,8 +341,6 @@ def _members(function: Callable[..., Any]) -> _Members:
 def _can_replay(function: Callable[..., Any], members: _Members, tensors: list[Tensor]) -> bool:
     """Tell whether a call with these tensors, on one GPU, can be a replay."""
     training = torch.is_grad_enabled()
-    if not all(map(sees_no_steps, tensors)):
-        return False
     if not isinstance(function, nn.Module):
         return not training
     if is_watched(*members.modules):
@@ -312,23 +361,24 @@ def _on_one_gpu(tensors: list[Tensor]) -> bool:
     return not torch.cuda.is_current_stream_capturing()
 
 
-def _key(members: _Members, inputs: tuple[Any, ...], device: torch.device) -> object:
+def _key(members: _Members, shape: object, tensors: list[Tensor], device: torch.device) -> object:
     """Return all that a recording depends on, None where an argument cannot be compared."""
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     kernels = (selected(device, "lif"), selected(device, "convlstm"))
-    shape = _shape(inputs), autocast, kernels
+    precisions = gpu.tf32_is_allowed(), torch.backends.cuda.matmul.fp32_precision
+    called = shape, autocast, kernels, precisions
     try:
-        hash(shape)
+        hash(called)
     except TypeError:  # an array, a set
         return None
     if not torch.is_grad_enabled():
         # Where the weights lie, and how often each was written to.
         weights = [(x.data_ptr(), x.dtype, 0 if x.is_inference() else x._version) for y in members[1:] for x in y]
-        return shape, tuple(weights)
+        return called, tuple(weights)
     modes = [module.training for module in members.modules]
-    needed = [x.requires_grad for x in (*tensors_in(inputs), *members.parameters)]
+    needed = [x.requires_grad for x in (*tensors, *members.parameters)]
     places = [(x.data_ptr(), x.dtype) for tensors in members[1:] for x in tensors]
-    return shape, tuple(places), tuple(modes), tuple(needed)
+    return called, tuple(places), tuple(modes), tuple(needed)
 
 
 def _shape(value: Any) -> object:

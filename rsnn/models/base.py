@@ -6,7 +6,7 @@ Shapes: T steps, N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
@@ -106,9 +106,30 @@ class EventClassifier(nn.Module):
                     f"{type(self.classifier).__name__} returns logits alone and forgets the frames before; expected "
                     "all of them in one call, or a classifier that takes a state and returns (logits, state)"
                 )
-        features, encoder_state = with_state(self.encoder, self._input(frames), before.encoder)
+        return self._from_input(self._input(frames), before)
+
+    def _from_input(self, frames: Tensor, before: ModelState) -> tuple[Tensor, ModelState]:
+        """Do what `advance` does after `_input`."""
+        features, encoder_state = with_state(self.encoder, frames, before.encoder)
         logits, classifier_state = with_state(self.classifier, features, before.classifier)
         return self.logit_scale * logits, ModelState(encoder_state, classifier_state)
+
+    def split_forward(self) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]] | None:
+        """Return `forward` as two functions, the first of which normalises, or None where it has no such halves.
+
+        The first takes frames, and `out=` to write to where they have the shape and type of frames before.
+        """
+        names = ("forward", "advance", "_input", "_from_input")
+        preprocessing = self.preprocessing
+        if preprocessing is None or preprocessing.normalize != "log1p":
+            return None
+        if any(getattr(type(self), name) is not getattr(EventClassifier, name) for name in names):
+            return None  # a subclass may do anything with the counts
+
+        def normalise(frames: Tensor, out: Tensor | None = None) -> Tensor:
+            return self._input(frames) if out is None else preprocessing.normalized(frames, out=out)
+
+        return normalise, lambda frames: self._from_input(frames, ModelState(None, None))[0]
 
     def forward_features(self, frames: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N D h w"]:
         """Return the encoder's features of every step.

@@ -147,11 +147,17 @@ class Preprocessing:
             return events
         return crop_to_shape(events, *self.frame_size)
 
-    def normalized(self, frames: Tensor) -> Tensor:
-        """Apply `normalize` to frames of counts (T, N, 2, H, W), or of one recording (T, 2, H, W)."""
+    def normalized(self, frames: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Apply `normalize` to frames of counts (T, N, 2, H, W), or of one recording (T, 2, H, W).
+
+        Args:
+            frames: the counts.
+            out: where to write the result, for `normalize="log1p"`.
+
+        """
         if self.normalize == "log1p":
             # Of counts the logarithm is exact, and on a CPU it takes a sixth of the time of log1p.
-            return frames.log1p() if frames.is_cuda else (frames + 1).log_()
+            return torch.log1p(frames, out=out) if frames.is_cuda else torch.add(frames, 1, out=out).log_()
         if self.normalize == "binary":
             return (frames > 0).to(frames.dtype)
         if self.normalize == "clip":

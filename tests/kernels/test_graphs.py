@@ -173,7 +173,7 @@ def test_new_weights_are_noticed(recordings):
 
 
 @torch.no_grad()
-def test_another_autocast_or_choice_of_kernels_is_recorded_anew(recordings):
+def test_another_autocast_precision_or_choice_of_kernels_is_recorded_anew(recordings, monkeypatch):
     fast = graphed(lambda x: torch.nn.functional.linear(x, x))
     x = torch.ones(2, 2)
     assert fast(x).dtype == torch.float32
@@ -182,6 +182,62 @@ def test_another_autocast_or_choice_of_kernels_is_recorded_anew(recordings):
     with kernels.use("spikingjelly"):
         fast(x)
     assert len(recordings) == 3
+    monkeypatch.setattr(graphs.gpu, "tf32_is_allowed", lambda: False)
+    fast(x)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee" if before == "tf32" else "tf32"
+    fast(x)
+    torch.backends.cuda.matmul.fp32_precision = before
+    assert len(recordings) == 5
+
+
+@torch.no_grad()
+def test_counts_are_normalised_while_they_are_copied(recordings):
+    model = rsnn.create_model("rsnn-nmnist-cl", num_frames=3, normalize="log1p").eval()
+    first, second = torch.poisson(torch.ones(2, 3, 1, 2, 34, 34))
+    fast = graphed(model)
+    for frames in (first, second, first):
+        assert torch.equal(fast(frames), model(frames))
+    ((seen,),) = recordings
+    assert torch.equal(seen, model.preprocessing.normalized(first))  # of the last call
+    assert first.max() >= 2
+    with pytest.raises(InputError, match="got frames of"):
+        fast(torch.ones(3, 1, 2, 5, 5))
+    assert torch.equal(fast(second.int()), model(second))  # of another type than what comes of them
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["forward", "advance", "_input"])
+def test_a_model_with_a_way_of_its_own_gets_the_counts(recordings, method):
+    class Own(rsnn.ConvLSTMClassifier):
+        pass
+
+    def twice(self, frames, *rest):
+        return getattr(super(Own, self), method)(2 * frames, *rest)
+
+    setattr(Own, method, twice)
+    parts = rsnn.create_model("convlstm-nmnist-cl-mean", num_frames=3, normalize="log1p").eval()
+    model = Own(parts.encoder, parts.classifier, preprocessing=parts.preprocessing).eval()
+    frames = torch.poisson(torch.ones(3, 1, 2, 34, 34))
+    assert torch.equal(graphed(model)(frames), model(frames))
+    assert torch.equal(model(frames), parts(2 * frames))
+    assert torch.equal(recordings[0][0], frames)
+
+
+@torch.no_grad()
+def test_inputs_copied_for_nothing_change_no_result(recordings):
+    model = Twice().eval()
+    fast = graphed(model)
+    ones, threes = torch.ones(2), torch.full((2,), 3.0)
+    assert fast(ones).tolist() == [3, 3]
+    model.weight.mul_(5)  # so that the graph of which the inputs are is none of this call
+    assert fast(threes).tolist() == [31, 31]
+    hook = model.register_forward_hook(lambda *_: None)
+    assert fast(ones).tolist() == [11, 11]
+    hook.remove()
+    assert fast(threes).tolist() == [31, 31]
+    assert torch.vmap(fast)(torch.eye(2)).tolist() == [[11, 1], [1, 11]]
+    assert len(recordings) == 2
 
 
 def test_what_cannot_be_a_replay_is_an_ordinary_call(recordings):

@@ -173,7 +173,8 @@ def _compile(name: str, real: str, file: Path) -> None:
                 Path(made).chmod(0o700)
                 Path(made).replace(file)  # several processes may do this at once: whole files, one like the other
                 return
-        complaint = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip()[:200])
+        said = result.stderr.strip() or f"exit code {result.returncode}, and not a word"
+        complaint = next((line for line in said.splitlines() if "error" in line), said[:200])
         if result.returncode == 0:
             complaint = f"what it made cannot be loaded from {file.parent}"
         raise NativeError(f"{compiler} could not compile {name}.cpp: {complaint}")

@@ -103,7 +103,7 @@ def selected(device: str | torch.device = "cpu", operator: Operator = "lif", *, 
     forced = _forced
     if forced is None:
         variable = os.environ.get("RSNN_KERNEL")
-        forced = _check_names(variable.split(","), "RSNN_KERNEL: ") if variable else ()
+        forced = _check_names([name.strip() for name in variable.split(",")], "RSNN_KERNEL: ") if variable else ()
     for name in forced:
         kernel = KERNELS[name]
         serves = operator in kernel.operators and (kernel.devices is None or kind in kernel.devices)

@@ -158,7 +158,7 @@ def test_environment_variable(monkeypatch):
     with kernels.use("auto"):
         assert kernels.selected("cpu") == "torch"
     assert kernels.selected("cpu") == "spikingjelly"
-    monkeypatch.setenv("RSNN_KERNEL", "auto,spikingjelly")
+    monkeypatch.setenv("RSNN_KERNEL", "auto, spikingjelly ")
     assert kernels.selected("cpu") == "spikingjelly"
     monkeypatch.setenv("RSNN_KERNEL", "")
     assert kernels.selected("cpu") == "torch"

@@ -46,11 +46,18 @@ def test_without_a_compiler_torch_does_the_work(tmp_path, monkeypatch):
         assert run(tmp_path, monkeypatch)[0].split() == ["native", value]
 
 
-def test_a_compiler_that_fails(tmp_path, monkeypatch):
-    path = compiler(tmp_path / "bin", "echo 'fatal error: no such header' >&2; exit 1")
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'fatal error: no such header' >&2; exit 1", "fatal error: no such header"),
+        ("exit 4", "exit code 4, and not a word"),
+    ],
+)
+def test_a_compiler_that_fails(tmp_path, monkeypatch, script, said):
+    path = compiler(tmp_path / "bin", script)
     first, second = run(tmp_path, monkeypatch, PATH=f"{path}:/usr/bin:/bin", CXX="")
     assert first.startswith("torch ")
-    assert "could not compile convlstm.cpp: fatal error: no such header" in second
+    assert f"could not compile convlstm.cpp: {said}" in second
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 

@@ -77,6 +77,8 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
     frames = as_tensor(recording).to(dtype)
     if not frames.isfinite().all():
         raise InputError("predict got frames with NaN or infinite numbers; expected counts of events")
+    if model.preprocessing is not None and (frames < 0).any():
+        raise InputError(f"predict got frames with numbers as low as {frames.min():g}; expected counts of events")
     return frames
 
 

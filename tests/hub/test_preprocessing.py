@@ -166,6 +166,7 @@ def test_frames_are_arrays_of_any_layout():
         (np.zeros((4, 2, 12, 12), complex), "got frames of complex128 values"),
         (np.full((4, 2, 12, 12), np.nan), "predict got frames with NaN or infinite numbers; expected counts"),
         (torch.full((4, 2, 12, 12), np.inf), "predict got frames with NaN or infinite numbers"),
+        (torch.full((4, 2, 12, 12), -0.5), "predict got frames with numbers as low as -0.5; expected counts of events"),
     ],
 )
 def test_what_is_no_frames_of_counts(frames, message):

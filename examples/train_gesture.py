@@ -25,7 +25,8 @@ arm turns only from short windows in which the arm moves little from one frame t
 
 `--teachers` are checkpoints that see the same windows; what they say of them counts as much as the labels do
 (distillation, Hinton et al. 2015). `--hints` has `cla` begin where `cl` is (`gesture_hints.py`): batches to learn the
-features of its encoder from, then the weights of its classifiers.
+features of its encoder from, then the weights of its classifiers. `--revive` gives units of the decision head that
+never fire fresh weights first (`silent_units.py`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from gesture_clips import CLASSES, TOGETHER, Clips, simulate
 from gesture_hints import learn_features, take_over
 from gesture_windows import MAX_STEP_MS, STEPS, WHOLE_S, View, batch, frames_of
 from rich.progress import track
+from silent_units import revive
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -160,6 +162,16 @@ def begin_as_cl(networks: Networks, draw: Callable[[], Tensor], batches: int) ->
 
 
 @torch.no_grad()
+def revive_head(networks: Networks, draw: Callable[[], Tensor], batches: int) -> None:
+    """Revive the units of the decision head that are silent for so many batches."""
+    member = networks.members[0].eval()
+    reduction, head = member.classifier.reduction, member.classifier.classifier
+    maps = torch.cat([reduction(member.forward_features(draw()))[0] for _ in range(batches)])
+    print(f"{revive(head, maps)} units that never fired have fresh weights", flush=True)
+    member.train()
+
+
+@torch.no_grad()
 def accuracies(networks: nn.Module, clips: Clips) -> list[float]:
     """Return the share of the clips that each classifier has right."""
     networks.eval()
@@ -229,6 +241,9 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
     loss_sum, right, shown = 0.0, torch.zeros(len(MODELS[kind]), device=device), 0
     networks.train()
     classify, lessons = _quick(networks, options), Lessons(clips, short, view, options, rng)
+    if options.revive and kind != "scnn" and not passes:
+        revive_head(networks, lambda: lessons.draw().frames, options.revive)
+        average.load_state_dict(networks.state_dict())
     ends: deque[torch.cuda.Event] = deque()  # of the batches that the GPU may not be through with
     while (spent := time.monotonic() - begin) < limit:
         done = spent / limit
@@ -308,6 +323,9 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=[], metavar="NAME", help="checkpoints to learn from as well")
     parser.add_argument(
         "--hints", type=int, default=0, metavar="BATCHES", help="that have cla begin as cl; 0: it does not"
+    )
+    parser.add_argument(
+        "--revive", type=int, default=0, metavar="BATCHES", help="that tell which units never fire; 0: none is revived"
     )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--least", type=int, default=500, help="clips to wait for before the training begins")

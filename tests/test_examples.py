@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import gesture_hints
 import numpy as np
 import pytest
+import silent_units
 import torch
 import train_gesture
 from gesture_windows import View
@@ -55,7 +56,7 @@ def test_gestures_are_trained_while_they_are_simulated(tmp_path):
 @pytest.mark.slow
 def test_with_teachers_without_validation_and_with_an_end_of_the_filming(tmp_path):
     command = [sys.executable, EXAMPLE, tmp_path, "--models", "cla", "--minutes", "0.1", "--batch", "4"]
-    command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla", "--hints", "2"]
+    command += ["--teachers", "rsnn-gesture-cl", "rsnn-gesture-cla", "--hints", "2", "--revive", "1"]
     command += ["--simulators", "2", "--validation", "0", "--least", "14", "--most", "28", "--short", "14"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-3000:]
@@ -128,6 +129,34 @@ def test_an_encoder_learns_another_ones_features_and_its_classifier_takes_over()
         gesture_hints.take_over(student, teacher, torch.eye(10), gain=4)
         raw = student(frames)
     assert (said - wanted).abs().mean() < 0.1 * (raw - wanted).abs().mean()
+
+
+def test_silent_units_fire_again_and_change_nothing_at_first():
+    torch.manual_seed(0)
+    head = rsnn.nn.ConvClassifier(3, 4, in_size=(8, 8), channels=(6, 5), pools=(2, 2), votes=2)
+    with torch.no_grad():
+        for layer in (head.convs[0], head.convs[3], head.hidden):
+            layer.weight.abs_()
+        head.convs[0].bias[[1, 4]] = -100
+        head.convs[3].bias[2] = -100
+        head.hidden.bias[3] = -100
+    maps = torch.rand(50, 3, 8, 8)
+    before = copy.deepcopy(head)
+    assert silent_units.revive(head, maps) == 4
+    torch.testing.assert_close(head(maps), before(maps))
+    for layers, x in ((head.convs[:1], maps), (head.convs[:4], maps), ((head.hidden,), head.convs(maps).flatten(1))):
+        for layer in layers:
+            x = layer(x)
+        shares = (x > 0).float().transpose(0, 1).flatten(1).mean(1)
+        assert shares.min() > 0.1
+    conv, first = head.convs[0], before.convs[0]
+    kept = [0, 2, 3, 5]
+    assert torch.equal(conv.weight[kept], first.weight[kept])
+    assert conv.weight[1].norm().item() == pytest.approx(
+        first.weight[kept].flatten(1).norm(dim=1).median().item(), rel=1e-5
+    )
+    assert (conv(maps)[:, [1, 4]] > 0).float().mean((0, 2, 3)).tolist() == pytest.approx([0.15, 0.15], abs=0.01)
+    assert silent_units.revive(head, maps) == 0
 
 
 def test_the_average_follows_all_weights():

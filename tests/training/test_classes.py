@@ -12,7 +12,8 @@ from rsnn.data import FrameCache
 from rsnn.errors import InputError
 from rsnn.training import load_recipe
 from rsnn.training.batches import FramesOf
-from rsnn.training.run import _parts, build
+from rsnn.training.phases import build
+from rsnn.training.run import _parts
 from rsnn.training.sources import open_part
 
 DIGITS = tuple("0123456789")

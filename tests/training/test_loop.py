@@ -20,8 +20,8 @@ from rsnn import hub
 from rsnn.errors import CheckpointError, ConfigError, InputError, RSNNError, TrainingError
 from rsnn.training import load_recipe, loop, optimizers, recipe_from, report, run, train
 from rsnn.training.display import Display
+from rsnn.training.phases import build
 from rsnn.training.recipe import Optimizer, Phase, Recipe, Schedule
-from rsnn.training.run import build
 from rsnn.training.sources import open_part
 
 UNCHANGED = [f"augment.{name}=0" for name in ("rotate_degrees", "scale", "shear", "shift", "cut", "drop", "invert")]
@@ -528,7 +528,7 @@ def test_clipping_bounds_the_step(recipe, archive, tmp_path):
     settings = ("optimizer.kind=sgd", "optimizer.momentum=0", "optimizer.lr=1", "optimizer.weight_decay=0")
     chosen = recipe(*settings, "schedule.kind=constant", "loop.clip_norm=1e-3", "loop.batch_size=18", epochs=1)
     train(chosen, archive, tmp_path)
-    from rsnn.training.run import build
+    from rsnn.training.phases import build
     from rsnn.training.sources import open_part
 
     start = build(chosen, "encoder", chosen.phases.encoder, open_part(archive)).state_dict()

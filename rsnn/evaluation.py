@@ -100,20 +100,26 @@ def evaluate(
         samples: pairs of a recording (as `model.predict` takes it) and its class index. Of several processes each takes
             its own: `[rank::processes]` of all.
         batch_size: recordings that run through the network together, where they have equally many steps.
-        windows: windows of each recording, evenly spaced, whose probabilities are averaged.
-        window_ms: duration of a window; by default that of the recordings the model was trained on. A recording that is
-            no longer than that is one window.
+        windows: windows of each recording, evenly spaced, whose probabilities are averaged; 1 takes recordings whole.
+        window_ms: duration of a window, of two or more; by default that of the recordings the model was trained on. A
+            recording that is no longer than that is one window.
         ids: names of the recordings, for errors.
         accelerator: an `accelerate.Accelerator`, to add up the counts of all its processes.
         on_progress: called with the number of recordings done after each batch.
 
     Raises:
-        InputError: there are no samples, a label is none of the model's classes, or an argument is no positive number.
+        InputError: there are no samples, a label is none of the model's classes, an argument is no positive number, or
+            `window_ms` is given for recordings that are taken whole.
 
     """
     check_positive(batch_size=batch_size, windows=windows)
     if window_ms is not None:
         check_positive(window_ms=window_ms)
+        if windows == 1:
+            raise InputError(
+                f"window_ms={window_ms} with windows=1, which takes recordings whole; expected windows of 2 or more, or "
+                "no window_ms"
+            )
     confusion = _nothing(model)
     if windows > 1:
         for batch in _batches(samples, batch_size):

@@ -137,6 +137,13 @@ def test_windows_of_unknown_length_are_refused(reader):
         evaluate(reader, [(frames(0), 0)], windows=2, window_ms=5)
 
 
+def test_the_duration_of_a_window_is_refused_where_recordings_are_taken_whole(first_step):
+    clip = sided("r", "l")
+    for call in (evaluate, lambda model, samples, **options: robustness(model, lambda: samples, **options)):
+        with pytest.raises(InputError, match=r"window_ms=9 with windows=1, .* expected windows of 2 or more, or no"):
+            call(first_step, [(clip, 0)], window_ms=9)
+
+
 class Half:
     """What an accelerator does, with another process that has counted the same."""
 

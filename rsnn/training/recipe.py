@@ -147,7 +147,8 @@ class Optimizer:
         kind: `"adamw"`, `"adam"` or `"sgd"`.
         lr: learning rate where a phase does not give one.
         weight_decay: of weights; biases and norms have none.
-        momentum: of SGD.
+        momentum: of SGD, all the time; Adam's and AdamW's beta_1 is 0.9, and goes from 0.95 to 0.85 and back under
+            `schedule.kind = "onecycle"`.
 
     """
 
@@ -162,8 +163,9 @@ class Schedule:
     """How the learning rate goes (torch's own schedules).
 
     Attributes:
-        kind: `"cosine"` to zero, `"onecycle"` up and down, `"step"` by `factor` every `step_epochs`, or `"constant"`.
-        warmup: share of the phase in which the rate rises (`"cosine"`, `"onecycle"`).
+        kind: `"cosine"` to zero, `"onecycle"` from a 25th up to the rate and down, `"step"` by `factor` every
+            `step_epochs`, or `"constant"`.
+        warmup: share of the phase in which the rate rises (`"cosine"`, `"onecycle"`); the other kinds have none.
         step_epochs, factor: of `"step"`.
 
     """

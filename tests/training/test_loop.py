@@ -486,6 +486,26 @@ def test_schedules():
     assert rates_of("onecycle")[-1] < 0.1
 
 
+@pytest.mark.parametrize(
+    ("kind", "momentum"),
+    [("sgd", [0.9] * 4), ("adamw", [0.95, 0.85, 0.875, 0.925]), ("adam", [0.95, 0.85, 0.875, 0.925])],
+)
+def test_one_cycle_by_hand(kind, momentum):
+    """Four updates, the first below the rate: then (1 + cos(k pi / 3)) / 2 of the way from 0.04 / 10^4 to 1."""
+    model = rsnn.create_model("scnn-nmnist", frame_size=(16, 16))
+    optimizer = optimizers.make_optimizer(model, Optimizer(kind=kind, lr=1.0, momentum=0.9), Phase())
+    schedule = optimizers.make_schedule(optimizer, Schedule(kind="onecycle", warmup=0.4), 2, 2)
+    rates, momenta = [], []
+    for _ in range(4):
+        group = optimizer.param_groups[0]
+        rates.append(group["lr"])
+        momenta.append(group["momentum"] if kind == "sgd" else group["betas"][0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.04, 1.0, 0.75 + 1e-6, 0.25 + 3e-6], abs=1e-9)
+    assert momenta == pytest.approx(momentum)
+
+
 def test_the_rates_of_encoder_and_classifier():
     model = rsnn.create_model("rsnn-nmnist-cl")
     groups = optimizers.make_optimizer(model, Optimizer(lr=3.0), Phase(encoder_lr=0.5)).param_groups

@@ -256,22 +256,22 @@ def measure(model: EventClassifier, frames: FramesOf, accelerator: Accelerator, 
     share = Share(len(frames), loop.batch_size, accelerator.process_index, accelerator.num_processes)
     training = model.training
     model.eval()
-    sums = {"right": 0.0, "entropy": 0.0, "recordings": 0.0, "batches": 0.0}
-    with watch.firing_rates(model) as rates:
+    sums = {"right": 0.0, "entropy": 0.0, "recordings": 0.0}
+    with watch.firing(model) as layers:
         for batch, labels in loader(frames, share, loop.workers):
             with autocast(accelerator.device.type, loop.precision):
                 logits = model(batch.to(accelerator.device)).float().cpu()
             sums["right"] += float((logits.argmax(1) == labels).sum())
             sums["entropy"] += float(F.cross_entropy(logits, labels, reduction="sum"))
             sums["recordings"] += len(labels)
-            sums["batches"] += 1
     model.train(training)
-    sums.update({f"rate {name}": float(torch.stack(values).sum()) if values else 0.0 for name, values in rates.items()})
+    for name, layer in layers.items():
+        sums |= {f"{name} fired": layer.fired, f"{name} chances": layer.chances}
     sums = reduced(sums, accelerator)
     return {
         "accuracy": sums["right"] / sums["recordings"],
         "cross_entropy": sums["entropy"] / sums["recordings"],
-        "rates": {name: sums[f"rate {name}"] / sums["batches"] for name in rates},
+        "rates": {name: sums[f"{name} fired"] / max(sums[f"{name} chances"], 1) for name in layers},
     }
 
 

@@ -20,28 +20,39 @@ WAITING_SHARE = 0.3
 WAITING_SECONDS = 2.0
 
 
+class Firing:
+    """How often a layer's neurons fired, of the steps at which they could."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[torch.Tensor, int]] = []
+
+    @property
+    def chances(self) -> int:
+        """Number of neurons times steps, over all samples."""
+        return sum(number for _, number in self.calls)
+
+    @property
+    def fired(self) -> float:
+        """Number of spikes, over all samples."""
+        return sum(share.item() * number for share, number in self.calls)
+
+    def record(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Take note of a call, as a forward hook; on a GPU nothing waits for it."""
+        spikes = output[0] if isinstance(output, tuple) else output
+        self.calls.append((spikes.detach().float().mean(), spikes.numel()))
+
+
 @contextlib.contextmanager
-def firing_rates(model: nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """Collect, for every layer of spiking neurons, the share of its outputs that fired, one entry a call."""
-    rates: dict[str, list[torch.Tensor]] = {}
-    handles = [
-        module.register_forward_hook(_recorder(rates.setdefault(name, [])))
-        for name, module in model.named_modules()
-        if isinstance(module, LIF | SRM)
-    ]
+def firing(model: nn.Module) -> Iterator[dict[str, Firing]]:
+    """Watch every layer of spiking neurons; a sample counts the same in whatever batch it comes."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LIF | SRM)}
+    found = {name: Firing() for name in layers}
+    handles = [layers[name].register_forward_hook(each.record) for name, each in found.items()]
     try:
-        yield rates
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _recorder(into: list[torch.Tensor]) -> Any:
-    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        spikes = output[0] if isinstance(output, tuple) else output
-        into.append(spikes.detach().float().mean())
-
-    return record
 
 
 def rate_warnings(rates: dict[str, float]) -> list[str]:

@@ -4,11 +4,13 @@ import io
 
 import pytest
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 
 import rsnn
-from rsnn.training import watch
+from rsnn.training import loop, watch
 from rsnn.training.display import ConsoleDisplay, TensorBoardDisplay
+from rsnn.training.recipe import Loop
 from rsnn.training.state import Place
 
 
@@ -21,10 +23,43 @@ def test_rates_are_the_shares_that_fire():
     spikes = []
     model.classifier.convs[0].lif.register_forward_hook(lambda _m, _x, y: spikes.append(y[0]))
     frames = torch.poisson(torch.full((4, 2, 2, 16, 16), 2.0))
-    with torch.no_grad(), watch.firing_rates(model) as rates:
+    with torch.no_grad(), watch.firing(model) as layers:
         model(frames)
-    assert len(rates) == 6  # four convolutions and two fully connected layers
-    assert rates["classifier.convs.0.lif"][0].item() == pytest.approx(spikes[0].mean().item())
+    assert len(layers) == 6  # four convolutions and two fully connected layers
+    first = layers["classifier.convs.0.lif"]
+    assert first.chances == spikes[0].numel()
+    assert first.fired == pytest.approx(spikes[0].sum().item())
+
+
+class Says(torch.nn.Module):
+    """A classifier whose one neuron fires at every step of a recording that has something in its first pixel."""
+
+    in_channels, num_classes = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.lif = rsnn.nn.LIF(tau=2.0, v_threshold=0.5)
+
+    def forward(self, features):
+        spikes, _ = self.lif(features[:, :, :1, 0, 0])
+        return spikes.sum(0).expand(-1, 3)
+
+
+class Counts(torch.utils.data.Dataset):
+    """Five recordings of 2 steps, the last of which alone has anything in it."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return torch.full((2, 2, 4, 4), float(index[1] == 4)), 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5])
+def test_every_recording_counts_the_same_in_a_rate(batch_size):
+    model = rsnn.RSNN(rsnn.nn.FramePool(2), Says())
+    result = loop.measure(model, Counts(), Accelerator(cpu=True), Loop(batch_size=batch_size))
+    assert result["rates"] == pytest.approx({"classifier.lif": 1 / 5})
 
 
 def test_silent_and_saturated_layers_are_named():

@@ -117,8 +117,8 @@ def evaluate(
         check_positive(window_ms=window_ms)
         if windows == 1:
             raise InputError(
-                f"window_ms={window_ms} with windows=1, which takes recordings whole; expected windows of 2 or more, or "
-                "no window_ms"
+                f"window_ms={window_ms} with windows=1, which takes recordings whole; expected windows of 2 or more, "
+                "or no window_ms"
             )
     confusion = _nothing(model)
     if windows > 1:

@@ -120,9 +120,8 @@ def evaluate(
 
     Under `accelerate launch` the processes share the recordings out; each recording counts once.
     """
-    from accelerate import Accelerator
-
     from rsnn import evaluation
+    from rsnn.training import launch
     from rsnn.training.report import confusion as draw_confusion
     from rsnn.training.sources import open_part, settings_that_count
 
@@ -135,7 +134,7 @@ def evaluate(
         refuse(context, "kind", use="the folder of a data set", here=f"{data} is no folder of {kind}")
     if confusion is not None:
         _check_picture(confusion)
-    accelerator = Accelerator(cpu=cpu)
+    accelerator = launch.accelerator(cpu=cpu)
     loaded = rsnn.load(model)
     loaded.to(accelerator.device)
     part = open_part(data, split=split, kind=kind, samples=samples)

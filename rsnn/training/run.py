@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from filelock import FileLock, Timeout
 
 from rsnn import zoo
@@ -27,7 +27,7 @@ from rsnn.errors import ConfigError, InputError, TrainingError
 from rsnn.evaluation import Evaluation, evaluate
 from rsnn.models import Preprocessing, cards
 from rsnn.models.pretrained import save_model
-from rsnn.training import report
+from rsnn.training import launch, report
 from rsnn.training.batches import PHASES
 from rsnn.training.display import Display
 from rsnn.training.interrupts import Interrupts
@@ -84,10 +84,12 @@ def train(
     """
     check(recipe)
     folder = Path(output).expanduser()
-    # As a plugin: a bare number gives way to what a launcher's environment says.
-    passes = GradientAccumulationPlugin(num_steps=recipe.loop.accumulate)
-    accelerator = Accelerator(gradient_accumulation_plugin=passes, cpu=recipe.loop.cpu)
+    accelerator = launch.accelerator(cpu=recipe.loop.cpu, accumulate=recipe.loop.accumulate)
     display = display if display is not None and accelerator.is_main_process else Display()
+    if accelerator.device.type == "cpu" and torch.cuda.is_available() and not recipe.loop.cpu:
+        display.say(
+            "it trains on the CPU, though there is a GPU, as the launcher says or the first Accelerator of this process"
+        )
     own = own_preprocessing(recipe)
     recipe = dataclasses.replace(recipe, data=recipe.data.filled(own))
     parts = _parts(recipe, data, test, samples, test_samples)

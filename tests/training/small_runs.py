@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rsnn.training.display import Display
+
 CLASSES = ("left", "right", "top")
 
 
@@ -37,3 +39,19 @@ SMALL = (
     "loop.batch_size=4",
     "optimizer.lr=0.01",
 )
+
+
+class Heard(Display):
+    """Keeps what a person would see of a training."""
+
+    def __init__(self):
+        self.places, self.warnings, self.said = [], [], []
+
+    def update(self, place):
+        self.places.append((place.phase, place.epoch, place.update))
+
+    def epoch(self, place, warnings):
+        self.warnings += warnings
+
+    def say(self, text):
+        self.said.append(text)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from small_runs import write_archive
+from small_runs import Heard, write_archive
 
 import rsnn
 from rsnn import hub
@@ -41,20 +41,6 @@ class KillAt(Display):
         self.left -= 1
         if self.left == 0:
             raise Killed
-
-
-class Heard(Display):
-    def __init__(self):
-        self.places, self.warnings, self.said = [], [], []
-
-    def update(self, place):
-        self.places.append((place.phase, place.epoch, place.update))
-
-    def epoch(self, place, warnings):
-        self.warnings += warnings
-
-    def say(self, text):
-        self.said.append(text)
 
 
 def weights(folder):

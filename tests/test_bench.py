@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rsnn
 from rsnn import bench, kernels
-from rsnn.bench import make_lively
+from rsnn.bench import make_lively, measure
 from rsnn.bench.measure import in_turn, peak_mb
 from rsnn.bench.subject import firing, subject
 from rsnn.cli import app
@@ -107,6 +107,45 @@ def test_fresh_weights_where_a_density_is_asked_for():
     assert weights.startswith("fresh weights under which 20%")
     assert (frames.shape, different) == ((20, 2, 2, 34, 34), 1)
     assert firing(model, frames[:, :1]) == pytest.approx(0.2, rel=0.2)
+
+
+def test_weights_of_ones_own_and_of_a_tag(tmp_path):
+    torch.manual_seed(3)
+    mine = rsnn.create_model("rsnn-nmnist-cl", num_classes=3)
+    mine.save_pretrained(tmp_path)
+    model, frames, weights, _ = subject(str(tmp_path), 1)
+    assert weights == "its own weights"
+    assert frames.shape == (20, 1, 2, 34, 34)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), mine.parameters(), strict=True))
+    assert subject("rsnn-gesture-cl.sim", 1)[2] == "published weights"
+
+
+def test_what_cannot_be_timed_is_said_first(tmp_path, monkeypatch):
+    for wrong, said in (
+        ({"batches": ()}, r"batches=\(\): expected batch sizes of inference"),
+        ({"batches": 4}, "batches=4: expected batch sizes of inference"),
+        ({"batches": (1, 0)}, "batches=0: expected a whole number of at least 1"),
+        ({"batches": (1.5,)}, r"batches=1\.5: expected a whole number of at least 1"),
+        ({"train_batch": 0}, "train_batch=0: expected a whole number of at least 1"),
+        ({"repeats": 0}, "repeats=0: expected a whole number of at least 1"),
+        ({"density": 2.0}, r"density=2\.0: expected a share from 0 to 1"),
+        ({"density": float("nan")}, "density=nan: expected a share from 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            bench.bench("rsnn-nmnist-cl", **wrong)
+    with pytest.raises(InputError, match="repeats=0: expected a whole number of at least 1"):
+        bench.scaling(repeats=0)
+    encoder = ConvLSTMEncoder()
+    RSNN(encoder, SCNN(encoder.out_channels, 11, (8, 8), (2, 1), 16)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no preprocessing, so it takes no recordings"):
+        bench.bench(str(tmp_path))
+    with pytest.raises(rsnn.RSNNError, match="does not exist; expected a folder"):
+        bench.bench("./nowhere")
+
+
+def test_a_system_that_does_not_tell_the_largest_size(monkeypatch):
+    monkeypatch.setattr(measure, "_status_kb", {"VmRSS": 1000.0, "VmHWM": None}.get)
+    assert peak_mb(lambda: None) is None
 
 
 def test_calls_run_in_turn_and_the_first_does_not_count():

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from rsnn import kernels
 from rsnn.bench.plain import PlainNetwork
 from rsnn.bench.subject import firing, subject
 from rsnn.data import Events, read_events, samples, to_frames
+from rsnn.errors import InputError, shown
 from rsnn.models import EventClassifier
+from rsnn.nn.checks import check_positive
 from rsnn.streaming.step import Step
 
 # A call that does nothing but show how far a measurement is.
@@ -117,20 +120,24 @@ def in_turn(calls: Sequence[Callable[[], object]], repeats: int) -> list[tuple[f
 
 def peak_mb(call: Callable[[], object]) -> float | None:
     """Return by how many megabytes the process grew at most during `call`; None where the system does not tell."""
-    kernels.empty_cache()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
-        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far starts anew
-        before = _status_kb("VmRSS")
-        call()
-        return (_status_kb("VmHWM") - before) / 1024
-    except (OSError, AttributeError):
+    if sys.platform != "linux":
         return None
+    kernels.empty_cache()
+    with suppress(OSError, AttributeError):  # another C library than GNU's keeps what was freed
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far starts anew
+    except OSError:
+        return None
+    before = _status_kb("VmRSS")
+    call()
+    most = _status_kb("VmHWM")
+    return None if before is None or most is None else (most - before) / 1024
 
 
-def _status_kb(name: str) -> float:
+def _status_kb(name: str) -> float | None:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 def ceiling(dtype: torch.dtype, repeats: int = 5) -> float:
@@ -163,21 +170,26 @@ def bench(
     repeats: int = 5,
     on_progress: Progress | None = None,
 ) -> BenchReport:
-    """Time an RSNN of the zoo against the plain way, on recordings.
+    """Time an RSNN against the plain way, on recordings.
 
     Args:
-        name: zoo name.
+        name: of the zoo, with a tag or without, or a folder or Hub repository.
         batches: batch sizes of inference.
         train_batch: batch size of the training step.
         density: take fresh weights, under which this share of what a spiking stage hands on is not zero; None takes
-            the published ones where there are some.
+            the model's own where it has some.
         repeats: runs of each, after one that is not counted.
         on_progress: called with the number of jobs done so far.
 
     Raises:
-        InputError: the model is no RSNN.
+        InputError: the model is no RSNN or takes no recordings, or a size, a number of runs or the density is none.
 
     """
+    if not isinstance(batches, tuple | list) or not batches:
+        raise InputError(f"batches={shown(batches)}: expected batch sizes of inference, as in (1, 16)")
+    for batch in batches:
+        check_positive(batches=batch)
+    check_positive(train_batch=train_batch, repeats=repeats)
     torch.manual_seed(0)
     model, frames, weights, different = subject(name, max(*batches, train_batch), density)
     T, size = frames.shape[0], (frames.shape[3], frames.shape[4])

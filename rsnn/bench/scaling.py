@@ -12,6 +12,7 @@ from rsnn.bench.measure import Progress, in_turn, peak_mb
 from rsnn.bench.subject import make_lively
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTMEncoder
+from rsnn.nn.checks import check_positive
 
 
 @dataclass
@@ -42,7 +43,12 @@ def scaling(*, repeats: int = 3, on_progress: Progress | None = None) -> list[Sc
     """Measure inference at growing steps, resolutions and batches, for CL and for CLA (attention), with fresh weights.
 
     The networks are made to fire: a tenth of what their spiking stages hand on is not zero.
+
+    Raises:
+        InputError: `repeats` is no whole number of at least 1.
+
     """
+    check_positive(repeats=repeats)
     rows: list[Scaling] = []
     for what, T, N, height, width in SIZES:
         torch.manual_seed(0)

@@ -11,30 +11,36 @@ import torch
 from torch import Tensor, nn
 
 from rsnn import zoo
+from rsnn.checks import is_number
 from rsnn.data import read_events, samples
 from rsnn.data.simulate import SimulatedGestures
-from rsnn.errors import InputError
+from rsnn.errors import InputError, shown
 from rsnn.models import RSNN
 from rsnn.nn import SCNN
 from rsnn.nn.scnn import SpikingConv
 
 
 def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, Tensor, str, int]:
-    """Return the model of a zoo name, frames (T, batch, 2, H, W), its weights in words, and the number of recordings.
+    """Return a model, frames (T, batch, 2, H, W), its weights in words, and the number of recordings.
 
-    The weights are the published ones, and fresh ones where there are none or `density` is given: then the share
-    `density` (0.1 by default) of what a spiking stage hands on is not zero. The frames are those of the N-MNIST
-    recording that ships with the package, `batch` times, for a model of its size, else of `batch` simulated gestures.
+    The name is one of the zoo, or another that `rsnn.load` takes. The weights are its own, and fresh ones where the zoo
+    has none or `density` is given: then the share `density` (0.1 by default) of what a spiking stage hands on is not
+    zero. The frames are those of the N-MNIST recording that ships with the package, `batch` times, for a model of its
+    size, else of `batch` simulated gestures.
 
     Raises:
-        InputError: the model is no RSNN.
+        InputError: the model is no RSNN, or takes no recordings.
 
     """
-    trained = density is None and name in zoo.list_models(pretrained=True)
+    if density is not None and not (is_number(density) and 0 <= density <= 1):
+        raise InputError(f"density={shown(density)}: expected a share from 0 to 1, or None for a model's own weights")
+    named = zoo.list_models()
+    trained = density is None and name not in {*named} - {*zoo.list_models(pretrained=True)}
     model = zoo.create_model(name, pretrained=trained).eval()
     if not isinstance(model, RSNN):
         raise InputError(f"{name} is no RSNN; the plain way is written for those, such as 'rsnn-gesture-cl'")
-    assert model.preprocessing is not None
+    if model.preprocessing is None:
+        raise InputError(f"{name} has no preprocessing, so it takes no recordings; expected a model that has one")
     digit = read_events(samples.path())
     if digit.sensor_size == model.preprocessing.frame_size[::-1]:
         recordings, different = [digit] * batch, 1
@@ -44,7 +50,7 @@ def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, 
     one_length = replace(model.preprocessing, max_step_ms=None)
     frames = torch.stack([one_length.frames(events) for events in recordings], dim=1)
     if trained:
-        return model, frames, "published weights", different
+        return model, frames, "published weights" if name.partition(".")[0] in named else "its own weights", different
     share = 0.1 if density is None else density
     make_lively(model, frames[:, :1], share)
     weights = f"fresh weights under which {share:.0%} of what a spiking stage hands on is not zero"

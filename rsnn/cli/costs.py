@@ -87,7 +87,7 @@ def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[in
 
 def bench(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Zoo name of an RSNN.")] = ("rsnn-gesture-cl"),
+    model: Annotated[str, typer.Argument(help="Zoo name of an RSNN, ./folder or org/name.")] = "rsnn-gesture-cl",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
     density: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -37,6 +38,8 @@ def polarity_colours(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     counts = np.asarray(frames, dtype=np.float64)
     if counts.ndim != 4 or counts.shape[1] != 2 or not counts.size:
         raise InputError(f"got frames of shape {counts.shape}; expected (T, 2, H, W), at least one frame and pixel")
+    if not np.isfinite(counts).all():
+        raise InputError("got frames with NaN or infinite numbers; expected counts of events")
     above = counts[counts > 0]
     darker, brighter = np.clip(counts / (np.percentile(above, 99) if above.size else 1.0), 0, 1).swapaxes(0, 1)
     return np.stack((1 - darker, 1 - np.maximum(darker, brighter), 1 - brighter), axis=-1)
@@ -63,8 +66,15 @@ def save_frames(frames: npt.NDArray[Any], path: str | os.PathLike[str], *, title
             axes.set_title(str(step + 1), fontsize=8)
     target = as_path(path)
     with _written(target, "picture") as made:
-        figure.savefig(made, dpi=120, format=target.suffix[1:] or "png")
+        save_figure(figure, made, format=target.suffix[1:] or "png")
     return target
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a figure of matplotlib's; what its fonts have no sign for becomes a box, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(path, dpi=120, **options)
 
 
 def save_animation(

@@ -7,7 +7,8 @@ from PIL import Image
 import rsnn
 from rsnn.errors import InputError
 from rsnn.plots import polarity_colours, save_animation, save_frames, save_picture, save_video
-from rsnn.training.report import confusion, curves
+from rsnn.training import report
+from rsnn.training.report import compare_curves, confusion, curves, firing
 
 
 def test_brighter_is_red_darker_is_blue_and_nothing_is_white():
@@ -26,10 +27,85 @@ def test_dollars_in_names_are_dollars(tmp_path):
     save_frames(np.ones((1, 2, 4, 4)), tmp_path / "sheet.png", title="a$x_y_z$.bin")
     found = {"confusion": [[1, 0], [0, 2]], "class_names": ["$a_b_c$", "$"], "accuracy": 1.0}
     confusion(found, tmp_path / "confusion.png", "./runs$x_y_z$ on clips")
-    epoch = {"epoch": 1, "train_accuracy": 0.5, "accuracy": 0.5, "loss": 1.0, "cross_entropy": 1.0}
-    phase = {"model": "/a$b_{c$", "history": [epoch], "selected_epoch": 1, "selected_accuracy": 0.5}
-    curves({"encoder": phase}, tmp_path / "curves.png")
+    curves({"encoder": {**phase(epoch(1)), "model": "/a$b_{c$"}}, tmp_path / "curves.png")
     assert {file.name for file in tmp_path.iterdir()} == {"sheet.png", "confusion.png", "curves.png"}
+
+
+def epoch(number, **changes):
+    plain = {"epoch": number, "train_accuracy": 0.75, "accuracy": 0.5, "loss": 1.5, "cross_entropy": 2.0}
+    return {**plain, **changes}
+
+
+def phase(*history):
+    return {"model": "m", "history": list(history), "selected_epoch": 1, "selected_accuracy": 0.5}
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [epoch(1)],
+        [epoch(1, loss=NAN, cross_entropy=NAN)],
+        [epoch(1, loss=NAN, cross_entropy=float("inf")), epoch(2, accuracy=NAN)],
+        [epoch(1, loss=0.0, cross_entropy=0.0), epoch(2, loss=0.0, cross_entropy=0.0)],
+        [epoch(1, loss=3e38), epoch(2)],
+    ],
+)
+def test_curves_of_any_course_are_drawn_without_a_warning(tmp_path, history):
+    curves({"encoder": phase(*history)}, tmp_path / "curves.png")
+    compare_curves({"_a": history, "$b_{c$ $": history}, tmp_path / "compared.png")
+    assert {file.name for file in tmp_path.iterdir()} == {"curves.png", "compared.png"}
+
+
+def test_the_figures_of_a_single_epoch_are_seen(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, _: drawn.append(figure))
+    curves({"encoder": phase(epoch(1))}, tmp_path / "curves.png")
+    lines = [line for axes in drawn[0].axes for line in axes.lines]
+    assert [(line.get_label(), *line.get_ydata()) for line in lines if not line.get_label().startswith("_")] == [
+        ("training (augmented)", 0.75),
+        ("validation", 0.5),
+        ("training loss", 1.5),
+        ("validation cross-entropy", 2.0),
+    ]
+    assert all(line.get_marker() in (".", "o") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("counts", "names", "accuracy"),
+    [
+        ([[3]], ["only"], 1.0),
+        ([[0]], ["only"], NAN),
+        ([[0, 0], [0, 3]], ["\N{WAVING HAND SIGN}", "\u5de6"], 1.0),
+        ([[1, 0], [0, 3]], ["a" * 300, "b\nb"], 1.0),
+    ],
+)
+def test_a_confusion_matrix_of_any_classes_is_drawn_without_a_warning(tmp_path, counts, names, accuracy):
+    found = {"confusion": counts, "class_names": names, "accuracy": accuracy}
+    confusion(found, tmp_path / "confusion.png", "\u5de6 part")
+    assert (tmp_path / "confusion.png").is_file()
+
+
+@pytest.mark.parametrize("rates", [{}, {"a": 0.0}, {"a": 1.0, "b": NAN}, {"a$_b{$": 0.5}])
+def test_firing_rates_of_any_layers_are_drawn_without_a_warning(tmp_path, rates):
+    firing({"encoder": {}, "classifier": rates}, tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").is_file()
+
+
+def test_frames_of_no_counts(tmp_path):
+    for number in (NAN, float("inf")):
+        for save in (save_frames, save_animation, save_video):
+            with pytest.raises(InputError, match="NaN or infinite numbers; expected counts"):
+                save(np.full((1, 2, 4, 4), number), tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_signs_that_no_font_has(tmp_path):
+    save_frames(np.ones((1, 2, 4, 4)), tmp_path / "sheet.png", title="\u5de6")
+    shares = np.ones((1, 1))
+    save_animation(np.ones((1, 2, 4, 4)), tmp_path / "a.gif", title="\u5de6", labels=["\u5de6"], probabilities=shares)
 
 
 def test_a_thousand_classes_are_one_picture(tmp_path):

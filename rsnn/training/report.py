@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from rsnn.energy import energy_report
+from rsnn.errors import shortened
 from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
+from rsnn.plots import save_figure
 from rsnn.training.sources import Part
 from rsnn.training.state import saving
 
@@ -19,6 +21,7 @@ ENERGY_RECORDINGS = 8
 WRITTEN = ("model", "curves.png", "confusion.png", "firing_rates.png")
 INTACT = "the trained models are intact"
 MOST_NAMED = 60  # classes of a confusion matrix
+LONGEST_NAME = 40  # of a class in it
 
 
 def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: Part) -> None:
@@ -106,18 +109,24 @@ def curves(phases: dict[str, Any], path: Path) -> None:
     for (name, phase), (above, below) in zip(
         phases.items(), np.array(figure.subplots(2, len(phases), squeeze=False)).T, strict=True
     ):
-        epochs = [epoch["epoch"] for epoch in phase["history"]]
         for key, label in (("train_accuracy", "training (augmented)"), ("accuracy", "validation")):
-            above.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
+            _course(above, phase["history"], key, label)
         above.plot(phase["selected_epoch"], phase["selected_accuracy"], "o", color="C1")
         above.set(ylabel="accuracy", ylim=(0, 1.02))
         above.set_title(f"{name}: {phase['model']}", parse_math=False)
         above.legend()
         for key, label in (("loss", "training loss"), ("cross_entropy", "validation cross-entropy")):
-            below.plot(epochs, [epoch[key] for epoch in phase["history"]], label=label)
+            _course(below, phase["history"], key, label)
         below.set(xlabel="epoch", ylim=(0, None))
         below.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
+
+
+def _course(axes: Any, history: list[dict[str, Any]], key: str, label: str) -> None:
+    """Draw a figure of every epoch; of a single one a dot, for a line would not be seen."""
+    epochs = [epoch["epoch"] for epoch in history]
+    axes.plot(epochs, [epoch[key] for epoch in history], "." if len(epochs) == 1 else "-", label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def compare_curves(runs: dict[str, list[dict[str, Any]]], path: Path, *, title: str = "") -> None:
@@ -127,11 +136,12 @@ def compare_curves(runs: dict[str, list[dict[str, Any]]], path: Path, *, title: 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, history in runs.items():
-        axes.plot([epoch["epoch"] for epoch in history], [epoch["accuracy"] for epoch in history], label=name)
+        _course(axes, history, "accuracy", name)
     axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
     axes.set_title(title, parse_math=False)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
+    save_figure(figure, path)
 
 
 def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
@@ -142,7 +152,7 @@ def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     counts = np.array(evaluation["confusion"])
-    names = evaluation["class_names"]
+    names = [shortened(name, LONGEST_NAME) for name in evaluation["class_names"]]
     named = len(names) <= MOST_NAMED
     side = max(4.0, 0.42 * min(len(names), MOST_NAMED) + 2)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -158,7 +168,7 @@ def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
         )
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"{title}: {evaluation['accuracy']:.1%}", parse_math=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def firing(rates: dict[str, dict[str, float]], path: Path) -> None:
@@ -168,7 +178,8 @@ def firing(rates: dict[str, dict[str, float]], path: Path) -> None:
     rows = [(f"{phase}: {layer}", rate) for phase, layers in rates.items() for layer, rate in layers.items()]
     figure = Figure(figsize=(7, 1 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    axes.barh([name for name, _ in rows], [rate for _, rate in rows])
+    axes.barh(range(len(rows)), [rate for _, rate in rows])
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], parse_math=False)
     axes.invert_yaxis()
-    axes.set(xlabel="share of steps at which a neuron fires", xlim=(0, max(0.05, *(1.1 * rate for _, rate in rows))))
-    figure.savefig(path, dpi=120)
+    axes.set(xlabel="share of steps at which a neuron fires", xlim=(0, max([0.05, *(1.1 * rate for _, rate in rows)])))
+    save_figure(figure, path)

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rsnn.checks import is_whole
 from rsnn.data import Events, read_events
 from rsnn.data.frames import POLARITIES
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError, RSNNError, shown
-from rsnn.models import EventClassifier
+from rsnn.models import EventClassifier, Preprocessing
 from rsnn.models.prediction import Recording, classify, frames_of
 from rsnn.nn.checks import check_positive
 from rsnn.nn.modes import evaluating
@@ -168,10 +169,12 @@ def evaluate_steps(
 
     """
     check_positive(batch_size=batch_size)
-    frames_in_all = 20 if model.preprocessing is None else model.preprocessing.num_frames
-    wanted = sorted(set(steps))
-    if not wanted or wanted[0] < 1 or wanted[-1] > frames_in_all:
-        raise InputError(f"steps {list(steps)}: expected numbers of time steps from 1 to {frames_in_all}")
+    given = list(steps)
+    most = None if model.preprocessing is None else model.preprocessing.num_frames
+    if not given or not all(is_whole(k) and 1 <= k <= (most or k) for k in given):
+        limits = "of at least 1" if most is None else f"from 1 to {most}"
+        raise InputError(f"steps {shown(given)}: expected whole numbers of time steps {limits}")
+    wanted = sorted(set(given))
     confusions = {k: _nothing(model) for k in wanted}
     device = next(model.parameters()).device
     labels: list[int] = []
@@ -298,8 +301,9 @@ def robustness(
             on_progress(done)
     if windows > 1:
         return results
-    if (model.preprocessing is None or model.preprocessing.normalize != "per-sample") and _goes_on(model):
-        steps = range(1, (20 if model.preprocessing is None else model.preprocessing.num_frames) + 1)
+    preprocessing = model.preprocessing
+    if preprocessing is not None and preprocessing.normalize != "per-sample" and _goes_on(model, preprocessing):
+        steps = range(1, preprocessing.num_frames + 1)
         by_steps = evaluate_steps(model, samples(), steps, batch_size=batch_size, ids=ids, accelerator=accelerator)
         results["steps"] = {float(k): result for k, result in by_steps.items()}
     on_progress(done + 1)
@@ -366,13 +370,11 @@ def _multiple(model: EventClassifier, steps: int) -> int:
     return max(steps // preprocessing.num_frames, 1)
 
 
-def _goes_on(model: EventClassifier) -> bool:
+def _goes_on(model: EventClassifier, preprocessing: Preprocessing) -> bool:
     """Tell whether the classifier keeps a state, so that the model can be asked after some steps and go on."""
-    if model.preprocessing is None:
-        return True
     like = next(model.parameters())
     channels = getattr(model.encoder, "in_channels", POLARITIES)
-    frame = torch.zeros(1, 1, channels, *model.preprocessing.frame_size, device=like.device, dtype=like.dtype)
+    frame = torch.zeros(1, 1, channels, *preprocessing.frame_size, device=like.device, dtype=like.dtype)
     with evaluating(model):
         return model.advance(frame)[1].classifier is not None
 

@@ -170,6 +170,18 @@ def test_after_k_steps_is_what_the_first_k_frames_alone_give():
         assert (result.confusion == evaluate(model, whole).confusion).all()
     with pytest.raises(rsnn.RSNNError, match="from 1 to 4"):
         evaluate_steps(model, samples, [5])
+    with pytest.raises(InputError, match=r"steps \[1\.5\]: expected whole numbers"):
+        evaluate_steps(model, samples, [1.5])
+
+
+def test_a_model_without_preprocessing_is_asked_after_as_many_steps_as_its_frames_have():
+    model = rsnn.RSNN(rsnn.nn.FramePool(2), rsnn.nn.SCNN(2, 3, (8, 8), (2,)))
+    samples = [(np.ones((30, 2, 8, 8), dtype=np.float32), 0)]
+    assert set(evaluate_steps(model, samples, [1, 30])) == {1, 30}
+    with pytest.raises(InputError, match="a recording has 30 time steps; expected at least the 31"):
+        evaluate_steps(model, samples, [31])
+    with pytest.raises(InputError, match="time steps of at least 1"):
+        evaluate_steps(model, samples, [0])
 
 
 def test_a_model_in_training_stays_in_training():

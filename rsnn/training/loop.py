@@ -90,6 +90,11 @@ class PhaseLoop:
                 "expected loop.graphs=false"
             )
         self.plan = Plan.of(len(training), loop.batch_size, loop.accumulate, accelerator.num_processes)
+        if self.plan.batch_size < loop.batch_size:
+            display.say(
+                f"batches of {self.plan.batch_size}: {len(training)} recordings are fewer than an update of "
+                f"loop.batch_size = {loop.batch_size} takes"
+            )
 
         if self.phase.freeze_encoder:
             model.freeze("encoder")
@@ -103,6 +108,7 @@ class PhaseLoop:
         )
         optimizer = make_optimizer(model, recipe.optimizer, self.phase)
         self.schedule = make_schedule(optimizer, recipe.schedule, self.phase.epochs, self.plan.updates)
+        self.rate = self._rate_now(optimizer)
         self.place = Place(name)
         self.selected: dict[str, Tensor] = {}
         averaged = self._go_on(optimizer) if (folder / STATE_FILE).is_file() else None
@@ -143,7 +149,10 @@ class PhaseLoop:
         self.model.load_state_dict(groups["model"])
         load_optimizer(optimizer, groups.get("optimizer", {}))
         self.selected = groups.get("selected", {})
-        replay(self.schedule, found.epoch * self.plan.updates + found.update)
+        if done := found.epoch * self.plan.updates + found.update:
+            replay(self.schedule, done - 1)
+            self.rate = self._rate_now(optimizer)
+            replay(self.schedule, 1)
         self.display.say(f"going on after epoch {found.epoch}, update {found.update}")
         return groups.get("average")
 
@@ -164,6 +173,7 @@ class PhaseLoop:
                 frames, labels = next(batches)
                 place.sums["waited"] += time.perf_counter() - asked
                 self._pass(frames, labels)
+            self.rate = self._rate_now(self.optimizer)
             self.schedule.step()
             if self.average is not None:
                 self.average.update(self.model, place.epoch * self.plan.updates + update)
@@ -202,7 +212,6 @@ class PhaseLoop:
     def _end_epoch(self) -> None:
         """Measure the validation part, keep the weights if they are the best so far, and save."""
         place, accelerator = self.place, self.accelerator
-        rate = self.optimizer.param_groups[-1]["lr"]
         with swapped(self.model, self.average):
             self._agree_on_buffers()
             result = measure(self.model, self.measured, accelerator, self.recipe.loop)
@@ -211,15 +220,15 @@ class PhaseLoop:
                 self.selected = self._weights()
         sums = reduced(place.sums, accelerator)
         place.history.append(
-            {"epoch": place.epoch + 1, **_course(sums, accelerator.num_processes), "lr": rate, **result}
+            {"epoch": place.epoch + 1, **_course(sums, accelerator.num_processes), "lr": self.rate, **result}
         )
         place.epoch, place.update, place.sums = place.epoch + 1, 0, {}
         if best:
             place.selected_epoch = place.epoch
         classes = self.model.num_classes or 2
         said = [*watch.rate_warnings(result["rates"]), *watch.history_warnings(place.history, classes)]
-        self.display.epoch(place, said)
         self._save()
+        self.display.epoch(place, said)
 
     @torch.no_grad()
     def _agree_on_buffers(self) -> None:
@@ -241,6 +250,12 @@ class PhaseLoop:
         if self.average is not None:
             groups["average"] = self.average.tensors
         save_state(self.folder / STATE_FILE, self.place, groups)
+
+    @staticmethod
+    def _rate_now(optimizer: Any) -> float:
+        """Return the learning rate of the next update, of the classifier's weights."""
+        rate: float = optimizer.param_groups[-1]["lr"]
+        return rate
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}

@@ -69,8 +69,7 @@ class Objective(nn.Module):
         if not steps and self.kind == "cross_entropy":
             return model(frames)
         classifier: Any = model.classifier
-        normalised = model._input(frames)
-        features = memory.encoded(model, normalised, steps) if steps else model.forward_features(frames)
+        features = memory.encoded(model, model._input(frames), steps) if steps else model.forward_features(frames)
         context = memory.layers_recomputed(classifier) if steps else contextlib.nullcontext()
         with context:
             if self.kind != "cross_entropy":

@@ -26,7 +26,7 @@ class Data:
 
     Attributes:
         kind: the data set's class; `"auto"` goes by what `--data` is.
-        samples: of kind `"simulated"`: recordings that train; a tenth as many validate, as many again test.
+        samples: of kind `"simulated"`, without `--data`: recordings that train and validate; a tenth as many test.
         size: (height, width) of the frames; () leaves it open.
         num_frames, split_by, normalize: as in `rsnn.Preprocessing`; 0 and "" leave them open.
         clip_at: the largest count that the network sees, of `normalize = "clip"`; 0 otherwise.
@@ -181,7 +181,7 @@ class Loop:
     """How the loop runs.
 
     Attributes:
-        batch_size: recordings of one process in one pass.
+        batch_size: recordings of one process in one pass; fewer where there are not enough of them for one update.
         accumulate: passes whose gradients are added before each update.
         clip_norm: largest norm of the gradient; 0 for no limit.
         ema: decay of the exponential moving average of the weights that is then evaluated and kept; 0 for none. In the

@@ -35,7 +35,7 @@ class Place:
         update: updates done in the epoch after those.
         history: what was measured after each epoch.
         selected_epoch: the epoch that validated best, 0 before the first.
-        sums: of the running epoch: loss, recordings, right ones, seconds.
+        sums: of the running epoch: loss, recordings, right ones, seconds, seconds waited for recordings.
 
     """
 

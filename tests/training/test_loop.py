@@ -23,6 +23,7 @@ from rsnn.training.display import Display
 from rsnn.training.phases import build
 from rsnn.training.recipe import Optimizer, Phase, Recipe, Schedule
 from rsnn.training.sources import open_part
+from rsnn.training.state import load_state
 
 UNCHANGED = [f"augment.{name}=0" for name in ("rotate_degrees", "scale", "shear", "shift", "cut", "drop", "invert")]
 
@@ -437,6 +438,31 @@ def test_a_later_loss_that_does_not_fit_is_known_before_the_first_phase(recipe, 
     with pytest.raises(ConfigError, match="spiking classifiers"):
         train(tet_of_a_head, archive, tmp_path / "run", display=heard)
     assert not heard.places
+
+
+def test_the_rate_of_an_epoch_is_the_one_it_was_trained_with(recipe, archive, tmp_path):
+    changes = ("schedule.kind=step", "schedule.step_epochs=1", "schedule.factor=0.5")
+    metrics = train(recipe(*changes, epochs=3), archive, tmp_path)
+    rates = [epoch["lr"] for epoch in metrics["phases"]["encoder"]["history"]]
+    assert rates == pytest.approx([0.01, 0.005, 0.0025])
+
+
+def test_an_epoch_that_is_shown_is_saved(recipe, archive, tmp_path):
+    class KilledThere(Display):
+        def epoch(self, *_):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe(epochs=1), archive, tmp_path, display=KilledThere())
+    place, _ = load_state(tmp_path / "state.safetensors")
+    assert (place.epoch, place.update, len(place.history)) == (1, 0, 1)
+
+
+def test_smaller_batches_than_asked_for_are_said(recipe, archive, tmp_path):
+    heard = Heard()
+    train(recipe("loop.batch_size=16", "loop.accumulate=2", epochs=1), archive, tmp_path, display=heard)
+    said = [line for line in heard.said if line.startswith("batches of")]
+    assert said == ["batches of 9: 18 recordings are fewer than an update of loop.batch_size = 16 takes"]
 
 
 def test_patience_ends_a_phase(recipe, archive, tmp_path):

@@ -225,8 +225,8 @@ class PhaseLoop:
         place.epoch, place.update, place.sums = place.epoch + 1, 0, {}
         if best:
             place.selected_epoch = place.epoch
-        classes = self.model.num_classes or 2
-        said = [*watch.rate_warnings(result["rates"]), *watch.history_warnings(place.history, classes)]
+        guess = math.log(self.model.num_classes or 2) if self.phase.loss == "cross_entropy" else None
+        said = [*watch.rate_warnings(result["rates"]), *watch.history_warnings(place.history, guess)]
         self._save()
         self.display.epoch(place, said)
 

@@ -43,6 +43,8 @@ def load_recipe(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
         ConfigError: a field is unknown, or its value of another type or out of range.
 
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides={overrides!r}: expected a list of such changes, as in [{overrides!r}]")
     plain = _read(source, ())
     for text in overrides:
         name, equals, value = text.partition("=")

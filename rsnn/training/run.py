@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from rsnn import zoo
 from rsnn.data.frames import crop_to_shape
 from rsnn.data.progress import progress
-from rsnn.errors import ConfigError, InputError, TrainingError
+from rsnn.errors import ConfigError, InputError, TrainingError, shown
 from rsnn.evaluation import Evaluation, evaluate
 from rsnn.models import Preprocessing, cards
 from rsnn.models.pretrained import save_model
@@ -82,6 +82,13 @@ def train(
         Stopped: the user interrupted it; the same call goes on.
 
     """
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe={shown(recipe)}: expected a Recipe, as load_recipe('rsnn-gesture-cl') returns one")
+    for name, path in (("data", data), ("output", output), ("test", test or "")):
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(
+                f"{name} is a {type(path).__name__}; expected a path, or 'gestures:N' to simulate recordings"
+            )
     check(recipe)
     folder = Path(output).expanduser()
     accelerator = launch.accelerator(cpu=recipe.loop.cpu, accumulate=recipe.loop.accumulate)

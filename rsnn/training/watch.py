@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,16 +71,22 @@ def rate_warnings(rates: dict[str, float]) -> list[str]:
     return silent + saturated
 
 
-def history_warnings(history: list[dict[str, Any]], num_classes: int) -> list[str]:
-    """Return what the course of a phase so far gives reason to say, after its last epoch."""
+def history_warnings(history: list[dict[str, Any]], guess: float | None = None) -> list[str]:
+    """Return what the course of a phase so far gives reason to say, after its last epoch.
+
+    Args:
+        history: of the phase.
+        guess: the loss of a model that finds all classes equally probable, where that is known.
+
+    """
     said = []
     if len(history) == STILL_EPOCHS:
         first, last = history[0]["loss"], history[-1]["loss"]
         if last > first * (1 - STILL_SHARE):
+            guessing = "" if guess is None else f"; guessing gives {guess:.3f}"
             said.append(
-                f"the loss has not moved in {STILL_EPOCHS} epochs ({first:.3f} to {last:.3f}; guessing gives "
-                f"{math.log(num_classes):.3f}): check that labels belong to their recordings, and try a larger "
-                "optimizer.lr or data.normalize = 'log1p'"
+                f"the loss has not moved in {STILL_EPOCHS} epochs ({first:.3f} to {last:.3f}{guessing}): check that "
+                "labels belong to their recordings, and try a larger optimizer.lr or data.normalize = 'log1p'"
             )
     waited, seconds = history[-1]["waited"], history[-1]["seconds"]
     if waited > max(WAITING_SHARE * seconds, WAITING_SECONDS) and not any(h.get("slow_loader") for h in history[:-1]):

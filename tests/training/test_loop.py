@@ -602,7 +602,26 @@ def test_a_training_that_learns_nothing_is_warned_about(recipe, archive, tmp_pat
     train(recipe("optimizer.lr=1e-12", name="scnn-nmnist", epochs=5), archive, tmp_path, display=heard)
     said = "\n".join(heard.warnings)
     assert "the loss has not moved in 5 epochs" in said
+    assert "guessing gives 1.099" in said  # log 3
     assert "layer classifier.convs.0.lif is silent" in said
+
+
+def test_what_guessing_gives_is_said_of_the_cross_entropy_alone(recipe, archive, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(loop.watch, "history_warnings", lambda _, guess: given.append(guess) or [])
+    for loss in ("cross_entropy", "rate_mse", "tet"):
+        train(recipe(f"phases.classifier.loss={loss}", name="scnn-nmnist", epochs=1), archive, tmp_path / loss)
+    assert given == [pytest.approx(np.log(3)), None, None]
+
+
+def test_what_is_no_recipe_and_no_path(recipe, archive, tmp_path):
+    with pytest.raises(ConfigError, match=r"recipe='rsnn-gesture-cl': expected a Recipe, as load_recipe"):
+        train("rsnn-gesture-cl", archive, tmp_path)
+    for arguments in ({"data": rsnn.data.EventArchive(archive)}, {"test": rsnn.data.EventArchive(archive)}):
+        with pytest.raises(InputError, match=rf"{next(iter(arguments))} is a EventArchive; expected a path"):
+            train(recipe(), **{"data": archive, "output": tmp_path, **arguments})
+    with pytest.raises(ConfigError, match=r"overrides='seed=1': expected a list of such changes, as in \['seed=1'\]"):
+        load_recipe("rsnn-gesture-cl", "seed=1")
 
 
 @pytest.mark.parametrize("changes", [("data.normalize=clip", "data.clip_at=2"), ("data.normalize=per-sample",)])

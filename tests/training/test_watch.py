@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
@@ -73,18 +74,19 @@ def test_a_loss_that_does_not_move_is_said_once():
     still = [course(2.303) for _ in range(5)]
     assert (
         "the loss has not moved in 5 epochs (2.303 to 2.303; guessing gives 2.303)"
-        in watch.history_warnings(still, 10)[0]
+        in watch.history_warnings(still, math.log(10))[0]
     )
-    assert watch.history_warnings([*still, course(2.303)], 10) == []
-    assert watch.history_warnings([course(2.3 - 0.1 * k) for k in range(5)], 10) == []
+    assert "(2.303 to 2.303): check" in watch.history_warnings(still)[0]
+    assert watch.history_warnings([*still, course(2.303)]) == []
+    assert watch.history_warnings([course(2.3 - 0.1 * k) for k in range(5)]) == []
 
 
 def test_a_slow_loader_is_said_once():
     history = [course(1.0, waited=5.0)]
-    assert "waited 50% of the epoch" in watch.history_warnings(history, 10)[0]
+    assert "waited 50% of the epoch" in watch.history_warnings(history)[0]
     history.append(course(1.0, waited=5.0))
-    assert watch.history_warnings(history, 10) == []
-    assert watch.history_warnings([course(1.0, waited=1.0)], 10) == []
+    assert watch.history_warnings(history) == []
+    assert watch.history_warnings([course(1.0, waited=1.0)]) == []
 
 
 def place():

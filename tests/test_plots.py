@@ -55,7 +55,7 @@ NAN = float("nan")
 )
 def test_curves_of_any_course_are_drawn_without_a_warning(tmp_path, history):
     curves({"encoder": phase(*history)}, tmp_path / "curves.png")
-    compare_curves({"_a": history, "$b_{c$ $": history}, tmp_path / "compared.png")
+    compare_curves({"_a": history, "$b_{c$ $": history, "c" * 200: history}, tmp_path / "compared.png")
     assert {file.name for file in tmp_path.iterdir()} == {"curves.png", "compared.png"}
 
 
@@ -84,11 +84,11 @@ def test_the_figures_of_a_single_epoch_are_seen(tmp_path, monkeypatch):
 )
 def test_a_confusion_matrix_of_any_classes_is_drawn_without_a_warning(tmp_path, counts, names, accuracy):
     found = {"confusion": counts, "class_names": names, "accuracy": accuracy}
-    confusion(found, tmp_path / "confusion.png", "\u5de6 part")
+    confusion(found, tmp_path / "confusion.png", f"\u5de6 part of {'/folder' * 40}")
     assert (tmp_path / "confusion.png").is_file()
 
 
-@pytest.mark.parametrize("rates", [{}, {"a": 0.0}, {"a": 1.0, "b": NAN}, {"a$_b{$": 0.5}])
+@pytest.mark.parametrize("rates", [{}, {"a": 0.0}, {"a": 1.0, "b": NAN}, {"a$_b{$": 0.5}, {"a" * 300: 0.5}])
 def test_firing_rates_of_any_layers_are_drawn_without_a_warning(tmp_path, rates):
     firing({"encoder": {}, "classifier": rates}, tmp_path / "rates.png")
     assert (tmp_path / "rates.png").is_file()

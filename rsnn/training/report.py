@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,9 @@ def compare_curves(runs: dict[str, list[dict[str, Any]]], path: Path, *, title: 
         _course(axes, history, "accuracy", name)
     axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
     axes.set_title(title, parse_math=False)
-    for text in axes.legend().get_texts():
+    legend = axes.legend()
+    legend.set_in_layout(False)  # so that it leaves the curves their room, however many there are
+    for text in legend.get_texts():
         text.set_parse_math(False)
     save_figure(figure, path)
 
@@ -154,7 +157,8 @@ def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
     counts = np.array(evaluation["confusion"])
     names = [shortened(name, LONGEST_NAME) for name in evaluation["class_names"]]
     named = len(names) <= MOST_NAMED
-    side = max(4.0, 0.42 * min(len(names), MOST_NAMED) + 2)
+    room = max(2.0, 0.1 * max(map(len, names)) + 1) if named else 2.0  # for the names
+    side = max(2.0, 0.42 * min(len(names), MOST_NAMED)) + room
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
@@ -167,7 +171,9 @@ def confusion(evaluation: dict[str, Any], path: Path, title: str) -> None:
             column, row, str(counts[row, column]), ha="center", va="center", color="white" if share > 0.5 else "black"
         )
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{title}: {evaluation['accuracy']:.1%}", parse_math=False)
+    letters = round(8 * side)  # in a line
+    whole = f"{shortened(title, 4 * letters)}: {evaluation['accuracy']:.1%}"
+    figure.suptitle(textwrap.fill(whole, letters), parse_math=False)
     save_figure(figure, path)
 
 
@@ -175,7 +181,9 @@ def firing(rates: dict[str, dict[str, float]], path: Path) -> None:
     """Draw the firing rate of every spiking layer on the validation part after the last epoch of each phase."""
     from matplotlib.figure import Figure
 
-    rows = [(f"{phase}: {layer}", rate) for phase, layers in rates.items() for layer, rate in layers.items()]
+    rows = [
+        (shortened(f"{phase}: {layer}", 60), rate) for phase, layers in rates.items() for layer, rate in layers.items()
+    ]
     figure = Figure(figsize=(7, 1 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(rows)), [rate for _, rate in rows])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made import random_events, recordings
 from oracles import same_rows, slow_es, slow_evt3
 
-from rsnn.data import Events, read_events
+from rsnn.data import Events, read_events, write_events
 from rsnn.data.readers import open_source
 from rsnn.errors import MissingDependencyError, RecordingError
 
@@ -435,3 +435,47 @@ def test_an_offset_that_makes_times_too_large(tmp_path):
         file["t_offset"][()] = 2**63 - 1
     with pytest.raises(RecordingError, match=f"event 1 has the time 1 and t_offset is {2**63 - 1}; expected micro"):
         read_events(path)
+
+
+@pytest.mark.parametrize("offset", [5, 5.0, [5], np.uint8(5)])
+def test_a_whole_offset_of_any_type(tmp_path, offset):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "clip.h5", "w") as file:
+        for name in "txyp":
+            file[f"events/{name}"] = np.array([0, 1])
+        file["t_offset"] = offset
+    assert read_events(tmp_path / "clip.h5").t.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [(1605.25, "1605.25"), (np.nan, "nan"), (np.inf, "inf"), ([1, 2], r"\[1, 2\]"), ([], r"\[\]"), (b"5", "b'5'")],
+)
+def test_an_offset_that_is_no_whole_number(tmp_path, offset, said):
+    """A fraction is seconds or a mistake: cut off, it would move all events without a word."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "clip.h5", "w") as file:
+        for name in "txyp":
+            file[f"events/{name}"] = np.array([0, 1])
+        file["t_offset"] = offset
+    with pytest.raises(RecordingError, match=rf"its t_offset is {said}; expected one whole number of microseconds"):
+        read_events(tmp_path / "clip.h5")
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        (b"% evt 2.0\n", b"%% geometry %sx%s\n"),
+        (b"% evt 2.0\n", b"%% format EVT2;width=%s;height=%s\n"),
+        (b"% Data file\n% Version 2\n", b"%% Width %s\n%% Height %s\n"),
+    ],
+)
+def test_sides_of_more_digits_than_a_number_may_have(tmp_path, start, line):
+    """Python converts no text of more than 4300 digits."""
+    events = random_events(np.random.default_rng(1), 20, (34, 34))
+    path = tmp_path / "clip"
+    write_events(path, events, format="prophesee-raw" if b"evt" in start else "prophesee-dat")
+    body = path.read_bytes().partition(b"% end\n" if b"evt" in start else b"Height 34\n")[2]
+    end = b"% end\n" if b"evt" in start else b""
+    path.write_bytes(start + line % (b"9" * 5000, b"34") + end + body)
+    assert read_events(path).sensor_size == (34, 34)  # of the usual ones the first that holds all

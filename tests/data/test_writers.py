@@ -15,7 +15,7 @@ from rsnn.data.writers import FORMAT_OF_SUFFIX, WRITERS
 from rsnn.errors import InputError, MissingDependencyError, RecordingError
 
 SUFFIX = {name: suffix for suffix, name in FORMAT_OF_SUFFIX.items()} | {"aedat-2.0": ".aedat"}
-KEEP_THE_SENSOR = {"prophesee-raw", "prophesee-dat", "event-stream", "hdf5", "numpy", "text"}
+KEEP_THE_SENSOR = set(WRITERS) - {"nmnist"}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -44,10 +44,19 @@ def test_the_sensor_and_the_format_are_found_again(tmp_path, rng, name):
     assert [path.name] == [file.name for file in tmp_path.iterdir()]
 
 
-def test_cameras_with_a_name(tmp_path, rng):
+def test_cameras_with_a_name(tmp_path):
+    """The header of AEDAT names the camera that has this sensor, and says the sensor itself only if there is none."""
     for size in [(240, 180), (346, 260), (640, 480)]:
         events = Events(t=[1], x=[2], y=[3], p=[1], sensor_size=size)
-        assert read_events(write_events(tmp_path / "clip.aedat", events)).sensor_size == size
+        path = write_events(tmp_path / "clip.aedat", events)
+        assert b"geometry" not in path.read_bytes()
+        assert read_events(path).sensor_size == size
+    for name, camera in (("aedat-3.1", b"#Source 1: DVS128\r\n"), ("aedat-2.0", b"# AEChip: DVS128\r\n")):
+        path = write_events(tmp_path / "clip", Events([1], [2], [3], [1], (128, 128)), format=name)
+        assert camera in path.read_bytes()
+        assert b"geometry" not in path.read_bytes()
+        write_events(path, Events([1], [2], [3], [1], (65_536, 34)), format=name)
+        assert path.read_bytes().count(b"geometry 65536x34\r\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Header lines begin with `#`; then every event is two big-endian 32-bit words: an
 0 = brighter, bits 1-7 x, bits 8-14 y, bit 15 set for the signals of an external clock, which are no events of
 a pixel) and a time in microseconds, which wraps around after 2^32.
 
+The sensor has 128 x 128 pixels, unless a line `# geometry WxH`, which is ours, says that the recording was another's.
+
 Addresses are kept as the camera gave them. jAER shows them mirrored (its x runs left and its y runs up), and
 the cameras of MNIST-DVS and CIFAR10-DVS stood on their side: the upright image has the column 127 - y and the
 row 127 - x, which is how SpikingJelly loads CIFAR10-DVS. Keeping the addresses means that a file gives the
@@ -27,6 +29,7 @@ from rsnn.data.readers.common import (
     at_bytes,
     read_header,
     read_records,
+    stated_size,
     unwrap,
 )
 
@@ -54,7 +57,7 @@ def read(source: Source) -> Decoded:
     chips = [line for line in header.lines if "AEChip" in line]
     if chips and not any("DVS128" in line for line in chips):
         raise source.fault(f"the header says {chips[0]!r}; expected a DVS128: convert the file to AEDAT 4 first")
-    return Decoded(SENSOR_SIZE, _blocks(source, header.end))
+    return Decoded(stated_size(header.lines) or SENSOR_SIZE, _blocks(source, header.end))
 
 
 def _blocks(source: Source, start: int) -> Iterator[Block]:

@@ -6,6 +6,8 @@ the timestamp, capacity, number of events, valid events) and `capacity` events. 
 data (bit 0 valid, bit 1 polarity with 1 = brighter, bits 2-16 y, bits 17-31 x; (0, 0) is the upper left
 corner) and a timestamp of 31 bits in microseconds.
 
+The header names the camera, which tells the sensor; a line `#geometry WxH`, which is ours, says that of any other.
+
 Source: inivation.com, "AEDAT file formats", section 3.1.
 """
 
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.readers.common import BLOCK_BYTES, Block, Decoded, Source, at_bytes, read_header
+from rsnn.data.readers.common import BLOCK_BYTES, Block, Decoded, Source, at_bytes, read_header, stated_size
 
 NAME = "AEDAT 3.1"
 MARK = b"#"
@@ -71,7 +73,7 @@ def read(source: Source) -> Decoded:
             f"no line #!END-HEADER in the header, which ends at byte {header.end}; expected lines of text that end "
             "with it: the file is cut or damaged at its beginning, copy it again"
         )
-    return Decoded(_sensor_size(header.lines), _blocks(source, header.end))
+    return Decoded(stated_size(header.lines) or _sensor_size(header.lines), _blocks(source, header.end))
 
 
 def _sensor_size(lines: list[str]) -> tuple[int, int] | None:

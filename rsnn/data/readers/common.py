@@ -7,7 +7,8 @@ size needs little memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.events import Fault
+from rsnn.data.events import LARGEST_SIDE, Fault
 from rsnn.errors import RecordingError
 
 HEAD_BYTES = 1 << 16  # enough to recognise every format
@@ -146,6 +147,19 @@ def read_header(file: IO[bytes], mark: bytes, last: str | None = None) -> Header
         if lines[-1] == last:
             break
     return Header(end, lines, whole=end < LONGEST_HEADER_BYTES)
+
+
+def stated_size(lines: Iterable[str]) -> tuple[int, int] | None:
+    """Return the (width, height) of a header's line `geometry WxH`, if it has one with sides that a sensor can have."""
+    for line in lines:
+        if match := re.match(r"geometry (\d{1,9})x(\d{1,9})\b", line):
+            return plausible_size(int(match[1]), int(match[2]))
+    return None
+
+
+def plausible_size(width: int, height: int) -> tuple[int, int] | None:
+    """Return (width, height) if these are sides that a sensor can have."""
+    return (width, height) if 1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE else None
 
 
 def unwrap(counter: npt.NDArray[Any], bits: int, before: int) -> npt.NDArray[np.int64]:

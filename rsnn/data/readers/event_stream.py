@@ -8,8 +8,7 @@ the bottom of the image, as its author's programs show it; here they are counted
 | type | first byte of an event | overflow | reset |
 |---|---|---|---|
 | 1, DVS | time in bits 1-7, bit 0: brighter | 0xff: 127 us | 0xfe |
-| 2, ATIS | time in bits 2-7, bit 1: brighter, bit 0: exposure, no change | 0xfd to 0xff: 63, 126, 189 us |
-0xfc |
+| 2, ATIS | time in bits 2-7, bit 1: brighter, bit 0: exposure | 0xfd to 0xff: 63, 126, 189 us | 0xfc |
 
 Source: github.com/neuromorphic-paris/event_stream, README, version 2.0.
 """

@@ -3,11 +3,13 @@
 | layout | where |
 |---|---|
 | Prophesee | `CD/events` with the fields x, y, p, t; attribute `geometry` |
-| DSEC, M3ED, RPG | `events/t, x, y, p` (or ts, xs, ys, ps), with `t_offset` added to the times if it is there
-| | v2e | `events` of shape (n, 4) with the columns t, x, y, p | | MVSEC | `davis/left/events` of shape (n, 4)
-with the columns x, y, t, p | | plain | `t, x, y, p` at the top |
+| DSEC, M3ED, RPG | `events/t, x, y, p` (or ts, xs, ys, ps); `t_offset`, if it is there, is added to the times |
+| v2e | `events` of shape (n, 4) with the columns t, x, y, p |
+| MVSEC | `davis/left/events` of shape (n, 4) with the columns x, y, t, p |
+| plain | `t, x, y, p` at the top |
 
-Units and polarities are told apart as in all tables (see `columns`).
+Units and polarities are told apart as in all tables (see `columns`). `t_offset` is one whole number of microseconds,
+whatever the unit of the times, as DSEC's own reader takes it.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import numpy.typing as npt
 
 from rsnn.data.events import LATEST_US
 from rsnn.data.readers.columns import DEFAULT_ORDER, block_of, find_columns, unit_of_name, unit_of_values
-from rsnn.data.readers.common import Block, Decoded, Source
-from rsnn.errors import MissingDependencyError, RecordingError
+from rsnn.data.readers.common import Block, Decoded, Source, plausible_size
+from rsnn.errors import MissingDependencyError, RecordingError, shown
 
 NAME = "HDF5"
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -118,11 +120,23 @@ def _find(h5py: Any, source: Source, file: Any) -> tuple[Columns, int, Fraction 
             lengths = {field: group[name].shape for field, name in names.items()}
             if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
                 raise source.fault(f"the columns have shapes {lengths}; expected one dimension and the same length")
-            offset = group.get("t_offset", file.get("t_offset"))
-            shift = int(np.asarray(offset[()]).reshape(-1)[0]) if offset is not None else 0
+            shift = _whole_offset(source, group.get("t_offset", file.get("t_offset")))
             columns = {field: group[name].__getitem__ for field, name in names.items()}
             return columns, lengths["t"][0], unit_of_name(names["t"]), shift
     return None
+
+
+def _whole_offset(source: Source, offset: Any) -> int:
+    """Return the microseconds to add to the times; none where the file has no `t_offset`."""
+    if offset is None:
+        return 0
+    value = np.asarray(offset[()])
+    if value.size != 1 or value.dtype.kind not in "iuf" or value.item() % 1 != 0:
+        raise source.fault(
+            f"its t_offset is {shown(value.tolist())}; expected one whole number of microseconds, such as "
+            "round(seconds * 1e6): write it anew"
+        )
+    return int(value.item())
 
 
 def _field(table: Any, name: str) -> Callable[[slice], npt.NDArray[Any]]:
@@ -139,14 +153,9 @@ def _sensor_size(file: Any) -> tuple[int, int] | None:
     if isinstance(geometry, str | bytes):
         text = geometry if isinstance(geometry, str) else geometry.decode("latin-1")
         width, _, height = text.partition("x")
-        if width.isdigit() and height.isdigit() and 1 <= int(width) <= 1 << 16 and 1 <= int(height) <= 1 << 16:
-            return int(width), int(height)
+        if width.isdecimal() and height.isdecimal() and (size := plausible_size(int(width), int(height))):
+            return size
     resolution = np.asarray(file.attrs.get("sensor_resolution", ()))
-    if (
-        resolution.shape == (2,)
-        and resolution.dtype.kind in "iu"
-        and resolution.min() > 0
-        and resolution.max() <= 1 << 16
-    ):
-        return int(resolution[1]), int(resolution[0])
+    if resolution.shape == (2,) and resolution.dtype.kind in "iu":
+        return plausible_size(int(resolution[1]), int(resolution[0]))
     return None

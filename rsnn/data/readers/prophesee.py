@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import IO
 
-from rsnn.data.readers.common import Header
+from rsnn.data.readers.common import Header, plausible_size, stated_size
 from rsnn.data.readers.common import read_header as read_lines
 
 MARK = b"%"
@@ -29,17 +29,14 @@ def read_header(file: IO[bytes]) -> Header:
 
 def sensor_size(lines: list[str]) -> tuple[int, int] | None:
     """Return the (width, height) that the header says, or that its camera is known to have."""
+    if size := stated_size(lines):
+        return size
     text = "\n".join(lines)
-    if match := re.search(r"^geometry (\d+)x(\d+)", text, re.MULTILINE):
-        return _plausible(int(match[1]), int(match[2]))
-    for pattern in (r"^format .*\b{}=(\d+)", r"^(?i:{}) +(\d+)"):  # in any order, with others between them
+    # In any order, with others between them.
+    for pattern in (r"^format .*\b{}=(\d{{1,9}})\b", r"^(?i:{}) +(\d{{1,9}})\b"):
         width, height = (re.search(pattern.format(side), text, re.MULTILINE) for side in ("width", "height"))
         if width and height:
-            return _plausible(int(width[1]), int(height[1]))
+            return plausible_size(int(width[1]), int(height[1]))
     if match := re.search(r"^plugin_name hal_plugin_([a-z0-9]+?)(_|$)", text, re.MULTILINE):
         return SENSOR_OF_PLUGIN.get(match[1])
     return None
-
-
-def _plausible(width: int, height: int) -> tuple[int, int] | None:
-    return (width, height) if 1 <= width <= 1 << 16 and 1 <= height <= 1 << 16 else None

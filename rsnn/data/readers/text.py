@@ -129,7 +129,7 @@ def _fields(line: str) -> tuple[list[str], str | None]:
 
 
 def _two_numbers(fields: list[str]) -> tuple[int, int] | None:
-    if len(fields) == 2 and all(field.isdigit() and 1 <= int(field) <= 1 << 16 for field in fields):
+    if len(fields) == 2 and all(field.isdecimal() and 1 <= int(field) <= 1 << 16 for field in fields):
         return int(fields[0]), int(fields[1])
     return None
 

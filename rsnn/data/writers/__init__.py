@@ -69,8 +69,8 @@ def write_events(
 ) -> Path:
     """Write a recording; the file appears when it is complete, in place of one that may be there.
 
-    `.npz`, `.csv`, `.raw`, `.dat`, `.es` and `.h5` keep the sensor's size, `.aedat` (3.1) if it is that of an iniVation
-    camera; "aedat-2.0" always means 128 x 128 pixels, and N-MNIST's `.bin` says nothing of it.
+    What comes back is what was written, the sensor's size as well: AEDAT has it in a comment, which other programs do
+    not read, where no camera has that size. N-MNIST's `.bin` says nothing of it: pass `sensor_size=` to read one.
 
     Args:
         path: the file. Its suffix says the format: `.npz`, `.csv` or `.txt`, `.aedat` (3.1), `.bin` (N-MNIST), `.dat`

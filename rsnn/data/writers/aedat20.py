@@ -1,4 +1,7 @@
-"""AEDAT 2.0 of a DVS128, as `rsnn.data.readers.aedat20` describes it."""
+"""AEDAT 2.0 of a DVS128, as `rsnn.data.readers.aedat20` describes it.
+
+A line of the header says the sensor where it is another one: programs that do not know the line take it for a comment.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,13 @@ HEADER = b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n# AEChi
 LIMITS = {"t": 1 << 32, "x": SENSOR_SIZE[0], "y": SENSOR_SIZE[1]}
 
 
-def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:  # noqa: ARG001
-    """Write the events; the format says 128 x 128 pixels, whatever the sensor."""
+def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:
+    """Write the events."""
+    width, height = sensor_size
     with path.open("wb") as file:
         file.write(HEADER)
+        if sensor_size != SENSOR_SIZE:
+            file.write(f"# geometry {width}x{height}\r\n".encode())
         for piece in pieces:
             check_room(piece, LIMITS, NAME)
             records = np.empty(len(piece), dtype=RECORD)

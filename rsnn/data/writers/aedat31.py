@@ -1,6 +1,7 @@
 """AEDAT 3.1, as `rsnn.data.readers.aedat31` describes it.
 
-The header names a camera only where one is known to have a sensor of that size: the format has no other place for it.
+The header names a camera where one is known to have a sensor of that size. Else a line of it says the size: programs
+that do not know the line take it for a comment.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ LIMITS = {"t": 1 << 62, "x": 1 << 15, "y": 1 << 15}
 
 def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:
     """Write the events in packets; one never holds times on both sides of an overflow."""
-    camera = next((camera for camera, size in SENSOR_OF_CAMERA.items() if size == sensor_size), "unknown")
+    camera = next((camera for camera, size in SENSOR_OF_CAMERA.items() if size == sensor_size), None)
+    lines = ["!AER-DAT3.1", "Format: RAW", f"Source 1: {camera or 'unknown'}"]
+    if camera is None:
+        lines.append("geometry {}x{}".format(*sensor_size))
     with path.open("wb") as file:
-        file.write(f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {camera}\r\n#!END-HEADER\r\n".encode())
+        file.write("".join(f"#{line}\r\n" for line in [*lines, "!END-HEADER"]).encode())
         for piece in pieces:
             check_room(piece, LIMITS, NAME)
             words = np.empty((len(piece), 2), dtype="<u4")

@@ -46,8 +46,8 @@ class Footage:
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[Any], int]]:
         pictures = {"video": _video, "animation": _animation, "folder": _folder}[self.kind](self.path)
-        last_us = -1
-        for number, (picture, seconds) in enumerate(pictures):
+        last_us, shape = -1, None
+        for number, (picture, seconds, name) in enumerate(pictures):
             time_us = round(seconds * 1_000_000 if self.fps is None else number * Fraction(1_000_000) / self.fps)
             if time_us <= last_us:
                 raise InputError(
@@ -58,7 +58,14 @@ class Footage:
             try:
                 intensity = as_intensity(picture, self.gamma, self.size)
             except InputError as error:
-                raise InputError(f"{self.path}: frame {number}: {error}") from error
+                raise InputError(f"{name}: {error}") from error
+            shape = shape or intensity.shape
+            if intensity.shape != shape:
+                raise InputError(
+                    f"{name} has {intensity.shape[1]} x {intensity.shape[0]} pixels and the first frame {shape[1]} x "
+                    f"{shape[0]}; expected one size: pass size=(width, height), to which all are rescaled (rsnn "
+                    "simulate --size)"
+                )
             yield intensity, time_us
 
     def count(self) -> int | None:
@@ -163,7 +170,12 @@ _VIDEOS = {".mpg", ".mpeg"}  # which Pillow knows by name and cannot decode
 def list_images(folder: Path) -> list[Path]:
     """Return the images in a folder, in the order that people count in; names that begin with a dot are left out."""
     images = (path for path in folder.iterdir() if not path.name.startswith(".") and is_image(path))
-    return sorted(images, key=lambda path: [int(part) if part.isdigit() else part for part in _DIGITS.split(path.name)])
+    return sorted(images, key=lambda path: _counted(path.name))
+
+
+def _counted(name: str) -> list[str | int]:
+    """Return a name's texts and numbers in turn, a text first."""
+    return [int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name))]
 
 
 _DIGITS = re.compile(r"([0-9]+)")
@@ -263,24 +275,27 @@ _RESCALED_AS = {"1": "L"} | dict.fromkeys(("P", "RGBA", "CMYK", "YCbCr", "HSV", 
 _GAMMA_STEPS = (np.arange(256) / 255).astype(np.float32)
 
 
-def _folder(path: Path) -> Iterator[tuple[Any, Fraction]]:
+# Each of these yields pictures, the seconds at which they are shown, and what messages call them.
+
+
+def _folder(path: Path) -> Iterator[tuple[Any, Fraction, str]]:
     for file in list_images(path):
         with open_image(file) as picture:
-            yield upright(picture), Fraction(0)
+            yield upright(picture), Fraction(0), str(file)  # `fps` says the time
 
 
-def _animation(path: Path) -> Iterator[tuple[Any, Fraction]]:
+def _animation(path: Path) -> Iterator[tuple[Any, Fraction, str]]:
     seconds = Fraction(0)
     with open_image(path) as picture:
         for number in range(count_frames(picture)):
             with _decoding(picture):
                 picture.seek(number)
                 picture.load()
-            yield picture, seconds
+            yield picture, seconds, f"{path}: frame {number}"
             seconds += Fraction(picture.info.get("duration") or DEFAULT_DURATION_MS) / 1000
 
 
-def _video(path: Path) -> Iterator[tuple[Any, Fraction]]:
+def _video(path: Path) -> Iterator[tuple[Any, Fraction, str]]:
     import av
 
     with _open_video(path) as container:
@@ -293,7 +308,8 @@ def _video(path: Path) -> Iterator[tuple[Any, Fraction]]:
                 first = seconds if first is None else first
                 picture = _pillow().fromarray(frame.to_ndarray(format="gray"))
                 turn = round(getattr(frame, "rotation", 0)) % 360
-                yield picture.rotate(turn, expand=True) if turn else picture, seconds - first
+                picture = picture.rotate(turn, expand=True) if turn else picture
+                yield picture, seconds - first, f"{path}: frame {number}"
         except av.FFmpegError as error:
             raise InputError(f"{path} cannot be decoded ({error}); expected a whole video") from error
 

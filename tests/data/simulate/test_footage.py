@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rsnn.data.simulate import read_frames, to_events
+from rsnn.data.simulate.footage import list_images
 from rsnn.errors import InputError, MissingDependencyError
 
 
@@ -119,7 +120,7 @@ def test_floats_stay_between_0_and_1_when_they_are_rescaled(tmp_path):
     ((frame, _),) = read_frames(tmp_path, fps=100, size=(128, 128))
     assert (frame.min(), frame.max()) == (0, 1)
     Image.fromarray(1.1 * chequers).save(tmp_path / "1.tif")
-    with pytest.raises(InputError, match=r"frame 0: an image holds values from 0\.0 to 1\.1"):
+    with pytest.raises(InputError, match=r"1\.tif: an image holds values from 0\.0 to 1\.1"):
         list(read_frames(tmp_path, fps=100, size=(128, 128)))
 
 
@@ -226,8 +227,22 @@ def test_an_image_without_its_suffix_is_known_by_its_content(tmp_path):
 def test_frames_of_different_sizes_are_refused(tmp_path):
     picture(9).save(tmp_path / "0.png")
     picture(9, (8, 8)).save(tmp_path / "1.png")
-    with pytest.raises(InputError, match="frame 1 has shape"):
+    expected = r"1\.png has 8 x 8 pixels and the first frame 16 x 12; expected one size: pass size="
+    with pytest.raises(InputError, match=expected):
         to_events(tmp_path, fps=10)
+    pages = [picture(9), picture(200, (16, 8))]
+    pages[0].save(tmp_path / "film.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"film\.tif: frame 1 has 16 x 8 pixels and the first frame 16 x 12"):
+        to_events(tmp_path / "film.tif")
+    assert len(to_events(read_frames(tmp_path / "film.tif", size=(8, 8))))
+
+
+def test_digits_that_are_no_numbers(tmp_path):
+    """A superscript two and Arabic digits, which Python calls digits too, are texts like any other."""
+    for name in ("\u00b2.png", "\u00b22.png", "\u0663 1.png", "\u066310.png", "a10.png", "a9.png"):
+        picture(9).save(tmp_path / name)
+    assert [path.name for path in list_images(tmp_path)][:2] == ["a9.png", "a10.png"]
+    assert read_frames(tmp_path, fps=10).count() == 6
 
 
 def test_a_video_without_its_reader_says_what_to_install(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +27,29 @@ from rsnn.data.archive import as_text
 from rsnn.data.events import check_events
 from rsnn.data.files import as_path, make_folder
 from rsnn.data.fingerprint import DIGEST_BYTES, cache_root, code_digest, file_digests
-from rsnn.data.frames import POLARITIES, check_num_frames, check_size, check_split_by, crop_to_shape, to_frames
+from rsnn.data.frames import (
+    POLARITIES,
+    check_memory,
+    check_num_frames,
+    check_size,
+    check_split_by,
+    crop_to_shape,
+    frames_bytes,
+    memory_bytes,
+    to_frames,
+)
 from rsnn.data.progress import progress
 from rsnn.data.protocols import Recordings, class_indices
 from rsnn.errors import InputError, RecordingError, RSNNError
 
 LARGEST_BYTE = 255
+KINDS = {"uint8": np.uint8, "uint16": np.uint16}
 FRAMES_FILE, META_FILE = "frames.bin", "meta.json"
 PATIENCE_S = 2.0  # how long this process builds alone before it asks how long the rest will take
 WORTH_WORKERS_S = 10.0  # what the rest must take for worker processes to be started
 MOST_WORKERS = 16
+BATCH = 16  # recordings of a usual one
+LARGE_SHARE = 4  # what a batch's frames may take of the memory without a word: a network keeps several times as much
 _ATTRIBUTES = ("labels", "ids", "class_names", "name", "split", "split_name", "sensor_size", "files", "events")
 _ELSEWHERE = (
     "a folder with room for it: RSNN_CACHE or root= names another one (rsnn train: --set data.cache=false goes without)"
@@ -76,7 +90,11 @@ class FrameCache:
     Raises:
         RecordingError: a recording cannot be read, has no events in the crop, or has more than 65,535 events at one
             pixel of one frame.
-        InputError: an argument is not one of the above, or the cache cannot be written.
+        InputError: an argument is not one of the above, the cache cannot be written, or the frames of one recording do
+            not fit in memory.
+
+    Warns:
+        UserWarning: a batch of 16 recordings takes more than a quarter of this machine's memory.
 
     """
 
@@ -95,6 +113,7 @@ class FrameCache:
             raise InputError(f"workers is {workers!r}; expected a whole number of processes, 0 for this one alone")
         height, width = check_size(size, dataset.sensor_size)
         framing = _Framing(check_num_frames(num_frames), check_split_by(split_by), (height, width))
+        _check_memory(framing)
         self.labels = class_indices(dataset)
         self.ids = [as_text(name) for name in (range(len(dataset)) if dataset.ids is None else dataset.ids)]
         self.class_names = None if dataset.class_names is None else tuple(dataset.class_names)
@@ -170,6 +189,21 @@ def _check_recordings(dataset: Recordings) -> None:
         raise InputError("the data set has no recordings; expected at least one")
 
 
+def _check_memory(framing: _Framing) -> None:
+    """Warn where a batch takes much of the memory, and raise InputError where a recording takes more than there is."""
+    T, (H, W) = framing.num_frames, framing.size
+    kind = np.dtype(np.float32)  # as networks take them
+    check_memory(T, H, W, kind)
+    there, batch = memory_bytes(), BATCH * frames_bytes(T, H, W, kind)
+    if there is not None and batch * LARGE_SHARE > there:
+        warnings.warn(
+            f"{T} frames of {W} x {H} pixels take {batch / BATCH / 1e9:,.1f} GB as {kind} and a batch of {BATCH} "
+            f"recordings {batch / 1e9:,.1f} GB, of {there / 1e9:,.1f} GB of memory; fewer or smaller frames, or fewer "
+            "recordings in a batch, take less",
+            stacklevel=3,
+        )
+
+
 class _Framing(NamedTuple):
     num_frames: int
     split_by: str
@@ -198,7 +232,7 @@ def _kind(folder: Path, shape: tuple[int, ...]) -> np.dtype[Any] | None:
     """Return the type of the frames in a cache's folder; `None` if it is not whole."""
     try:
         meta = json.loads((folder / META_FILE).read_text())
-        kind = np.dtype(meta["dtype"])
+        kind = np.dtype(KINDS[meta["dtype"]])
         size = (folder / FRAMES_FILE).stat().st_size
         kept = meta["shape"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,6 +7,7 @@ brighter.
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 import numpy as np
@@ -61,13 +62,11 @@ def to_frames(
     T = check_num_frames(num_frames)
     kind = check_dtype(dtype)
     H, W = check_size(size, events.sensor_size)
+    check_memory(T, H, W, kind)
     try:
         frames = np.empty((T, POLARITIES * H * W), dtype=kind)
     except (MemoryError, ValueError) as error:
-        raise InputError(
-            f"{T} frames of {W} x {H} pixels take {T * POLARITIES * H * W * kind.itemsize:,} bytes, more than there "
-            "are; expected fewer frames, or smaller ones: size=(height, width)"
-        ) from error
+        raise _too_large(T, H, W, kind) from error
     edges = _edges(events.t, T, split_by, span_us)
     pixel = pixel_index(events, H, W)
     largest = _largest_count(kind)
@@ -80,6 +79,38 @@ def to_frames(
             )
         frames[k] = counts
     return frames.reshape(T, POLARITIES, H, W)
+
+
+def check_memory(T: int, H: int, W: int, kind: np.dtype[Any]) -> None:
+    """Check that this machine has the memory for frames: a system that promises more ends the process that uses it.
+
+    Raises:
+        InputError: it has less.
+
+    """
+    there = memory_bytes()
+    if there is not None and frames_bytes(T, H, W, kind) > there:
+        raise _too_large(T, H, W, kind)
+
+
+def frames_bytes(T: int, H: int, W: int, kind: np.dtype[Any]) -> int:
+    """Return how many bytes frames (T, 2, H, W) of a type take."""
+    return T * POLARITIES * H * W * kind.itemsize
+
+
+def memory_bytes() -> int | None:
+    """Return how many bytes of memory this machine has, `None` where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # as on Windows
+        return None
+
+
+def _too_large(T: int, H: int, W: int, kind: np.dtype[Any]) -> InputError:
+    return InputError(
+        f"{T} frames of {W} x {H} pixels take {frames_bytes(T, H, W, kind):,} bytes as {kind}, more than there are; "
+        "expected fewer frames, or smaller ones: size=(height, width)"
+    )
 
 
 def check_polarities(model: object) -> None:

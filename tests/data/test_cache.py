@@ -270,13 +270,17 @@ def test_damaged_caches_are_made_anew(folder, tmp_path, monkeypatch):
         ("frames.bin", lambda path: path.unlink()),
         ("meta.json", lambda path: path.write_text("{")),
         ("meta.json", lambda path: path.unlink()),
+        ("meta.json", lambda path: path.write_bytes(b"\xff\xfe")),
+        ("meta.json", lambda path: path.write_text("[]")),
+        ("meta.json", lambda path: path.write_text(path.read_text().replace('"uint8"', '"int8"'))),
+        ("meta.json", lambda path: path.write_text(path.read_text().replace('"uint8"', "[]"))),
     ):
         change(cached.folder / name)
         fresh = pickle.loads(pickle.dumps(cached))
         with pytest.raises(RecordingError, match="gone or damaged"):
             fresh[0]
         assert np.array_equal(FrameCache(dataset, 5, root=tmp_path / "cache").frames, whole)
-    assert len(calls) == 5
+    assert len(calls) == 9
 
 
 def test_files_that_change_while_they_are_framed(folder, tmp_path, rng, monkeypatch):
@@ -382,6 +386,19 @@ def test_labels_that_are_no_class_indices(tmp_path, rng, labels):
 def test_wrong_arguments(folder, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         FrameCache(EventFolder(folder), root=tmp_path, **arguments)
+
+
+def test_frames_that_take_much_memory(folder, tmp_path, monkeypatch):
+    """20 x 16 pixels of four bytes are 2,560 bytes a frame; a batch of 16 recordings of 5 is 204,800."""
+    for module in ("frames", "cache"):
+        monkeypatch.setattr(f"rsnn.data.{module}.memory_bytes", lambda: 4 * 204_800)
+    assert len(FrameCache(EventFolder(folder), 5, root=tmp_path)) == 12
+    for _ in range(2):  # where the cache is there, too
+        with pytest.warns(UserWarning, match=r"6 frames of 20 x 16 pixels take .* a batch of 16 recordings .* GB"):
+            cached = FrameCache(EventFolder(folder), 6, root=tmp_path)
+    assert len(cached) == 12
+    with pytest.raises(InputError, match=r"321 frames of 20 x 16 pixels take 821,760 bytes as float32, more than"):
+        FrameCache(EventFolder(folder), 321, root=tmp_path)
 
 
 def test_a_full_disk(folder, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from made import random_events, recordings
 from oracles import slow_frames, spikingjelly_utils
 
 from rsnn.data import Events, to_frames
+from rsnn.data.frames import memory_bytes
 from rsnn.errors import InputError
 
 
@@ -87,6 +88,22 @@ def test_spikingjelly_agrees(rng, split_by):
     assert np.array_equal(to_frames(events, 20, split_by), theirs)
 
 
+def test_frames_that_take_more_memory_than_there_is(monkeypatch):
+    """2 x 2 pixels of two bytes are 8 bytes a frame: an operating system may promise more than it has."""
+    monkeypatch.setattr("rsnn.data.frames.memory_bytes", lambda: 100)
+    assert len(to_frames(at([0, 1]), 12)) == 12
+    with pytest.raises(InputError, match=r"13 frames of 2 x 1 pixels take 104 bytes as uint16, more than there are"):
+        to_frames(at([0, 1]), 13)
+    assert len(to_frames(at([0, 1]), 13, dtype="uint8")) == 13
+    monkeypatch.setattr("rsnn.data.frames.memory_bytes", lambda: None)
+    assert len(to_frames(at([0, 1]), 13)) == 13
+
+
+def test_the_machine_says_its_memory():
+    there = memory_bytes()
+    assert there is None or 1 << 28 < there < 1 << 50
+
+
 def test_counts_that_do_not_fit():
     events = at([0] * 300)
     with pytest.raises(InputError, match=r"frame 0 counts 300 events at one pixel and uint8 holds at most 255"):
@@ -110,7 +127,7 @@ def test_counts_that_do_not_fit():
         ({"size": 4}, "two whole numbers"),
         (
             {"num_frames": 1 << 62},
-            r"4611686018427387904 frames of 2 x 1 pixels take [\d,]+ bytes, .*smaller ones: size=",
+            r"4611686018427387904 frames of 2 x 1 pixels take [\d,]+ bytes as uint16, .*smaller ones: size=",
         ),
         ({"dtype": "int8"}, "dtype is 'int8'; expected one of uint8, uint16, uint32, float32"),
         ({"dtype": "nonsense"}, "dtype is 'nonsense'"),

@@ -27,7 +27,7 @@ def recordings(
 ) -> Events:
     """Recordings of a few events, many of them at equal times and pixels."""
     n = draw(st.integers(min_events, 60))
-    times = st.one_of(st.integers(0, 50), st.integers(0, max_time))
+    times = st.one_of(st.integers(0, min(50, max_time)), st.integers(0, max_time))
     width, height = sensor_size
     return Events(
         t=np.sort(np.array(draw(st.lists(times, min_size=n, max_size=n)), dtype=np.int64)),

@@ -8,6 +8,7 @@ import importlib.util
 import struct
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -63,13 +64,16 @@ def slow_aedat20(path: Path) -> list[tuple[int, int, int, int]]:
     return [(t, address >> 1 & 127, address >> 8 & 127, 1 - (address & 1)) for address, t in pairs]
 
 
-def slow_frames(events: Events, T: int, split_by: str, size: tuple[int, int]) -> np.ndarray:
+def slow_frames(
+    events: Events, T: int, split_by: str, size: tuple[int, int], span_us: tuple[int, int] | None = None
+) -> np.ndarray:
     """One event at a time, in exact arithmetic."""
     width, height = events.sensor_size
     H, W = size
     frames = np.zeros((T, 2, H, W), dtype=np.int64)
-    first, last, n = int(events.t[0]), int(events.t[-1]), len(events)
+    n = len(events)
     for index in range(n):
+        first, last = span_us or (int(events.t[0]), int(events.t[-1]))
         if split_by == "number":
             k = min(index // (n // T), T - 1) if n >= T else T - 1
         else:
@@ -77,6 +81,21 @@ def slow_frames(events: Events, T: int, split_by: str, size: tuple[int, int]) ->
         y, x = int(events.y[index]), int(events.x[index])
         frames[k, int(events.p[index]), y * H // height, x * W // width] += 1
     return frames
+
+
+def slow_crop(events: Events, size: tuple[int, int]) -> Events:
+    """One event at a time: those in the largest centred rectangle of the shape `size`, a half rounded to even."""
+    width, height = events.sensor_size
+    scale = min(Fraction(height, size[0]), Fraction(width, size[1]))
+    crop_height, crop_width = round(size[0] * scale), round(size[1] * scale)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    rows = [
+        (t, x - left, y - top, p)
+        for t, x, y, p in events.to_structured().tolist()
+        if left <= x < left + crop_width and top <= y < top + crop_height
+    ]
+    t, x, y, p = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return Events(t=t, x=x, y=y, p=p, sensor_size=(crop_width, crop_height))
 
 
 def same_rows(events: Events, rows: list[tuple[int, int, int, int]]) -> bool:

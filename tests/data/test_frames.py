@@ -5,11 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
-from oracles import slow_frames, spikingjelly_utils
+from oracles import slow_crop, slow_frames, spikingjelly_utils
 
 from rsnn.data import Events, to_frames
-from rsnn.data.frames import memory_bytes
+from rsnn.data.frames import crop_to_shape, memory_bytes
+from rsnn.data.transforms import ToFrames
 from rsnn.errors import InputError
+
+
+def of_any_length(sensor_size, longest=2**40, min_events=1):
+    """Recordings of which many last no time, or some microseconds, so that frames begin between two of them."""
+    durations = st.sampled_from([0, 10, 50, longest])
+    return durations.flatmap(lambda last: recordings(sensor_size=sensor_size, max_time=last, min_events=min_events))
 
 
 def at(times, sensor_size=(2, 1), x=None, p=None):
@@ -58,9 +65,9 @@ def test_size_adds_into_the_coarser_grid():
     assert to_frames(events, 1, size=(2, 2))[0, 1].tolist() == [[2, 0], [0, 2]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(
-    recordings(sensor_size=(7, 5)),
+    of_any_length((7, 5), min_events=0),
     st.integers(1, 25),
     st.sampled_from(["time", "number"]),
     st.integers(1, 5),
@@ -73,6 +80,43 @@ def test_every_event_is_counted_once_where_it_belongs(events, T, split_by, H, W,
     assert frames.dtype == dtype
     assert frames.sum() == len(events)
     assert np.array_equal(frames, slow_frames(events, T, split_by, (H, W)))
+
+
+@settings(max_examples=40)
+@given(
+    of_any_length((3, 2), 2**61),
+    st.one_of(st.just(0), st.integers(-(2**61), 2**61)),
+    st.integers(1, 90),
+    st.one_of(st.integers(0, 60), st.integers(0, 2**61)),
+    st.one_of(st.integers(0, 60), st.integers(0, 2**61)),
+)
+def test_windows_of_a_stream_against_a_loop(events, shift, T, before, after):
+    """Windows that are longer than what happens in them, at times that a double has not the digits for."""
+    events = Events(t=events.t + shift, x=events.x, y=events.y, p=events.p, sensor_size=(3, 2))
+    span = (int(events.t[0]) - before, int(events.t[-1]) + after)
+    frames = to_frames(events, T, span_us=span)
+    assert frames.sum() == len(events)
+    assert np.array_equal(frames, slow_frames(events, T, "time", (2, 3), span))
+
+
+@settings(max_examples=60)
+@given(
+    of_any_length((13, 9)),
+    st.integers(1, 9),
+    st.integers(1, 13),
+    st.integers(1, 70),
+    st.sampled_from(["time", "number"]),
+)
+def test_frames_of_another_shape_against_a_loop(events, H, W, T, split_by):
+    """`ToFrames` takes the largest centred crop of the frames' shape, and adds pixels up where that is larger."""
+    inside = slow_crop(events, (H, W))
+    assert inside.sensor_size[0] == 13 or inside.sensor_size[1] == 9
+    assert inside.sensor_size[0] >= W
+    assert inside.sensor_size[1] >= H
+    assert crop_to_shape(events, H, W) == inside
+    frames = ToFrames(T, split_by, (H, W))(events, np.random.default_rng()).numpy()
+    assert frames.sum() == len(inside)
+    assert np.array_equal(frames, slow_frames(inside, T, split_by, (H, W)))
 
 
 @pytest.mark.parametrize("split_by", ["time", "number"])

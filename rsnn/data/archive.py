@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rsnn.data.events import Events, check_sensor_size
+from rsnn.data.events import LARGEST_SIDE, Events, check_sensor_size
 from rsnn.data.fingerprint import file_state
 from rsnn.data.readers import open_source
 from rsnn.data.readers.common import Source, usual_sensor_size
@@ -59,6 +59,12 @@ class EventArchive:
         if missing:
             raise RecordingError(f"{self.path} has no array {missing[0]!r}; expected the arrays {', '.join(REQUIRED)}")
         self._columns = {name: arrays[name] for name in "txyp"}
+        for name, column in self._columns.items():
+            if column.dtype.kind not in "iub":
+                raise source.fault(
+                    f"its array {name!r} holds {column.dtype} values; expected integers"
+                    + (", microseconds" if name == "t" else "")
+                )
         self._offsets = _offsets(source, arrays)
         self.labels = _for_each(source, arrays, "label", len(self))
         self.ids = _for_each(source, arrays, "id", len(self))
@@ -66,7 +72,8 @@ class EventArchive:
         if sensor_size is None and "sensor_size" in arrays:
             sensor_size = stored_sensor_size(source, arrays["sensor_size"])
         if sensor_size is None:
-            width, height = (1 + int(self._columns[name].max(initial=0)) for name in "xy")
+            # Coordinates that fit no sensor are for `Events` to report, with the recording that has them.
+            width, height = (min(1 + int(self._columns[name].max(initial=0)), LARGEST_SIDE) for name in "xy")
             sensor_size = usual_sensor_size(width, height)
         self.sensor_size = check_sensor_size(sensor_size)
 

@@ -70,7 +70,9 @@ def class_indices(dataset: Labelled) -> npt.NDArray[np.int64]:
 
     """
     labels = np.asarray(dataset.labels)
-    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iuf" or not (labels == labels.astype(int)).all():
+    with np.errstate(invalid="ignore"):  # NaN is equal to nothing
+        whole = labels.dtype.kind in "iuf" and bool((labels == labels.astype(int)).all())
+    if labels.shape != (len(dataset),) or not whole:
         raise InputError(
             f"{dataset.name} has {len(dataset)} recordings and labels {shown(labels)} of shape {labels.shape}; "
             "expected a whole number, the index of its class, for each"

@@ -366,7 +366,7 @@ def test_what_is_no_data_set_of_recordings(folder, tmp_path, rng):
         FrameCache(framed, 5, root=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("labels", [[0], [[0], [1]], [0.5, 1.0], ["a", "b"]])
+@pytest.mark.parametrize("labels", [[0], [[0], [1]], [0.5, 1.0], [np.nan, 1.0], ["a", "b"]])
 def test_labels_that_are_no_class_indices(tmp_path, rng, labels):
     with pytest.raises(InputError, match=r"made has 2 recordings and labels .*the index of its class, for each"):
         FrameCache(made_up(rng, labels=labels, fingerprint="seed 1"), root=tmp_path)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import miniatures
 import numpy as np
@@ -313,6 +315,24 @@ def test_nmnist_from_the_archives(tmp_path, monkeypatch):
         NMNIST(tmp_path, "train")
 
 
+def test_archives_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    """The lock has no place, or the disk is full; the archive, which is whole, is not to be downloaded again."""
+    miniatures.nmnist_archives(tmp_path, monkeypatch)
+    (tmp_path / ".Train.lock").mkdir()
+    with pytest.raises(
+        InputError, match=r"Train cannot be made \(Is a directory\); expected a root with room that this"
+    ):
+        NMNIST(tmp_path, "train")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    with pytest.raises(InputError, match=r"Test cannot be made \(No space left on device\)"):
+        NMNIST(tmp_path, "test")
+    assert folders(tmp_path) == []
+
+
 @pytest.mark.parametrize("where", ["NMNIST", "extract", "download"])
 def test_nmnist_of_others(tmp_path, monkeypatch, where):
     """Tonic's `NMNIST`, SpikingJelly's `extract` and `download`."""
@@ -447,6 +467,18 @@ def test_archives_that_are_none(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(RecordingError, match=r"a\.zip cannot be unpacked.*download it again"):
         archives.unpack(path, tmp_path / "folder")
+
+
+def test_archives_with_a_wrong_byte(tmp_path):
+    """What is compressed is damaged, and what says so depends on the place."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.bin").write_bytes(np.random.default_rng(1).integers(0, 4, 4000, np.uint8).tobytes())
+    path = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "files"))
+    whole = path.read_bytes()
+    for place in range(150, 1150, 50):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(RecordingError, match=r"a\.zip cannot be unpacked.*download it again"):
+            archives.unpack(path, tmp_path / "folder")
 
 
 # ---------------------------------------------------------------------------------------------------- your own folder

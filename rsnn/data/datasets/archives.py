@@ -12,13 +12,14 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from rsnn.data.files import locked
+from rsnn.data.files import locked, make_folder
 from rsnn.data.progress import progress
-from rsnn.errors import RecordingError
+from rsnn.errors import InputError, RecordingError
 
 COPY_BYTES = 1 << 20
 TIMEOUT_S = 30
@@ -83,18 +84,35 @@ def check_md5(archive: Archive, path: Path) -> None:
         )
 
 
+def make(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` make a folder of a data set, which appears when it is complete; nothing happens if it is there.
+
+    Raises:
+        InputError: it cannot be written there.
+
+    """
+    try:
+        make_folder(folder, fill)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror or error}); expected a root with room that this user may write "
+            "to: link the archives into one, or let somebody who may write there make it"
+        ) from error
+
+
 def unpack(path: Path, folder: Path) -> None:
     """Unpack the regular files of a zip or tar archive below `folder`; links and names that lead out of it are refused.
 
     Raises:
         RecordingError: the archive is damaged or has such a name.
+        OSError: the folder cannot be written.
 
     """
     try:
         with progress(f"unpacking {path.name}"):
             _unpack(path, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, RecordingError):
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        if isinstance(error, RecordingError) or getattr(error, "errno", None):  # a full disk is not the archive's fault
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecordingError(
@@ -143,19 +161,22 @@ def _download(archive: Archive, path: Path) -> str | None:
 
     if not archive.direct:
         return "its page has to be opened in a browser"
-    with locked(path):
-        if path.is_file():
-            return None
-        part = path.with_name(f"{path.name}.part")
-        try:
-            _fetch(archive.url, part)
-            check_md5(archive, part)
-        except RecordingError as error:
-            part.unlink(missing_ok=True)  # nothing can be built on wrong bytes
-            return f"what came is not the file ({error})"
-        except (OSError, ValueError, HTTPException) as error:
-            return f"the download failed ({error})"
-        os.replace(part, path)  # noqa: PTH105 - replaces a file that another process put there
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with locked(path):
+            if path.is_file():
+                return None
+            try:
+                _fetch(archive.url, part)
+                check_md5(archive, part)
+            except RecordingError:
+                part.unlink(missing_ok=True)  # nothing can be built on wrong bytes
+                raise
+            os.replace(part, path)  # noqa: PTH105 - replaces a file that another process put there
+    except RecordingError as error:
+        return f"what came is not the file ({error})"
+    except (OSError, ValueError, HTTPException) as error:
+        return f"the download failed ({error})"
     return None
 
 

@@ -14,10 +14,10 @@ import functools
 import os
 from pathlib import Path
 
-from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
+from rsnn.data.datasets.archives import Archive, check_md5, find_archives, make, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_complete, check_split
 from rsnn.data.events import Events
-from rsnn.data.files import as_path, make_folder
+from rsnn.data.files import as_path
 from rsnn.data.readers import read_events
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -59,7 +59,7 @@ class CIFAR10DVS(EventDataset):
 
     Raises:
         RecordingError: the data are not there, or are damaged or incomplete.
-        InputError: `split` is another word.
+        InputError: `split` is another word, or what the archives unpack to cannot be written.
 
     """
 
@@ -113,7 +113,7 @@ def _prepare(root: Path, *, download: bool) -> Path:
     missing = [archive for archive in ARCHIVES if not (root / Path(archive.name).stem).is_dir()]
     for archive, path in zip(missing, find_archives(root, missing, download=download), strict=True):
         check_md5(archive, path)
-        make_folder(root / Path(archive.name).stem, functools.partial(unpack_inner, path, Path(archive.name).stem))
+        make(root / Path(archive.name).stem, functools.partial(unpack_inner, path, Path(archive.name).stem))
     return root
 
 

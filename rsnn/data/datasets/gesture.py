@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
+from rsnn.data.datasets.archives import Archive, check_md5, find_archives, make, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
 from rsnn.data.events import Events
-from rsnn.data.files import as_path, make_folder
+from rsnn.data.files import as_path
 from rsnn.data.progress import progress
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
@@ -96,7 +96,7 @@ class DVS128Gesture(EventDataset):
 
     Raises:
         RecordingError: the data are not there, or are damaged.
-        InputError: `split` is another word.
+        InputError: `split` is another word, or what the archives unpack to cannot be written.
 
     """
 
@@ -140,9 +140,9 @@ def _prepare(root: Path, *, download: bool) -> Path:
         (archive,) = find_archives(root, [ARCHIVE], download=download)
         check_md5(ARCHIVE, archive)
         unpacked = root / "DvsGesture"
-        make_folder(unpacked, functools.partial(unpack_inner, archive, "DvsGesture"))
+        make(unpacked, functools.partial(unpack_inner, archive, "DvsGesture"))
     samples = root / CUT_FOLDER
-    make_folder(samples, functools.partial(_cut_all, unpacked))
+    make(samples, functools.partial(_cut_all, unpacked))
     return samples
 
 

@@ -10,9 +10,9 @@ import functools
 import os
 from pathlib import Path
 
-from rsnn.data.datasets.archives import Archive, check_md5, find_archives, unpack_inner
+from rsnn.data.datasets.archives import Archive, check_md5, find_archives, make, unpack_inner
 from rsnn.data.datasets.base import EventDataset, Sample, check_split
-from rsnn.data.files import as_path, make_folder
+from rsnn.data.files import as_path
 from rsnn.data.readers import read_events
 from rsnn.errors import RecordingError
 
@@ -46,7 +46,7 @@ class NMNIST(EventDataset):
 
     Raises:
         RecordingError: the data are not there, or are damaged.
-        InputError: `split` is another word.
+        InputError: `split` is another word, or what the archives unpack to cannot be written.
 
     """
 
@@ -86,5 +86,5 @@ def _prepare(root: Path, split: str, *, download: bool) -> Path:
     (path,) = find_archives(root, [archive], download=download)
     check_md5(archive, path)
     folder = root / FOLDERS[split]
-    make_folder(folder, functools.partial(unpack_inner, path, FOLDERS[split]))
+    make(folder, functools.partial(unpack_inner, path, FOLDERS[split]))
     return folder

@@ -34,7 +34,7 @@ class Footage:
         kind: "video", "animation" or "folder".
         fps: frames a second, in place of the file's own times.
         size: (width, height) of the frames, or None to leave them as they are.
-        gamma: intensity is (pixel value / 255) ** gamma.
+        gamma: intensity is (pixel value / largest value) ** gamma.
 
     """
 
@@ -250,6 +250,8 @@ def as_intensity(picture: Any, gamma: float, size: tuple[int, int] | None = None
         values = np.asarray(picture)
         if not 0 <= values.min() <= values.max() <= 1:
             raise InputError(f"an image holds values from {values.min()} to {values.max()}; expected 0 to 1 in floats")
+    if picture.mode == "LAB":  # of which Pillow makes colours, but no grey
+        picture = picture.convert("RGB")
     if size is not None and picture.size != size:
         picture = _fitted(picture, size)
     if picture.mode.startswith(("I", "F")):
@@ -270,8 +272,8 @@ def _fitted(picture: Any, size: tuple[int, int]) -> Any:
     )
 
 
-# Modes that Pillow rescales without blending the pixels, or not at all.
-_RESCALED_AS = {"1": "L"} | dict.fromkeys(("P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA"), "RGB")
+# Modes that Pillow rescales without blending the pixels, with their bytes in the wrong order, or not at all.
+_RESCALED_AS = {"1": "L", "I;16B": "I"} | dict.fromkeys(("P", "RGBA", "CMYK", "YCbCr", "HSV", "PA"), "RGB")
 _GAMMA_STEPS = (np.arange(256) / 255).astype(np.float32)
 
 

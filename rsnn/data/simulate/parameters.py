@@ -26,7 +26,7 @@ _LARGEST: dict[str | tuple[str, ...], float] = {
 class DVSParameters:
     """Parameters of the pixel model; the defaults are an ideal pixel.
 
-    Thresholds are steps of the natural logarithm of intensity, rates are events per pixel and second.
+    Thresholds are steps of the natural logarithm of intensity, rates of noise are events per pixel and second.
 
     Args:
         pos_thres: ON threshold (v2e `pos_thres`, ESIM `contrast_threshold_pos`).
@@ -48,7 +48,7 @@ class DVSParameters:
             (v2e `noise_rate_cov_decades`).
         hot_pixel_fraction: share of the pixels that are hot.
         hot_pixel_rate_hz: rate of the ON events that a hot pixel adds.
-        readout_rate_hz: events a second that the bus can carry; later ones queue. 0 = no limit.
+        readout_rate_hz: events a second of all pixels that the bus can carry; later ones queue. 0 = no limit.
         row_jitter_s: a row is granted the bus at most once in this time and then hands over all its events at once,
             with one timestamp (row arbitration of address-event readouts; Boahen 2000). 0 = at once.
         row_crosstalk: share of the events that make another pixel of their row fire as well; on narrow sensors less,

@@ -124,6 +124,26 @@ def test_floats_stay_between_0_and_1_when_they_are_rescaled(tmp_path):
         list(read_frames(tmp_path, fps=100, size=(128, 128)))
 
 
+def test_the_order_of_bytes_does_not_matter(tmp_path):
+    """TIFF files of 16 bits come in both; Pillow rescales one of them to noise."""
+    values = (np.arange(4096).reshape(64, 64) * 16).astype("<u2")
+    Image.frombytes("I;16", (64, 64), values.tobytes()).save(tmp_path / "1.tif")
+    Image.frombytes("I;16B", (64, 64), values.astype(">u2").tobytes()).save(tmp_path / "2.tif")
+    assert (tmp_path / "2.tif").read_bytes()[:2] == b"MM"
+    for size in (None, (8, 8)):
+        (little, _), (big, _) = read_frames(tmp_path, fps=100, size=size)
+        assert np.abs(little - big).max() < 1e-4
+        assert little.std() > 0.2
+
+
+def test_colours_by_lightness(tmp_path):
+    """TIFF files for print say lightness and two differences of colours."""
+    Image.new("RGB", (8, 8), (119, 119, 119)).convert("LAB").save(tmp_path / "1.tif")
+    for size in (None, (4, 4)):
+        ((frame, _),) = read_frames(tmp_path, fps=100, size=size)
+        assert frame.astype(int) == pytest.approx(119, abs=2)
+
+
 def test_black_and_white_is_rescaled_to_greys(tmp_path):
     Image.fromarray(np.indices((40, 40)).sum(0) % 2 == 0).save(tmp_path / "1.png")
     ((frame, _),) = read_frames(tmp_path, fps=100, size=(10, 10))

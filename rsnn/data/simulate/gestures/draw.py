@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rsnn.data.simulate.gestures.body import LIMB_TEXTURE, Body, smooth_noise
-from rsnn.data.simulate.gestures.scene import Layer
+from rsnn.data.simulate.gestures.scene import SIDE, Layer
 
 FloatArray = npt.NDArray[np.float32]
 
 HAND_SPRITE = (40, 56)  # (across, along)
 HAND_REACH = (-0.12, 1.05)  # the sprite's extent along the hand, in lengths of the hand from the wrist
-_ROWS = np.arange(-64, 256, dtype=np.float32)[:, None]
-_COLUMNS = np.arange(-64, 256, dtype=np.float32)[None, :]
+_ROWS = np.arange(SIDE, dtype=np.float32)[:, None]
+_COLUMNS = np.arange(SIDE, dtype=np.float32)[None, :]
 
 
 def _window(
@@ -29,7 +29,7 @@ def _window(
     x1, y1 = min(math.ceil(right) + 1, image.shape[1]), min(math.ceil(bottom) + 1, image.shape[0])
     if x0 >= x1 or y0 >= y1:
         return None
-    return image[y0:y1, x0:x1], _COLUMNS[:, x0 + 64 : x1 + 64], _ROWS[y0 + 64 : y1 + 64]
+    return image[y0:y1, x0:x1], _COLUMNS[:, x0:x1], _ROWS[y0:y1]
 
 
 def draw_limb(
@@ -43,7 +43,7 @@ def draw_limb(
     """Draw a capsule from start to end whose radius changes from radii[0] to radii[1].
 
     Args:
-        image: drawn into, (H, W).
+        image: drawn into, (SIDE, SIDE).
         start: middle of the upper end.
         end: middle of the lower end.
         radii: at both ends.

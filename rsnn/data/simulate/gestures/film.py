@@ -15,7 +15,7 @@ from rsnn.data.simulate.gestures.arms import LEFT, RIGHT, Performance
 from rsnn.data.simulate.gestures.body import Body, limb_textures
 from rsnn.data.simulate.gestures.draw import draw_hand, draw_limb, draw_shadow, hand_sprite
 from rsnn.data.simulate.gestures.motion import Tempo, reach
-from rsnn.data.simulate.gestures.scene import Layer, Scene, head_layer, shifted, torso_layer
+from rsnn.data.simulate.gestures.scene import SIDE, Layer, Scene, head_layer, shifted, torso_layer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -107,7 +107,7 @@ def track_arms(performance: Performance, body: Body, scene: Scene, torso: FloatA
 def _project(points: FloatArray, scene: Scene) -> tuple[FloatArray, FloatArray]:
     """Return pixels (F, J, 2) and magnification (F, J) of points (F, J, 3) about the neck, in metres."""
     gain = scene.distance / (scene.distance - np.minimum(points[..., 2], scene.distance - 0.5))
-    centre = np.array([64.0, 64.0])
+    centre = np.array([SIDE / 2, SIDE / 2])
     flat = np.array(scene.neck) + scene.scale * np.stack(
         [points[..., 0], points[..., 1] + scene.pitch * points[..., 2]], axis=-1
     )

@@ -1,7 +1,7 @@
 """What stays the same in a clip: where the performer stands, the light, the background, and still layers of the body.
 
-Images are intensities from 0 to 1, float32; layers carry a margin of MARGIN pixels on all sides, so that they can
-be shifted. A `Layer` is (opacity, intensity) on the same grid.
+Images are intensities from 0 to 1, float32; layers of torso and head carry a margin of MARGIN pixels on all sides, so
+that they can be shifted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARGIN = 14
 
 
 class Layer(NamedTuple):
-    """A still picture with its opacity, both (SIDE + 2 MARGIN, SIDE + 2 MARGIN)."""
+    """A picture with its opacity, on one grid: (SIDE + 2 MARGIN, SIDE + 2 MARGIN), of a hand HAND_SPRITE."""
 
     opacity: FloatArray
     intensity: FloatArray

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from made import random_events, recordings
 from oracles import same_rows, slow_aedat20, slow_aedat31, slow_es
 
 from rsnn.data import Events, iter_events, read_events, write_events
-from rsnn.data.writers import FORMAT_OF_SUFFIX, WRITERS
+from rsnn.data.writers import FORMAT_OF_SUFFIX, WRITERS, hdf5
 from rsnn.errors import InputError, MissingDependencyError, RecordingError
 
 SUFFIX = {name: suffix for suffix, name in FORMAT_OF_SUFFIX.items()} | {"aedat-2.0": ".aedat"}
@@ -202,6 +203,41 @@ def test_hdf5_without_its_package(tmp_path, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'rsnn\[formats\]'"):
         write_events(tmp_path / "a.h5", Events(t=[5], x=[0], y=[0], p=[1], sensor_size=(34, 34)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of files are those of POSIX")
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "hdf5"])
+def test_a_full_disk(tmp_path, rng, name):
+    import resource
+
+    events = random_events(rng, 50_000, (128, 128))
+    path = write_events(tmp_path / "clip", events[:10], format=name)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(
+            InputError, match=r"clip cannot be written \(.*File too large\); expected .* room on its disk"
+        ):
+            write_events(path, events, format=name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_a_disk_that_fills_while_hdf5_is_written(tmp_path, rng, monkeypatch):
+    """The library never meets the end of the disk, at which it would crash."""
+    pytest.importorskip("h5py")
+    events = random_events(rng, 3000)
+    monkeypatch.setattr(hdf5, "EVENTS_AT_ONCE", 1000)
+    room = iter([1 << 30, hdf5.KEPT_BYTES + 13_000, hdf5.KEPT_BYTES + 12_999])
+    monkeypatch.setattr(hdf5.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(room)))
+    with pytest.raises(InputError, match=r"clip\.h5 cannot be written \(.*No space left on device\)"):
+        write_events(tmp_path / "clip.h5", events)
+    assert not list(tmp_path.iterdir())
+    assert not list(room)
+    monkeypatch.setattr(hdf5.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    assert read_events(write_events(tmp_path / "clip.h5", events)) == events
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):

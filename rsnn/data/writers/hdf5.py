@@ -1,7 +1,13 @@
-"""HDF5 with `events/t`, `x`, `y`, `p`, as DSEC has it, and the sensor's size as Prophesee writes it; needs `h5py`."""
+"""HDF5 with `events/t`, `x`, `y`, `p`, as DSEC has it, and the sensor's size as Prophesee writes it; needs `h5py`.
+
+The HDF5 library crashes the process when a disk is full. So the room is looked at before it is needed.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +16,8 @@ from rsnn.errors import MissingDependencyError
 
 NAME = "HDF5"
 CHUNK_EVENTS = 1 << 16
+EVENTS_AT_ONCE = 1 << 18
+KEPT_BYTES = 1 << 22  # that the library may hold back of what it was given: a cache of 1 MiB for each column
 
 
 def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:
@@ -38,7 +46,15 @@ def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) ->
         }
         length = 0
         for piece in pieces:
-            for name, column in columns.items():
-                column.resize((length + len(piece),))
-                column[length:] = getattr(piece, name)
-            length += len(piece)
+            for first in range(0, len(piece), EVENTS_AT_ONCE):
+                part = piece[first : first + EVENTS_AT_ONCE]
+                _check_room(path, len(part) * EVENT_DTYPE.itemsize + KEPT_BYTES)
+                for name, column in columns.items():
+                    column.resize((length + len(part),))
+                    column[length:] = getattr(part, name)
+                length += len(part)
+
+
+def _check_room(path: Path, needed: int) -> None:
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

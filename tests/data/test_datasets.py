@@ -127,6 +127,7 @@ def test_gestures_of_tonic(tmp_path):
         folder = tmp_path / "DVSGesture" / f"ibmGesture{split}" / name
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{label}.npy", np.array([[3.0, 4.0, 1.0, 7.0], [5.0, 127.0, 0.0, 9.0]]))
+    (folder.parent.parent / "ibmGestureTrain" / "user01_led" / "._2.npy").write_bytes(b"of a Mac")
     train = DVS128Gesture(tmp_path, "train")
     assert train.split_name == "tonic"
     assert train.ids == ["user01_led_0:2", "user01_led_0:10"]

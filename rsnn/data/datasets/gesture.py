@@ -196,7 +196,8 @@ def _cut_samples(folder: Path, expected: int) -> list[Sample]:
 
 
 def _tonic_samples(folder: Path) -> list[Sample]:
-    paths = sorted(folder.glob("user*/*.npy"), key=lambda path: (path.parent.name, int(path.stem)))
+    samples = (path for path in folder.glob("user*/*.npy") if path.stem.isdecimal())
+    paths = sorted(samples, key=lambda path: (path.parent.name, int(path.stem)))
     return [Sample(f"{path.parent.name}_0:{int(path.stem)}", int(path.stem), path) for path in paths]
 
 

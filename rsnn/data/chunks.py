@@ -72,7 +72,7 @@ def largest_coordinates(blocks: Iterator[Block]) -> tuple[int, int]:
 def _checked(source: Source, blocks: Iterator[Block], size: tuple[int, int]) -> Iterator[Events]:
     """Yield blocks as events once they are known to be in order, among themselves too."""
     last_t = None
-    for block in blocks:
+    for block in source.read_on(blocks):
         if not len(block.t):
             continue
         columns = {name: getattr(block, name) for name in EVENT_DTYPE.names or ()}

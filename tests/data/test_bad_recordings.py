@@ -10,6 +10,7 @@ import writers
 from made import random_events
 
 from rsnn.data import FORMATS, Events, iter_events, read_events, write_events
+from rsnn.data.readers import READERS
 from rsnn.errors import InputError, RecordingError
 
 WRITERS = {
@@ -200,4 +201,54 @@ def test_an_archive_whose_names_are_no_text(tmp_path):
         archive.writestr("t\u00e9.npy", b"x")  # a name in UTF-8, as the archive says
     path.write_bytes(path.read_bytes().replace("t\u00e9".encode(), b"t\x80\x80"))
     with pytest.raises(RecordingError, match=r"truncated or damaged.*copy it again"):
+        read_events(path)
+
+
+READ = {"whole": read_events, "windows": lambda path: list(iter_events(path, duration_us=1 << 40))}
+
+
+def once_opened(monkeypatch, name, happens):
+    """Let something happen to a file once, between its header and its events."""
+    reader, waiting = READERS[name], [happens]
+    read = reader.read
+
+    def read_and_wait(source):
+        decoded = read(source)
+        if waiting:
+            waiting.pop()()
+        return decoded
+
+    monkeypatch.setattr(reader, "read", read_and_wait)
+
+
+@pytest.mark.parametrize("how", READ)
+@pytest.mark.parametrize("name", ["numpy", "hdf5", "text", "event-stream", "aedat-2.0"])
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, rng, monkeypatch, name, how):
+    """The header would be of one and the events of the other."""
+    path = write_events(tmp_path / "clip", random_events(rng, 200, (34, 34)), format=name)
+    other = random_events(rng, 300, (34, 34))
+    once_opened(monkeypatch, name, lambda: write_events(path, other, format=name))
+    with pytest.raises(RecordingError, match=r"clip \(.*\): another file was put in its place while it was read"):
+        READ[how](path)
+    assert read_events(path) == other
+
+
+@pytest.mark.parametrize("how", READ)
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch, how):
+    path = tmp_path / "clip.csv"
+    path.write_text("t,x,y,p\n1,2,3,1\n")
+
+    def grow():
+        with path.open("a") as file:
+            file.write("2,3,4,0\n")
+
+    once_opened(monkeypatch, "text", grow)
+    found = READ[how](path)
+    assert (found if how == "whole" else found[0]).t.tolist() == [1, 2]
+
+
+def test_a_file_that_cannot_be_read_on(tmp_path, rng, monkeypatch):
+    path = write_events(tmp_path / "clip.es", random_events(rng, 200, (34, 34)))
+    once_opened(monkeypatch, "event-stream", path.unlink)
+    with pytest.raises(RecordingError, match=r"clip\.es .*cannot be read to its end \(.*No such file"):
         read_events(path)

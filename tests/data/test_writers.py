@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import random_events, recordings
-from oracles import same_rows, slow_aedat20, slow_aedat31, slow_es
+from oracles import same_rows, slow_aedat20, slow_aedat31, slow_es, spikingjelly_cifar10dvs, spikingjelly_utils
 
 from rsnn.data import Events, iter_events, read_events, write_events
 from rsnn.data.writers import FORMAT_OF_SUFFIX, WRITERS, hdf5
@@ -58,6 +59,22 @@ def test_cameras_with_a_name(tmp_path):
         assert b"geometry" not in path.read_bytes()
         write_events(path, Events([1], [2], [3], [1], (65_536, 34)), format=name)
         assert path.read_bytes().count(b"geometry 65536x34\r\n") == 1
+
+
+def test_other_readers_take_the_sensor_for_a_comment(tmp_path, rng):
+    """SpikingJelly's of AEDAT 3.1 and of AEDAT 2.0, which turns images as those of CIFAR10-DVS have to be turned."""
+    events = random_events(rng, 3000, (100, 90))
+    path = write_events(tmp_path / "clip.aedat", events)
+    assert b"#geometry 100x90" in path.read_bytes()
+    theirs = spikingjelly_utils().load_aedat_v3(path)
+    assert all(np.array_equal(getattr(events, name), theirs[name]) for name in "txyp")
+    path = write_events(tmp_path / "old.aedat", events, format="aedat-2.0")
+    assert b"# geometry 100x90" in path.read_bytes()
+    spikingjelly_cifar10dvs()._read_aedat_save_to_np(path, tmp_path / "old.npz")
+    theirs = np.load(tmp_path / "old.npz")
+    assert all(np.array_equal(getattr(events, name), theirs[name]) for name in "tp")
+    assert np.array_equal(events.x, 127 - theirs["y"])
+    assert np.array_equal(events.y, 127 - theirs["x"])
 
 
 @pytest.mark.parametrize(
@@ -223,6 +240,16 @@ def test_a_full_disk(tmp_path, rng, name):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before
+
+
+def test_two_writers_of_one_file(tmp_path, rng):
+    """Whoever comes last, the file is always one of theirs and whole."""
+    both = [random_events(rng, n, (34, 34)) for n in (2000, 3000)]
+    path = write_events(tmp_path / "clip.npz", both[0])
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write_events, [path] * 20, both * 10)) == [path] * 20
+    assert read_events(path) in both
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_disk_that_fills_while_hdf5_is_written(tmp_path, rng, monkeypatch):

@@ -23,7 +23,7 @@ from rsnn.data.readers import (
     stmnist_mat,
     text,
 )
-from rsnn.data.readers.common import HEAD_BYTES, Block, Decoded, Source, usual_sensor_size
+from rsnn.data.readers.common import HEAD_BYTES, Block, Decoded, Source, file_id, usual_sensor_size
 from rsnn.errors import InputError, RecordingError, suggest
 
 
@@ -85,8 +85,9 @@ def read_events(
         All events of the recording, times as stored.
 
     Raises:
-        RecordingError: the file is missing, is no recording, is damaged or truncated, holds no events, or its
-            events lie outside the sensor or run backwards in time. The message names the file and the byte or row.
+        RecordingError: the file is missing, is no recording, is damaged or truncated, is replaced while it is read,
+            holds no events, or its events lie outside the sensor or run backwards in time. The message names the file
+            and the byte or row.
         InputError: an argument has a value that it cannot have.
         MissingDependencyError: the format needs an optional package that is not installed.
 
@@ -97,7 +98,7 @@ def read_events(
     if sensor_size is not None:
         sensor_size = check_sensor_size(sensor_size)
     decoded = reader.read(source)
-    blocks = [block for block in decoded.blocks if len(block.t)]
+    blocks = [block for block in source.read_on(decoded.blocks) if len(block.t)]
     if not blocks:
         raise source.fault("it holds no events; expected at least one: check that the recording was written to its end")
     size = sensor_size or decoded.sensor_size or _inferred_size(blocks)
@@ -128,7 +129,7 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
     if format is not None and format not in READERS:
         raise InputError(f"format is {format!r}; expected one of {', '.join(READERS)}.{suggest(format, READERS)}")
     file = as_path(path)
-    head = _head(file)
+    head, number = _head(file)
     name = format or next((name for name, reader in READERS.items() if reader.recognises(head, file)), None)
     if name is None:
         raise RecordingError(
@@ -136,13 +137,15 @@ def open_source(path: str | os.PathLike[str], format: str | None, truncated: str
             f"{', '.join(READERS)}: "
             "convert the file, or pass format= if you know better"
         )
-    return Source(file, READERS[name].NAME, truncated == "keep"), READERS[name]
+    return Source(file, READERS[name].NAME, truncated == "keep", number), READERS[name]
 
 
-def _head(file: Path) -> bytes:
+def _head(file: Path) -> tuple[bytes, tuple[int, int]]:
+    """Return the first bytes of a file, and what tells it from others."""
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise OSError("it is a pipe or device, which cannot be read twice: write what comes to a file first")
+        number = file_id(file)
         with file.open("rb") as opened:
             head = opened.read(HEAD_BYTES)
     except FileNotFoundError:
@@ -155,7 +158,7 @@ def _head(file: Path) -> bytes:
         ) from error
     if not head:
         raise RecordingError(f"{file} is empty (0 bytes); expected a recording: copy it again")
-    return head
+    return head, number
 
 
 def _inferred_size(blocks: list[Block]) -> tuple[int, int]:

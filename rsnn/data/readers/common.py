@@ -7,6 +7,7 @@ size needs little memory.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -69,11 +70,15 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A file to read, the name of its format, and whether what is left of a truncated one is wanted."""
+    """A file to read, the name of its format, and whether what is left of a truncated one is wanted.
+
+    `file_id` tells the file from another one that is put in its place while it is read, which is opened more than once.
+    """
 
     path: Path
     format: str
     keep_truncated: bool = False
+    file_id: tuple[int, int] | None = None
 
     def fault(self, what: str) -> RecordingError:
         """Return the error that says what is wrong with this file; the caller raises it."""
@@ -97,9 +102,32 @@ class Source:
         remedy = UNSORTED if fault.column == "t" else fault.remedy
         return self.fault(f"at {where}, {fault.found}; {remedy}")
 
+    def read_on(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Yield the blocks of this file to its end.
+
+        Raises:
+            RecordingError: it cannot be read on, or another file was put in its place: what came may be of both.
+
+        """
+        try:
+            yield from blocks
+        except OSError as error:
+            raise self.fault(
+                f"it cannot be read to its end ({error}); expected a file that stays: read it again"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):  # whoever has opened a file may read it to its end
+            if self.file_id not in (None, file_id(self.path)):
+                raise self.fault("another file was put in its place while it was read; expected one: read it again")
+
     def size(self) -> int:
         """Return the file's length in bytes."""
         return self.path.stat().st_size
+
+
+def file_id(path: Path) -> tuple[int, int]:
+    """Return the numbers of a file and of the device that it is on."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def read_records(source: Source, file: IO[bytes], record_bytes: int) -> Iterator[tuple[int, memoryview]]:

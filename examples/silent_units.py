@@ -35,12 +35,13 @@ def _revive(layer: nn.Module, above: nn.Module, x: Tensor) -> int:
         return layer(x).transpose(0, 1).flatten(1)
 
     silent = (sums() > 0).float().mean(1) < SILENT
-    number = int(silent.sum())
-    if 0 < number < len(silent):
-        usual = layer.weight[~silent].flatten(1).norm(dim=1).median()
-        fresh = torch.randn_like(layer.weight[silent])
-        layer.weight[silent] = nn.functional.normalize(fresh.flatten(1)).mul(usual).reshape(fresh.shape)
-        layer.bias[silent] = 0
-        layer.bias[silent] = -sums()[silent].quantile(1 - FIRING, dim=1)
-        above.weight.view(len(above.weight), len(silent), -1)[:, silent] = 0
-    return number
+    if not silent.any() or silent.all():  # of a layer that is silent as a whole no unit says how large weights are
+        return 0
+    usual = layer.weight[~silent].flatten(1).norm(dim=1).median()
+    fresh = torch.randn_like(layer.weight[silent])
+    layer.weight[silent] = nn.functional.normalize(fresh.flatten(1)).mul(usual).reshape(fresh.shape)
+    layer.bias[silent] = 0
+    found = sums()[silent]
+    layer.bias[silent] = -found.kthvalue(max(round((1 - FIRING) * found.shape[1]), 1), dim=1).values
+    above.weight.view(len(above.weight), len(silent), -1)[:, silent] = 0
+    return int(silent.sum())

@@ -157,6 +157,9 @@ def test_silent_units_fire_again_and_change_nothing_at_first():
     )
     assert (conv(maps)[:, [1, 4]] > 0).float().mean((0, 2, 3)).tolist() == pytest.approx([0.15, 0.15], abs=0.01)
     assert silent_units.revive(head, maps) == 0
+    with torch.no_grad():
+        head.hidden.bias.fill_(-100)
+    assert silent_units.revive(head, maps) == 0  # nothing says how large its weights should be
 
 
 def test_the_average_follows_all_weights():

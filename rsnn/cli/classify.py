@@ -11,12 +11,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import MODEL_HELP, AsJson, err, print_error, print_json, print_table, progress
+from rsnn.cli.console import DEFAULT_MODEL, MODEL_HELP, AsJson, err, print_error, print_json, print_table, progress
 from rsnn.data.writers import FORMAT_OF_SUFFIX
 from rsnn.errors import InputError, RSNNError
 from rsnn.models import EventClassifier
-
-DEFAULT_MODEL = "rsnn-gesture-cl"
 
 
 def predict(

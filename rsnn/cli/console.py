@@ -25,6 +25,7 @@ from rsnn.interrupts import EXIT_CODE, interruptible
 out = Console()
 err = Console(stderr=True)
 
+DEFAULT_MODEL = "rsnn-gesture-cl"
 MODEL_HELP = "Zoo name, ./folder, or org/name on the Hub."
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]

@@ -12,7 +12,18 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
-from rsnn.cli.console import AsJson, ModelArgument, Samples, err, out, print_json, print_table, progress, refuse
+from rsnn.cli.console import (
+    DEFAULT_MODEL,
+    AsJson,
+    ModelArgument,
+    Samples,
+    err,
+    out,
+    print_json,
+    print_table,
+    progress,
+    refuse,
+)
 from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
@@ -87,7 +98,7 @@ def _counted(read: Callable[[int], Events], chosen: range, advance: Callable[[in
 
 def bench(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Zoo name of an RSNN, ./folder or org/name.")] = "rsnn-gesture-cl",
+    model: Annotated[str, typer.Argument(help="Zoo name of an RSNN, ./folder or org/name.")] = DEFAULT_MODEL,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch of inference; 1 and 16 by default.")] = None,
     train_batch: Annotated[int, typer.Option(min=1, help="Batch of the training step.")] = 8,
     density: Annotated[

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import rsnn
-from rsnn.cli.console import ModelOption, out, refuse
+from rsnn.cli.console import DEFAULT_MODEL, ModelOption, out, refuse
 from rsnn.data import Events
 from rsnn.errors import InputError, UnknownNameError
 from rsnn.models import EventClassifier
@@ -27,7 +27,7 @@ def demo(
         list[Path] | None,
         typer.Argument(metavar="[FILE...]", help="Recordings; a simulated gesture by default."),
     ] = None,
-    model: ModelOption = "rsnn-gesture-cl",
+    model: ModelOption = DEFAULT_MODEL,
     gesture: Annotated[str, typer.Option(help="Gesture to simulate, such as right_arm_cw or arm_roll.")] = "air_guitar",
     seed: Annotated[int, typer.Option(min=0, help="Who performs it, and how.")] = 0,
     output: Annotated[Path, typer.Option(help="Where to write the animated picture.")] = Path("rsnn-demo.gif"),

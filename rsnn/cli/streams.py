@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import rsnn
-from rsnn.cli.console import ModelOption, parse_size, refuse
+from rsnn.cli.console import DEFAULT_MODEL, ModelOption, parse_size, refuse
 
 
 def watch(
@@ -16,7 +16,7 @@ def watch(
         str,
         typer.Argument(help="Recording, - for standard input, aestream:PORT, jaer:PORT, or camera."),
     ],
-    model: ModelOption = "rsnn-gesture-cl",
+    model: ModelOption = DEFAULT_MODEL,
     window: Annotated[float | None, typer.Option(help="Seconds of evidence; by default the model's own.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between predictions; by default one step.")] = None,
     overlap: Annotated[int, typer.Option(help="Windows that run at once.")] = 1,

@@ -68,7 +68,7 @@ def test_predict_without_a_model_asks_the_one_of_gestures(tmp_path):
         (["folder/missing.aedat4"], "folder/missing.aedat4 does not exist"),
         (["folder/missing.h5", "other.aedat"], "folder/missing.h5 does not exist"),
         (["rsnn-nmnist-cl"], "rsnn-nmnist-cl is a model; expected recordings after it: rsnn predict rsnn-nmnist-cl"),
-        (["folder"], "folder is a model; expected recordings after it"),
+        (["folder"], "folder is a folder, taken for a model's; expected recordings after it"),
         (["./checkpoint", "clip.aedat"], "checkpoint"),
     ],
 )

@@ -58,7 +58,8 @@ def _model_and_files(words: list[str]) -> tuple[str | None, list[Path]]:
     if not certain and (file.exists() or file.suffix.lower() in FORMAT_OF_SUFFIX or not others):
         return None, list(map(Path, words))
     if not others:
-        raise InputError(f"{first} is a model; expected recordings after it: rsnn predict {first} FILE...")
+        what = "a folder, taken for a model's" if file.is_dir() else "a model"
+        raise InputError(f"{first} is {what}; expected recordings after it: rsnn predict {first} FILE...")
     return first, list(map(Path, others))
 
 

@@ -29,6 +29,7 @@ ON_TENSOR_CORES = (
     "convlstm_gradients.cu",
     "narrow_conv.cu",
     "spiking_conv.cu",
+    "spike_products.cu",
     *IN_CLUSTERS,
 )
 

@@ -7,6 +7,7 @@
 // 11 bits are TF32's; factors past 65504 count as that) or 3 (of bfloat16):
 //   CHANNELS  of the input, up to 8
 //   BLOCKS    that should fit into a multiprocessor
+//   HALVES    1 writes spikes of half precision
 //
 // x is (T, N, CHANNELS, H, W), W a multiple of 16 and H of 2; weight (D, CHANNELS, 3, 3), D a multiple of 128; the spikes
 // are (T, N, H / 2, W / 2, D).
@@ -16,6 +17,17 @@
 constexpr int kProducts = 5;
 // Numbers of the pixels that the windows see, 4 rows of 18: of a row even columns before odd ones, 8 channels of each.
 constexpr int kRows = 4, kColumns = 18, kHalfRow = kColumns / 2 * 8, kRow = 2 * kHalfRow, kTile = kRows * kRow;
+
+#if HALVES
+typedef Bits16 Spike;
+constexpr Spike kOne = 0x3c00;
+#elif INPUT == 0
+typedef float Spike;
+constexpr Spike kOne = 1;
+#else
+typedef Value Spike;
+constexpr Spike kOne = 0x3f80;
+#endif
 
 #if INPUT == 0
 __device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
@@ -35,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                         const float* __restrict__ v_start, const float* __restrict__ mean,
                         const float* __restrict__ variance, const float* __restrict__ gain,
                         const float* __restrict__ bias, double eps, double tau, double v_threshold, double v_rest,
-                        long long T, long long N, long long H, long long W, long long D, Value* __restrict__ spikes,
+                        long long T, long long N, long long H, long long W, long long D, Spike* __restrict__ spikes,
                         float* __restrict__ v_end) {
     alignas(16) __shared__ Bits16 tiles[2 * kTile + 8];
     Bits16* const nothing = tiles + 2 * kTile;  // 8 zeros
@@ -114,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 v[lower][j][i] = v_start ? v_start[potential(lower, i / 2) + 2 * j + i % 2] : neuron.rest;
-    Value* out = spikes + ((static_cast<long long>(n) * down + row) * (W / 2) + 8 * column + g) * D + channel;
+    Spike* out = spikes + ((static_cast<long long>(n) * down + row) * (W / 2) + 8 * column + g) * D + channel;
     const long long out_step = N * down * (W / 2) * D;
     // A lane's row of the matrices that are products' factors: channels of columns from -1, 0, 1 and 2 on, every other.
     const auto factor = [&](int column) { return column % 2 * kHalfRow + column / 2 * 8 + lane % 8 * 8; };
@@ -150,12 +162,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                     v[lower][j][i] = neuron.after(h);
                 }
         }
-        const Value one = store(1.0f), none = store(0.0f);
 #pragma unroll
         for (int j = 0; j < 4; j += VECTOR / 2) {
-            Pack<Value> pack;
+            Pack<Spike> pack;
 #pragma unroll
-            for (int i = 0; i < VECTOR; ++i) pack.of[i] = fired[j + i / 2][i % 2] ? one : none;
+            for (int i = 0; i < VECTOR; ++i) pack.of[i] = fired[j + i / 2][i % 2] ? kOne : 0;
             put(out + 2 * j, pack);
         }
         out += out_step;

@@ -53,6 +53,7 @@ def spiking_convolution(
     v_reset: float | None,
     surrogate: Surrogate,  # noqa: ARG001  (of a neuron; there are no gradients)
     detach_reset: bool,  # noqa: ARG001
+    halves: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run `x` (T, N, C, H, W) through a convolution, a normalization, LIF neurons and a maximum pooling by 2.
 
@@ -63,20 +64,21 @@ def spiking_convolution(
         norm: weight, bias, mean and variance (D) of the normalization, each of the first two may be None.
         eps: added to the variance.
         tau, v_threshold, v_reset, surrogate, detach_reset: as in [`rsnn.kernels.lif`][].
+        halves: give the spikes in half precision.
 
     Returns:
-        pooled spikes (T, N, D, H // 2, W // 2) in float32, in bfloat16 under autocast, and the potential after the last
-        step; both channels_last.
+        pooled spikes (T, N, D, H // 2, W // 2) in float32, in bfloat16 under autocast, or `halves`, and the potential
+        after the last step; both channels_last.
 
     """
     T, N, C, H, W = x.shape
     D = len(weight)
     dtype = _type(x)
-    spikes = torch.empty(T, N, H // 2, W // 2, D, dtype=dtype, device=x.device)
+    spikes = torch.empty(T, N, H // 2, W // 2, D, dtype=torch.float16 if halves else dtype, device=x.device)
     end = torch.empty(N, H, W, D, device=x.device)
     gain, bias, mean, variance = (None if y is None else y.float().contiguous() for y in norm)
     macros = cuda.neuron_macros(dtype, tau, 0, v_reset is None, True)
-    macros |= {"VECTOR": 16 // dtype.itemsize, "DEPTH": 1, "CHANNELS": C, "BLOCKS": BLOCKS}
+    macros |= {"VECTOR": 16 // spikes.itemsize, "DEPTH": 1, "CHANNELS": C, "BLOCKS": BLOCKS, "HALVES": halves}
     start = None if v is None else channels_last(v.float())
     inputs = (x.to(dtype).contiguous(), weight.contiguous(), start, mean, variance, gain, bias)
     constants = (float(eps), float(tau), float(v_threshold), float(v_reset or 0.0))

@@ -22,6 +22,7 @@ from rsnn.kernels import (
     lif_native,
     narrow_conv_cupy,
     norm_lif_cupy,
+    spike_products_cupy,
     spiking_conv_cupy,
     spiking_conv_native,
 )
@@ -45,7 +46,12 @@ class SpikingConv(nn.Module):
         self.pool = pool
 
     def forward(
-        self, x: Float[Tensor, "T N C H W"], potential: Tensor | None, *, number: Tensor | None = None
+        self,
+        x: Float[Tensor, "T N C H W"],
+        potential: Tensor | None,
+        *,
+        number: Tensor | None = None,
+        halves: bool = False,
     ) -> tuple[Float[Tensor, "T N D h w"], Tensor]:
         """Return the (pooled) spikes of every step, and the potential after the last one.
 
@@ -53,6 +59,7 @@ class SpikingConv(nn.Module):
             x: (T, N, in_channels, H, W).
             potential: what an earlier call returned, to go on from there; None starts from rest.
             number: where given, the number of spikes before the pooling is added to it, int64.
+            halves: what comes next `takes_halves`: spikes in half precision, where that is no detour.
 
         """
         kernel = kernels.selected(x.device, "lif")
@@ -69,8 +76,17 @@ class SpikingConv(nn.Module):
                 tau = self.lif.tau if self.lif.w is None else self.lif.w
                 if spiking_conv_cupy.supports(x, self.conv.weight, tau, self.pool):
                     return spiking_conv_cupy.spiking_convolution(
-                        x, self.conv.weight, potential, self._moments(), eps=self.norm.eps, **self._neuron()
+                        x,
+                        self.conv.weight,
+                        potential,
+                        self._moments(),
+                        eps=self.norm.eps,
+                        halves=halves,
+                        **self._neuron(),
                     )
+                if x.dtype == torch.float16 != self.conv.weight.dtype:  # as `takes_halves` promised
+                    spikes, potential = self._spike_of_halves(x, potential)
+                    return spikes if halves else spikes.to(self.conv.weight.dtype), potential
             current = _convolution(x.flatten(0, 1), self.conv).unflatten(0, x.shape[:2])
         else:
             current = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -85,6 +101,20 @@ class SpikingConv(nn.Module):
         if number is not None:
             number += spikes.count_nonzero()
         return max_pool(spikes, self.pool), potential
+
+    def takes_halves(self, spikes: Tensor, potential: Tensor | None) -> bool:
+        """Tell whether `spikes` (T, N, C, H, W) of another stage may as well be in half precision, and had better be.
+
+        Of `spikes` nothing but shape and device are looked at.
+        """
+        weight = self.conv.weight
+        return (
+            not is_watched(self)
+            and self._is_plain()
+            and self._is_fused(spikes, potential, "cupy")
+            and self._is_inference(spikes, potential)
+            and spike_products_cupy.supports(weight, spikes.numel() // max(1, spikes.shape[2]))
+        )
 
     def _is_plain(self) -> bool:
         """Tell whether the convolution is the one this class makes, and no hook watches it."""
@@ -129,6 +159,13 @@ class SpikingConv(nn.Module):
             pool=self.pool,
             **self._neuron(),
         )
+
+    def _spike_of_halves(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+        current, norm = spike_products_cupy.convolution(x.flatten(0, 1), self.conv.weight, self._moments())
+        current = channels_last(current.unflatten(0, x.shape[:2]))
+        options = self._neuron() | {"eps": self.norm.eps, "pool": self.pool}
+        spikes, potential, *_ = norm_lif_cupy.norm_lif(current, potential, norm, **options)
+        return spikes, potential
 
     def _moments(self) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """Return weight, bias, mean and variance of the normalization in evaluation."""
@@ -218,8 +255,26 @@ class SpikingLinear(nn.Module):
         """Return the spikes of every step, and the potential after the last one."""
         if self.training and self.dropout:
             x = x * F.dropout(torch.ones_like(x[0]), self.dropout)
-        spikes, potential = self.lif(self.linear(x), potential)
+        if x.dtype == torch.float16 != self.linear.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            current = spike_products_cupy.linear(x, self.linear.weight)  # as `takes_halves` promised
+        else:
+            current = self.linear(x)
+        spikes, potential = self.lif(current, potential)
         return spikes, potential
+
+    def takes_halves(self, spikes: Tensor, potential: Tensor | None) -> bool:  # noqa: ARG002
+        """Tell whether `spikes` (T, N, ...) may as well be in half precision, and had better be.
+
+        Of `spikes` nothing but shape and device are looked at.
+        """
+        linear = self.linear
+        return (
+            not is_watched(self, linear)
+            and type(linear) is nn.Linear
+            and linear._parameters["bias"] is None
+            and not (self.training and self.dropout)
+            and spike_products_cupy.supports(linear.weight, spikes.shape[0] * spikes.shape[1])
+        )
 
 
 class SCNN(RateClassifier):
@@ -313,17 +368,31 @@ class SCNN(RateClassifier):
         self._check(features, weight_of(self.output.linear), layers, len(stages))
         x = average_pool(features, self.in_pool)
         after = []
-        for stage, potential in zip(stages, layers or [None] * len(stages), strict=True):
+        potentials = layers or (None,) * len(stages)
+        following = zip((*stages[1:], None), (*potentials[1:], None), strict=True)
+        for stage, potential, (later, its_potential) in zip(stages, potentials, following, strict=True):
             if stage is self.hidden:
                 x = x.flatten(2)
-            x, potential = stage(x, potential)
-            after.append(potential)
+            options = {"halves": True} if _hands_on_halves(stage, later, x, its_potential) else {}
+            x, potential_after = stage(x, potential, **options)
+            after.append(potential_after)
         return self.voting(x), tuple(after)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layer by a new one for `num_classes` classes, with fresh weights."""
         self.output.linear = _amplified(resized_output(self.output.linear, num_classes, self.votes))
         self.num_classes = num_classes
+
+
+def _hands_on_halves(stage: nn.Module, following: nn.Module | None, x: Tensor, potential: Tensor | None) -> bool:
+    """Tell whether a stage, given `x`, hands its spikes in half precision to the `following` one, at `potential`."""
+    if type(stage) is not SpikingConv or not isinstance(following, SpikingConv | SpikingLinear):
+        return False
+    if kernels.selected(x.device, "lif") != "cupy" or not nothing_looks() or is_watched(stage):
+        return False
+    T, N, _, H, W = x.shape
+    spikes = x.new_empty(1).expand(T, N, stage.conv.out_channels, H // stage.pool, W // stage.pool)
+    return following.takes_halves(spikes, potential)
 
 
 def _amplified(linear: nn.Linear) -> nn.Linear:

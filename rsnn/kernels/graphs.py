@@ -111,31 +111,31 @@ class Graphed(Generic[Result]):
             return self.function(*inputs)
         if not all(map(sees_no_steps, tensors)):
             return self.function(*inputs)
-        shape = _shape(inputs)
+        called = _called(inputs, tensors[0].device)
         with self._lock:  # the tensors of a graph are its own: one call at a time
-            likely = self._begin(shape, tensors)
-            graph = self._graph_of(inputs, shape, tensors)
+            likely = None if training else self._begin(called, tensors)
+            graph = self._graph_of(inputs, called, tensors)
             if graph is not None and not graph.waits():
                 return graph.replay(inputs, taken=graph is likely)
         return self.function(*inputs)
 
-    def _begin(self, shape: object, tensors: list[Tensor]) -> _Graph | None:
-        """Return the last graph if it may be of this call; its inputs are on their way while the rest is compared."""
-        last = next(reversed(self.graphs.values()), None)
-        if torch.is_grad_enabled() or not isinstance(last, _Graph) or last.shape != shape:
-            return None
-        last.static.take(tensors)
-        return last
+    def _begin(self, called: object, tensors: list[Tensor]) -> _Graph | None:
+        """Return the graph that is likely of this call, whose inputs are on their way while the rest is compared."""
+        for graph in reversed(self.graphs.values()):
+            if isinstance(graph, _Graph) and graph.called == called:
+                graph.static.take(tensors)
+                return graph
+        return None
 
     def _graph_of(
-        self, inputs: tuple[Any, ...], shape: object, tensors: list[Tensor]
+        self, inputs: tuple[Any, ...], called: object, tensors: list[Tensor]
     ) -> _Graph | _TrainingGraph | None:
         """Return the graph of a call, recorded if there is none yet; None where the call has to be an ordinary one."""
         members = _members(self.function)
         if not _can_replay(self.function, members, tensors):
             return None
         device, training = tensors[0].device, torch.is_grad_enabled()
-        key = _key(members, shape, tensors, device)
+        key = _key(members, called, tensors, device)
         if key is None:
             return None
         graph = self.graphs.pop(key, None)
@@ -166,29 +166,35 @@ class _Static:
         self, inputs: tuple[Any, ...], device: torch.device, write: Callable[[Tensor, Tensor], object] = Tensor.copy_
     ) -> None:
         self.inputs = mapped(lambda x: x.detach().clone().requires_grad_(x.requires_grad), inputs)
+        self.own = tensors_in(self.inputs)
         self.device = device
         self.write = write
-        self.done: torch.cuda.Event | None = None
+        self.stream: torch.cuda.Stream | None = None  # of the call before
+        self.done: torch.cuda.Event | None = None  # there
 
     def take(self, tensors: Sequence[Tensor]) -> None:
-        """Copy the inputs of a call."""
-        if self.done is not None:
-            # The call before may have been on another stream.
-            torch.cuda.current_stream(self.device).wait_event(self.done)
-        for own, given in zip(tensors_in(self.inputs), tensors, strict=True):
+        """Copy the inputs of a call, after what calls on other streams have launched."""
+        stream = torch.cuda.current_stream(self.device)
+        if self.stream is not None and self.stream != stream:
+            if self.done is None:
+                stream.wait_stream(self.stream)
+            else:
+                stream.wait_event(self.done)
+        self.stream, self.done = stream, None
+        for own, given in zip(self.own, tensors, strict=True):
             self.write(own, given)
-        self.release()
 
     def release(self) -> None:
-        """Let others write to the tensors once what was launched so far is done."""
-        self.done = torch.cuda.current_stream(self.device).record_event()
+        """Let other streams write to the tensors once what was launched so far is done."""
+        self.stream = torch.cuda.current_stream(self.device)
+        self.done = self.stream.record_event()
 
 
 class _Graph:
     """A recorded call without gradients: the tensors that it reads and writes, and how to run it again."""
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> None:
-        self.shape = _shape(inputs)
+        self.called = _called(inputs, device)
         # So that any later call may write to the tensors.
         with torch.inference_mode(False), torch.no_grad(), left_alone(function, device):
             self.static, function = _entered(function, inputs, device)
@@ -262,8 +268,7 @@ class _TrainingGraph:
 
     def run_forward(self, call: _Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run forward for a call and return copies of its outputs."""
-        own = len(tensors_in(self.static.inputs))
-        self.static.take(tensors[:own])
+        self.static.take(tensors[: len(self.static.own)])
         self.forward()
         if self.written:
             torch.autograd.graph.increment_version(self.written)  # as the single operations do
@@ -361,12 +366,16 @@ def _on_one_gpu(tensors: list[Tensor]) -> bool:
     return not torch.cuda.is_current_stream_capturing()
 
 
-def _key(members: _Members, shape: object, tensors: list[Tensor], device: torch.device) -> object:
+def _called(inputs: tuple[Any, ...], device: torch.device) -> object:
+    """Return what is known of a recording before anything takes time."""
+    kind = device.type
+    return _shape(inputs), torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _key(members: _Members, called: object, tensors: list[Tensor], device: torch.device) -> object:
     """Return all that a recording depends on, None where an argument cannot be compared."""
-    autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     kernels = (selected(device, "lif"), selected(device, "convlstm"))
-    precisions = gpu.tf32_is_allowed(), torch.backends.cuda.matmul.fp32_precision
-    called = shape, autocast, kernels, precisions
+    called = called, kernels, gpu.tf32_is_allowed(), torch.backends.cuda.matmul.fp32_precision
     try:
         hash(called)
     except TypeError:  # an array, a set

@@ -136,7 +136,33 @@ def agreement(bench: Bench) -> None:
             spikes = "" if operator == "convlstm" else f", {100 * equal:.4f} % of the spikes equal"
             out.print(f"  {operator:9}{name:13} {worst:.1e}{spikes}")
     torch.backends.cudnn.allow_tf32 = tf32
+    for number, (differ, fire) in halves_agreement(bench).items():
+        rows[f"stage {number} in half precision"] = {"spikes differ": differ, "spikes": fire}
+        out.print(
+            f"  stage {number} of the network in half precision: {differ:.1e} of the spikes differ, {fire:.1e} are 1"
+        )
     bench.report["agreement"] = rows
+
+
+@torch.no_grad()
+def halves_agreement(bench: Bench) -> dict[int, tuple[float, float]]:
+    """Return, for stages that take spikes in half precision, the share of their spikes that differs from float32's.
+
+    And the share of ones among them. The other convolution is without TF32.
+    """
+    model, _, frames = networks(bench)
+    x, found = model.eval().forward_features(frames), {}
+    first, *others = model.classifier.convs
+    x, _ = first(x, None)
+    for number, stage in enumerate(others, 2):
+        takes = stage.takes_halves(x, None)
+        halves = stage(x.half(), None)[0] if takes else None
+        tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        x, _ = stage(x, None)
+        torch.backends.cudnn.allow_tf32 = tf32
+        if halves is not None:
+            found[number] = (halves != x).double().mean().item(), x.double().mean().item()
+    return found
 
 
 def gradients(call: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> list[Tensor]:

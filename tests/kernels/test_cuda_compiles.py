@@ -83,8 +83,13 @@ def test_every_variant_with_normalization_compiles(architecture):
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_every_variant_of_a_whole_stage_compiles(architecture):
-    for variant in ({"INPUT": 0, "VECTOR": 4}, {"INPUT": 3, "VECTOR": 8}, {"INPUT": 0, "VECTOR": 4, "SOFT": 1}):
+    variants = [{"INPUT": 0, "VECTOR": 4}, {"INPUT": 3, "VECTOR": 8}, {"INPUT": 0, "VECTOR": 4, "SOFT": 1}]
+    variants += [{"INPUT": i, "VECTOR": 8, "HALVES": 1} for i in (0, 3)]
+    for variant in variants:
         assert entries("spiking_conv.cu", architecture, BLOCKS=3, CHANNELS=6, **variant) == {"spiking_convolution"}
+    for vector in (1, 4):
+        found = entries("spike_products.cu", architecture, INPUT=2, VECTOR=vector)
+        assert found == {"scaled_halves", "two_halves"}
 
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])

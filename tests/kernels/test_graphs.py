@@ -240,6 +240,49 @@ def test_inputs_copied_for_nothing_change_no_result(recordings):
     assert len(recordings) == 2
 
 
+@torch.no_grad()
+def test_of_two_modes_in_turn_each_takes_its_own_inputs(recordings):
+    fast = graphed(lambda x: torch.nn.functional.linear(x, x))
+    for number in (1.0, 2.0):
+        x = torch.full((2, 2), number)
+        fast(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            fast(3 * x)
+        (single,), (half,) = recordings
+        assert (single[0, 0], half[0, 0]) == (number, 3 * number)
+
+
+@torch.no_grad()
+def test_a_call_waits_for_those_on_other_streams_only(recordings, monkeypatch):
+    class Stream:
+        def __init__(self):
+            self.waited = []
+            self.wait_event = self.wait_stream = self.waited.append
+
+        def record_event(self):
+            return self, "done"
+
+    one, other = Stream(), Stream()
+    current = [one]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: current[0])
+    model = Twice().eval()
+    fast, x = graphed(model), torch.ones(3)
+    for _ in range(3):
+        fast(x)
+    current[0] = other
+    for _ in range(2):
+        fast(x)
+    assert (one.waited, other.waited) == ([], [(one, "done")])
+    model.weight.mul_(2)  # the inputs are taken for nothing
+    model.forward = lambda x: x
+    fast(x)
+    current[0] = one
+    del model.forward
+    model.weight.div_(2)
+    fast(x)
+    assert one.waited == [other]
+
+
 def test_what_cannot_be_a_replay_is_an_ordinary_call(recordings):
     model = Twice()
     fast = graphed(model)
@@ -563,6 +606,24 @@ def test_a_network_on_a_gpu():
         frames = torch.randn(4, 2, 2, 32, 32, generator=torch.Generator().manual_seed(seed)).cuda()
         torch.testing.assert_close(fast(frames), model(frames))
     assert len(fast.graphs) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@torch.no_grad()
+def test_calls_on_two_streams_of_a_gpu():
+    fast = graphed(nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(20))).cuda().eval())
+    inputs = torch.randn(8, 64, 512, device="cuda")
+    expected = [fast.function(x) for x in inputs]
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    torch.cuda.synchronize()
+    found = []
+    for number in range(24):
+        with torch.cuda.stream(streams[number % 3]):
+            found.append(fast(inputs[number % 8]))
+    torch.cuda.synchronize()
+    for number, result in enumerate(found):
+        torch.testing.assert_close(result, expected[number % 8])
 
 
 @pytest.mark.gpu

@@ -82,6 +82,19 @@ def test_spikes_and_potential(device, size, options, start):
     assert (found[1].cpu() - after).norm() / after.norm() < (1e-5 if exact else 0.02)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_spikes_in_half_precision(device, autocast):
+    x, weight, norm, v = case(T=2, W=16)
+    given = (x.to(device), weight.to(device), v.to(device), to(device, norm))
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        found, after = spiking_conv_cupy.spiking_convolution(*given, eps=1e-3, halves=True, **NEURON)
+        expected, potential = spiking_conv_cupy.spiking_convolution(*given, eps=1e-3, **NEURON)
+    assert (found.dtype, expected.dtype) == (torch.float16, torch.bfloat16 if autocast else torch.float32)
+    assert torch.equal(found.float(), expected.float())
+    assert torch.equal(after, potential)
+    assert found.float().mean() > 0.02
+
+
 def test_bfloat16_under_autocast(device):
     x, weight, norm, v = case()
     x = x.bfloat16().float()

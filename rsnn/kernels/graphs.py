@@ -115,8 +115,10 @@ class Graphed(Generic[Result]):
         with self._lock:  # the tensors of a graph are its own: one call at a time
             likely = None if training else self._begin(called, tensors)
             graph = self._graph_of(inputs, called, tensors)
+            if isinstance(graph, _Graph):
+                return graph.replay(None if graph is likely else tensors)
             if graph is not None and not graph.waits():
-                return graph.replay(inputs, taken=graph is likely)
+                return graph.replay(inputs)
         return self.function(*inputs)
 
     def _begin(self, called: object, tensors: list[Tensor]) -> _Graph | None:
@@ -201,14 +203,10 @@ class _Graph:
             self.run, self.outputs = record(without_cached_casts(function, device), self.static.inputs, device)
             check_copied(self.outputs)
 
-    def waits(self) -> bool:
-        """Tell whether the tensors are needed as they are; never."""
-        return False
-
-    def replay(self, inputs: tuple[Any, ...], *, taken: bool) -> Any:
-        """Run the graph on `inputs`, which it may have `taken`, and return copies of its outputs."""
-        if not taken:
-            self.static.take(tensors_in(inputs))
+    def replay(self, tensors: Sequence[Tensor] | None) -> Any:
+        """Run the graph on `tensors`, None if it has them already, and return copies of its outputs."""
+        if tensors is not None:
+            self.static.take(tensors)
         self.run()
         outputs = mapped(torch.clone, self.outputs)
         self.static.release()
@@ -260,9 +258,8 @@ class _TrainingGraph:
         last = None if self.last is None else self.last()
         return last is not None and not last.over
 
-    def replay(self, inputs: tuple[Any, ...], *, taken: bool) -> Any:
-        """Run forward on `inputs`, not yet `taken`, and return copies of its outputs; their gradients run backward."""
-        assert not taken
+    def replay(self, inputs: tuple[Any, ...]) -> Any:
+        """Run forward on `inputs` and return copies of its outputs; their gradients run backward."""
         results = iter(_Replay.apply(self, *tensors_in(inputs), *self.module.parameters()))
         return mapped(lambda _: next(results), self.outputs)
 

@@ -1,9 +1,9 @@
 """Products of weights with spikes in half precision, on the tensor cores of a GPU (`spike_products.cu`).
 
-A spike is 0 or 1, which a half holds exactly, and a weight in half precision has as many bits as in TF32: so are
-PyTorch's convolutions of float32 by default. Half as many bytes come and go, and the products take half the time. What
-a convolution adds up is rounded to 11 bits as well. Fully connected layers, which PyTorch keeps in float32, have their
-weights in two halves each. Without gradients only.
+A spike is 0 or 1, which a half holds exactly, and a weight in half precision has as many bits as in TF32, in which
+PyTorch's convolutions of float32 are by default. Half as many bytes come and go, and the products take half the time.
+A convolution's sums are rounded to 11 bits as well. Of a fully connected layer, where PyTorch stays with float32, each
+weight is the sum of two halves. Without gradients only.
 """
 
 from __future__ import annotations

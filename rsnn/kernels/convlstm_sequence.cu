@@ -36,7 +36,6 @@ constexpr int kPairs = ROWS / 2, kAcross = WIDTH / 16, kGroups = kAcross * kPair
 constexpr int kHalfRow = (WIDTH / 2 + 1) * 8, kRow = 2 * kHalfRow, kPiece = (ROWS + 2) * kRow, kPixels = kPieces * kPiece;
 constexpr int kSent = WIDTH * kFrom * 2;               // bytes of a row of hidden states
 
-__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
 __device__ __forceinline__ unsigned factors(float x, float y) { return halves_of(limited(x), limited(y)); }
 
 // A hidden state of the next step's products is the one that is stored: it goes on from there, and so does backward.

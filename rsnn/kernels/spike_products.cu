@@ -1,8 +1,6 @@
 // Weights as the factors of spikes in products of half precision, written anew at every call. A half holds a spike
 // exactly, and 11 bits of a weight, which are TF32's.
 
-__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
-
 // Weights of a convolution (D, C, K), K pixels, as (D, K, C). Those of an output channel, a block's, come times a power
 // of two, with which their absolute values add up to at most 2^15, so that no sum of them is beyond a half. The mean and
 // the gain of the normalization after it, (D) both, come so that they make up for that, exactly; no gain (0) is 1.

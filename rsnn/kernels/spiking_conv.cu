@@ -30,7 +30,6 @@ constexpr Spike kOne = 0x3f80;
 #endif
 
 #if INPUT == 0
-__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
 __device__ __forceinline__ unsigned factors(float x, float y) { return halves_of(limited(x), limited(y)); }
 __device__ __forceinline__ void multiply_factors(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     multiply_half(c, a, b);

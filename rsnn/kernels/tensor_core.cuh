@@ -154,6 +154,9 @@ inline void arrived() {}
 inline void warp_together() { warp_on_host(); }
 #endif
 
+// A number that a half can hold; what is not a number stays that.
+__device__ __forceinline__ float limited(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
+
 // Past the first level of the cache where that can be, with 16 bytes.
 template <int kBytes>
 __device__ __forceinline__ void start_copy_past_l1(void* to, const void* from, bool exists) {

@@ -13,6 +13,7 @@ multi-step neurons, in float32. Both are timed in turn; a figure is the median o
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -281,6 +282,7 @@ def lif_alone(bench: Bench) -> None:
         bench.target(f"LIF kernel, {phase}: share of the copy bandwidth, worst size", "LIF", worst)
 
 
+@functools.cache
 def networks(bench: Bench) -> tuple[rsnn.RSNN, PlainNetwork, Tensor]:
     """Return the network, the same the plain way, and frames (T, N, 2, H, W) of the distinct recordings."""
     model, frames, *_ = subject(bench.model, bench.distinct)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -257,7 +258,7 @@ def test_a_disk_that_fills_while_hdf5_is_written(tmp_path, rng, monkeypatch):
     pytest.importorskip("h5py")
     events = random_events(rng, 3000)
     monkeypatch.setattr(hdf5, "EVENTS_AT_ONCE", 1000)
-    room = iter([1 << 30, hdf5.KEPT_BYTES + 13_000, hdf5.KEPT_BYTES + 12_999])
+    room = iter([1 << 30, 1 << 30, hdf5.KEPT_BYTES + 13_000, hdf5.KEPT_BYTES + 12_999])
     monkeypatch.setattr(hdf5.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(room)))
     with pytest.raises(InputError, match=r"clip\.h5 cannot be written \(.*No space left on device\)"):
         write_events(tmp_path / "clip.h5", events)
@@ -265,6 +266,31 @@ def test_a_disk_that_fills_while_hdf5_is_written(tmp_path, rng, monkeypatch):
     assert not list(room)
     monkeypatch.setattr(hdf5.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     assert read_events(write_events(tmp_path / "clip.h5", events)) == events
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot try how far a file may grow")
+@pytest.mark.parametrize("limit", [1000, 9_000_000])
+def test_a_quota_that_fills_while_hdf5_is_written(tmp_path, limit):
+    """In a process of its own, which the library would crash; a limit of files stands for a quota."""
+    pytest.importorskip("h5py")
+    script = f"""
+import resource
+import numpy as np
+from rsnn.data import Events, write_events
+from rsnn.errors import InputError
+n, rng = 1_500_000, np.random.default_rng(0)
+x, y, p = rng.integers(0, 128, n), rng.integers(0, 128, n), rng.integers(0, 2, n)
+events = Events(t=rng.integers(0, 1 << 40, n).cumsum(), x=x, y=y, p=p, sensor_size=(128, 128))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    write_events("clip.h5", events)
+except InputError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "clip.h5 cannot be written ([Errno 27] File too large); expected" in ran.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):

@@ -1,6 +1,6 @@
 """HDF5 with `events/t`, `x`, `y`, `p`, as DSEC has it, and the sensor's size as Prophesee writes it; needs `h5py`.
 
-The HDF5 library crashes the process when a disk is full. So the room is looked at before it is needed.
+The HDF5 library crashes the process when a disk or a quota is full. So the room is tried before it is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from rsnn.errors import MissingDependencyError
 NAME = "HDF5"
 CHUNK_EVENTS = 1 << 16
 EVENTS_AT_ONCE = 1 << 18
-KEPT_BYTES = 1 << 22  # that the library may hold back of what it was given: a cache of 1 MiB for each column
+CACHE_BYTES = 1 << 20  # of a column; the library's own choice differs by its version
+KEPT_BYTES = 4 * CACHE_BYTES  # that the library may hold back of what it was given
 
 
 def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) -> None:
@@ -29,7 +30,8 @@ def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) ->
             "HDF5 needs the package 'h5py', which is not installed; run: pip install 'rsnn[formats]'"
         ) from error
     width, height = sensor_size
-    with h5py.File(path, "w") as file:
+    _check_room(path, KEPT_BYTES)
+    with h5py.File(path, "w", rdcc_nbytes=CACHE_BYTES) as file:
         file.attrs["geometry"] = f"{width}x{height}"
         columns = {
             name: file.create_dataset(
@@ -56,5 +58,17 @@ def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) ->
 
 
 def _check_room(path: Path, needed: int) -> None:
+    """Check that a file can grow by so many bytes, by letting it grow for a moment where the system can do that."""
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), size, needed)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+        finally:
+            os.ftruncate(file.fileno(), size)

@@ -71,8 +71,8 @@ def backwards(event: int, before_us: int, t_us: int) -> Fault:
     )
 
 
-def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:
-    """Return `sensor_size` as two plain positive integers.
+def check_sensor_size(sensor_size: tuple[int, int], name: str = "sensor_size") -> tuple[int, int]:
+    """Return `sensor_size`, which the caller knows as `name`, as two plain positive integers.
 
     Raises:
         InputError: it is not a (width, height) of whole numbers between 1 and 65536.
@@ -82,10 +82,10 @@ def check_sensor_size(sensor_size: tuple[int, int]) -> tuple[int, int]:
         width, height = (operator.index(side) for side in sensor_size)
     except (TypeError, ValueError):
         raise InputError(
-            f"sensor_size is {sensor_size!r}; expected two whole numbers (width, height), such as (128, 128)"
+            f"{name} is {sensor_size!r}; expected two whole numbers (width, height), such as (128, 128)"
         ) from None
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise InputError(f"sensor_size is ({width}, {height}); expected sides between 1 and {LARGEST_SIDE} pixels")
+        raise InputError(f"{name} is ({width}, {height}); expected sides between 1 and {LARGEST_SIDE} pixels")
     return width, height
 
 

@@ -15,10 +15,12 @@ from rsnn.checks import check_whole, is_number
 from rsnn.data.events import Events
 from rsnn.data.simulate.footage import LUMA, check_fps, read_frames
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
-from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, join
+from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, check_memory, join
 from rsnn.data.simulate.readout import Readout
 from rsnn.errors import InputError, shown
 
+LATEST_US = 1 << 53  # before or after 0, up to which floats hold whole microseconds
+LONGEST_US = 24 * 3_600_000_000  # from one frame to the next
 ONE_AS_BITS = int(np.float32(1).view(np.uint32))
 
 Frames = str | os.PathLike[str] | Iterable[tuple[npt.NDArray[Any], int]] | Iterable[npt.NDArray[Any]]
@@ -94,12 +96,18 @@ def _simulate(
         frame = _check_frame(image, number, pixels.shape if pixels else None)
         if pixels is None or readout is None:
             shape = (frame.shape[0], frame.shape[1])
+            check_memory(shape)
             pixels = DVSPixels(shape, chosen, np.random.default_rng(pixel_seed))
             readout = Readout(shape, chosen, np.random.default_rng(readout_seed))
             start_us = time_us
         elif time_us <= last_us:
             raise InputError(
                 f"frame {number} is at {time_us} us and the one before at {last_us} us; expected times that increase"
+            )
+        elif time_us - last_us > LONGEST_US:
+            raise InputError(
+                f"frame {number} is at {time_us} us and the one before at {last_us} us, more than a day apart; "
+                "expected times in microseconds that all count from the same moment"
             )
         last_us = time_us
         parts += pixels.advance(frame, time_us)
@@ -156,15 +164,23 @@ def _images(frames: Iterable[Any], step_us: float) -> Iterator[tuple[npt.NDArray
 
 def _check_time(time: object, number: int) -> int:
     try:
-        return operator.index(time)  # type: ignore[arg-type]
+        time_us = operator.index(time)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(
             f"the time of frame {number} is {time!r}; expected whole microseconds, such as int(seconds * 1e6)"
         ) from None
+    if abs(time_us) > LATEST_US:
+        raise InputError(
+            f"the time of frame {number} is {time_us}; expected microseconds between {-LATEST_US} and {LATEST_US}"
+        )
+    return time_us
 
 
 def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | None) -> npt.NDArray[Any]:
-    frame = np.asarray(image)
+    try:
+        frame = np.asarray(image)
+    except Exception as error:  # what other libraries raise when they are asked for an array
+        raise InputError(f"frame {number} is no array ({error}); expected (H, W), or (H, W, 3)") from error
     if frame.ndim not in (2, 3) or 0 in frame.shape or (frame.ndim == 3 and frame.shape[2] != 3):
         raise InputError(
             f"frame {number} has shape {frame.shape}; expected (H, W), or (H, W, 3) for red, green and blue"

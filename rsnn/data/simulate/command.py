@@ -20,8 +20,8 @@ from rsnn.data.simulate.footage import read_frames
 from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.stills import list_members, record_images
-from rsnn.data.writers import write_events
-from rsnn.errors import ConfigError, suggest
+from rsnn.data.writers import FORMAT_OF_SUFFIX, write_events
+from rsnn.errors import ConfigError, InputError, suggest
 
 
 def simulate(
@@ -68,6 +68,11 @@ def simulate(
             build_cifar10dvs(source, output, seed=seed, jobs=jobs, on_progress=advance)
         return _many(output, 10_000, began)
     if moving and holds_many(source):
+        if output.suffix.lower() in FORMAT_OF_SUFFIX and not output.is_dir():
+            raise InputError(
+                f"{output} is the name of one recording, and {source} holds many stills; expected the name of a folder "
+                f"for theirs: --format {output.suffix.lower()} says what they will be"
+            )
         total = len(list_members(source))
         with progress("recording", total) as advance:
             record_images(
@@ -92,7 +97,10 @@ def simulate(
     with progress("recording", total_frames) as advance:
         seen = tally.frames(frames, advance)
         write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format)
-    return tally.sentence(output, time.perf_counter() - began)
+    said = tally.sentence(output, time.perf_counter() - began)
+    if (format or FORMAT_OF_SUFFIX[output.suffix.lower()]) == "nmnist":
+        said += "; the file does not say its sensor: pass sensor_size in read_events, --sensor-size in `rsnn convert`"
+    return said
 
 
 def holds_many(source: Path) -> bool:

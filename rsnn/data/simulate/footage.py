@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from rsnn.checks import as_float, is_number
 from rsnn.data.events import check_sensor_size
 from rsnn.data.files import as_path
+from rsnn.data.simulate.pixels import check_memory
 from rsnn.errors import InputError, MissingDependencyError, shown
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue, ITU-R BT.601, as Pillow and FFmpeg
@@ -110,7 +112,8 @@ def read_frames(
     source = as_path(path)
     rate = None if fps is None else check_fps(fps)
     if size is not None:
-        size = check_sensor_size(size)
+        size = check_sensor_size(size, "size")
+        check_memory((size[1], size[0]))
     gamma = check_gamma(gamma)
     if source.is_dir():
         if not list_images(source):
@@ -122,6 +125,11 @@ def read_frames(
         return Footage(source, "folder", rate, size, gamma)
     if not source.is_file():
         raise InputError(f"{source} does not exist; expected a video, an animated picture or a folder of images")
+    if source.suffix.lower() == ".zip" and zipfile.is_zipfile(source):
+        raise InputError(
+            f"{source} is a zip; expected a video, an animated picture or a folder of images: unpack it, or, if it "
+            "holds stills to be moved, use record_images (rsnn simulate --moving)"
+        )
     if is_image(source) or _is_image_to_ffmpeg(source):
         with open_image(source) as picture:
             if count_frames(picture) == 1:
@@ -313,7 +321,7 @@ def _video(path: Path) -> Iterator[tuple[Any, Fraction, str]]:
                 picture = picture.rotate(turn, expand=True) if turn else picture
                 yield picture, seconds - first, f"{path}: frame {number}"
         except av.FFmpegError as error:
-            raise InputError(f"{path} cannot be decoded ({error}); expected a whole video") from error
+            raise InputError(f"{path} cannot be decoded ({error.strerror}); expected a whole video") from error
 
 
 def _is_image_to_ffmpeg(path: Path) -> bool:
@@ -331,11 +339,12 @@ def _open_video(path: Path) -> Any:
             "images and animated pictures need nothing more"
         ) from error
     try:
-        container = av.open(os.fspath(path))
+        # FFmpeg takes what stands before a colon for a protocol, and "12:30.mp4" is a file.
+        container = av.open(os.fspath(path.absolute()))
     except av.FFmpegError as error:
         raise InputError(
-            f"{path} is not a video that FFmpeg reads ({error}); expected a video, an animated picture or a folder of "
-            "images"
+            f"{path} is not a video that FFmpeg reads ({error.strerror}); expected a video, an animated picture or a "
+            "folder of images"
         ) from error
     if not container.streams.video:
         container.close()

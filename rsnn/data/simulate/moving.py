@@ -13,6 +13,7 @@ Letters: H height, W width of the sensor.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from rsnn.checks import as_float, check_whole, is_number
 from rsnn.data.events import check_sensor_size
 from rsnn.data.simulate.footage import LUMA, as_intensity, check_gamma, open_image, upright
+from rsnn.data.simulate.pixels import check_memory
 from rsnn.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def moving_image(
 
     Args:
         image: a file (its name, or opened), an image of Pillow, or an array (H, W) or (H, W, 3) in RGB, uint8 or float
-            from 0 to 1. A photo is turned upright as its EXIF orientation says.
+            from 0 to 1; the first frame of an animated picture. A photo is turned upright as its EXIF orientation says.
         size: (width, height) of the sensor in pixels.
         distance: sensor pixels that a way goes along x and along y; a loop is as wide and as high as twice that.
         loop_us: microseconds for one loop of four ways.
@@ -67,15 +69,7 @@ def moving_image(
         InputError: the picture cannot be read, or an argument is out of its range.
 
     """
-    W, H = check_sensor_size(size)
-    if not (is_number(distance) and 0 < distance <= min(W, H)):
-        raise InputError(f"distance is {shown(distance)}; expected pixels, above 0 and at most {min(W, H)}")
-    distance = as_float(distance)
-    loop_us, loops = check_whole("loop_us", loop_us, 1), check_whole("loops", loops, 1)
-    gamma = check_gamma(gamma)
-    frames = 4 * math.ceil(distance / LONGEST_STEP)
-    if loop_us < frames:
-        raise InputError(f"loop_us is {loop_us}; expected at least {frames} for a loop of this size")
+    (W, H), distance, loop_us, loops, gamma, frames = _as_numbers(size, distance, loop_us, loops, gamma)
     # Sensor pixels that the picture reaches beyond each side of the sensor, so that no border is ever seen.
     margin = math.ceil(distance)
     picture = _load(image, (W + 2 * margin, H + 2 * margin))
@@ -87,6 +81,39 @@ def moving_image(
     for view in views:
         view.flags.writeable = False
     return ((views[number % frames], number * loop_us // frames) for number in range(loops * frames + 1))
+
+
+def check_movement(**movement: Any) -> None:
+    """Check arguments of `moving_image`, without a picture.
+
+    Raises:
+        InputError: one is out of its range.
+        TypeError: it has no such argument.
+
+    """
+    given = inspect.signature(moving_image).bind(None, **movement)
+    given.apply_defaults()
+    _as_numbers(**given.kwargs)
+
+
+def _as_numbers(
+    size: tuple[int, int], distance: float, loop_us: int, loops: int, gamma: float
+) -> tuple[tuple[int, int], float, int, int, float, int]:
+    """Return the arguments of `moving_image` as Python's numbers, and how many frames a loop has."""
+    W, H = check_sensor_size(size, "size")
+    if not (is_number(distance) and 0 < distance <= min(W, H)):
+        raise InputError(
+            f"distance is {shown(distance)}; expected pixels, above 0 and at most {min(W, H)}, the shorter side of "
+            f"{W} x {H}"
+        )
+    distance = as_float(distance)
+    loop_us, loops = check_whole("loop_us", loop_us, 1), check_whole("loops", loops, 1)
+    gamma = check_gamma(gamma)
+    frames = 4 * math.ceil(distance / LONGEST_STEP)
+    if loop_us < frames:
+        raise InputError(f"loop_us is {loop_us}; expected at least {frames} for a loop of this size")
+    check_memory((H, W), frames * np.dtype(np.float32).itemsize)
+    return (W, H), distance, loop_us, loops, gamma, frames
 
 
 def _see(picture: FloatArray, size: tuple[int, int], margin: int, right: float, down: float) -> FloatArray:

@@ -15,13 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.data.frames import memory_bytes
 from rsnn.data.simulate.parameters import DVSParameters
+from rsnn.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
 DARKEST_CUTOFF = 0.1  # of cutoff_hz at zero intensity, v2e's lowest pole
 BRIGHT_SHOT_NOISE = 0.25  # of shot_noise_rate_hz at full intensity, v2e's SHOT_NOISE_INTEN_FACTOR
+PIXEL_BYTES = 80  # that a simulated pixel takes at least, its frame included
 SMALLEST_THRESHOLD = 0.01  # of log intensity; mismatch cannot take a pixel below it (as in v2e)
 
 
@@ -51,7 +54,8 @@ class DVSPixels:
         excess: level minus the level at the last event.
         noise_until: noise events a microsecond of all pixels up to this one.
         noise_lost: share of the noise that is not there in full light.
-        noise_on: probability that a noise event is ON.
+        noise_on: probability that a noise event is ON. It is that in the dark: in full light, where shot noise is a
+            quarter and what a hot pixel adds is all there, slightly more of a hot pixel's events should be ON.
 
     """
 
@@ -241,6 +245,22 @@ class DVSPixels:
         self._hold(pixel, when + pause, start_us, span_us)
         t = start_us + when * span_us
         return PixelEvents(t, pixel, p)
+
+
+def check_memory(shape: tuple[int, int], image_bytes: int = 0) -> None:
+    """Check that this machine has the memory for H x W pixels, and for images of so many bytes a pixel besides.
+
+    Raises:
+        InputError: it has less: a system that promises more ends the process that uses it.
+
+    """
+    H, W = shape
+    needed, there = H * W * (PIXEL_BYTES + image_bytes), memory_bytes()
+    if there is not None and needed > there:
+        raise InputError(
+            f"a sensor of {W} x {H} pixels takes {needed:,} bytes or more to simulate, and this machine has {there:,}; "
+            "expected smaller frames: size=(width, height) in read_frames and moving_image (rsnn simulate --size)"
+        )
 
 
 def _thresholds(nominal: float, sigma: float, size: int, rng: np.random.Generator) -> FloatArray:

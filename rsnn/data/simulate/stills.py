@@ -21,7 +21,7 @@ from rsnn.data.files import as_path, locked, remove_partial, replacing
 from rsnn.data.processes import check_not_started_again, pool
 from rsnn.data.simulate.camera import to_events
 from rsnn.data.simulate.footage import is_image
-from rsnn.data.simulate.moving import moving_image
+from rsnn.data.simulate.moving import check_movement, moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.writers import FORMAT_OF_SUFFIX, write_events
 from rsnn.errors import InputError, shortened
@@ -131,6 +131,7 @@ def record(
     if suffix not in FORMAT_OF_SUFFIX:
         raise InputError(f"suffix is {suffix!r}; expected one of {', '.join(FORMAT_OF_SUFFIX)}")
     check_whole("seed", recorder.seed, 0)
+    check_movement(**recorder.movement)
     jobs = os.cpu_count() or 1 if jobs is None else check_whole("jobs", jobs, 1)
     members = members or list_members(recorder.images)
     targets = {member: _target(member, suffix) for member in members}

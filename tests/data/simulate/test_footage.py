@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import os
 import shutil
+import zipfile
 from fractions import Fraction
 
 import numpy as np
@@ -71,6 +73,15 @@ def test_a_video_has_times_of_its_own(tmp_path):
     assert frames[5][0].dtype == np.uint8
     assert np.abs(frames[5][0].astype(int) - ball(5)).mean() < 6
     assert [t for _, t in read_frames(tmp_path / "film.mp4", fps=240)][:4] == [0, 4167, 8333, 12_500]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "my film % ü?.mp4", "-v.mp4"])
+def test_a_video_may_have_any_name(tmp_path, monkeypatch, name):
+    write_video(tmp_path / "film.mp4", [ball(k) for k in range(3)])
+    (tmp_path / "film.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert [t for _, t in read_frames(name)] == [0, 20_000, 40_000]
 
 
 def test_a_video_of_uneven_times_keeps_them(tmp_path):
@@ -203,6 +214,10 @@ def test_what_is_no_film_is_refused(tmp_path):
     picture(1).save(tmp_path / "one.png")
     with pytest.raises(InputError, match=r"is a single image.*--moving"):
         read_frames(tmp_path / "one.png")
+    with zipfile.ZipFile(tmp_path / "stills.zip", "w") as archive:
+        archive.write(tmp_path / "one.png", "one.png")
+    with pytest.raises(InputError, match=r"stills\.zip is a zip; expected .*rsnn simulate --moving"):
+        read_frames(tmp_path / "stills.zip")
     (tmp_path / "bad.gif").write_bytes(b"GIF89a and no more")
     with pytest.raises(InputError, match=r"bad\.gif"):
         read_frames(tmp_path / "bad.gif")

@@ -235,6 +235,9 @@ def test_bad_arguments_are_named(arguments, message):
 def test_numbers_beyond_the_end_are_an_index_error():
     with pytest.raises(IndexError, match="clip 3 of 3"):
         SimulatedGestures(3)[3]
+    with pytest.raises(IndexError, match="clip 3 of 3"):
+        SimulatedGestures(3).subject(3)
+    assert SimulatedGestures(3).subject(-1) == SimulatedGestures(3).subject(2)
 
 
 def test_frames_of_clips_can_be_cached(tmp_path):

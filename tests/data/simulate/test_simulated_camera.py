@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
-from rsnn.data.simulate import PRESETS, DVSParameters, iter_events, to_events
+from rsnn.data.simulate import PRESETS, DVSParameters, iter_events, moving_image, pixels, read_frames, to_events
 from rsnn.errors import ConfigError, InputError, UnknownNameError
 
 BLACK, WHITE = np.zeros((3, 4), dtype=np.uint8), np.full((3, 4), 255, dtype=np.uint8)
@@ -71,12 +72,29 @@ def test_frames_may_be_larger_than_bytes_of_a_cache_and_of_any_shape(rng):
         ([(np.zeros(5, dtype=np.uint8), 0)], "has shape (5,)"),
         ([(np.zeros((3, 4, 4), dtype=np.uint8), 0)], "has shape (3, 4, 4)"),
         ([(np.zeros((0, 4), dtype=np.uint8), 0)], "has shape (0, 4)"),
+        ([([[0.1, 0.2], [0.3]], 0)], "frame 0 is no array ("),
+        ([(torch.zeros(3, 4, requires_grad=True), 0)], "frame 0 is no array ("),
+        ([(BLACK, 2**62), (WHITE, 2**62 + 1)], "frame 0 is 4611686018427387904; expected microseconds between"),
+        ([(BLACK, 0), (WHITE, 1_790_000_000_000_000)], "and the one before at 0 us, more than a day apart"),
     ],
 )
 def test_bad_frames_are_refused(frames, words):
     with pytest.raises(InputError) as error:
         to_events(frames)
     assert words in str(error.value)
+
+
+def test_a_sensor_that_memory_cannot_hold_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(pixels, "memory_bytes", lambda: 1000)
+    message = r"a sensor of 4 x 3 pixels takes 960 bytes"
+    assert len(to_events([BLACK, WHITE], "clean", fps=10))
+    monkeypatch.setattr(pixels, "memory_bytes", lambda: 900)
+    with pytest.raises(InputError, match=message + r" or more .*this machine has 900; expected smaller frames: size="):
+        to_events([BLACK, WHITE], "clean", fps=10)
+    with pytest.raises(InputError, match=message):
+        read_frames(tmp_path, size=(4, 3))
+    with pytest.raises(InputError, match=r"a sensor of 4 x 3 pixels takes 2,880 bytes"):
+        moving_image(WHITE, size=(4, 3))  # which keeps the 40 frames of a loop
 
 
 @pytest.mark.parametrize(

@@ -218,13 +218,18 @@ def test_several_processes_make_what_one_makes(tmp_path):
         ({"jobs": True}, "jobs is True"),
         ({"seed": -1}, "seed is -1"),
         ({"suffix": "npz"}, "suffix is 'npz'"),
-        ({"loops": 0}, "loops is 0"),
+        ({"loops": 0}, "^loops is 0"),
+        ({"size": (2, 2)}, "^distance is 2.5; .* at most 2, the shorter side of 2 x 2"),
+        ({"distance": object()}, "^distance is <object"),
         ({"parameters": "dirty"}, "no preset 'dirty'"),
     ],
 )
 def test_bad_arguments_are_refused(pictures, tmp_path, arguments, words):
     with pytest.raises(rsnn.errors.RSNNError, match=words):
         record_images(pictures, tmp_path / "out", **arguments)
+    with pytest.raises(TypeError, match="'loop'"):
+        record_images(pictures, tmp_path / "out", loop=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_pictures_are_refused(pictures, tmp_path):
@@ -390,6 +395,7 @@ def test_the_command_writes_any_format(tmp_path, suffix):
     assert ran.exit_code == 0, ran.output
     expected = to_events(tmp_path / "film", "clean", fps=500, seed=3)
     assert f"{len(expected):,} events in 0.01 s, 32 x 24 pixels" in ran.output
+    assert ("does not say its sensor" in ran.output) == (suffix == ".bin")
     events = read_events(tmp_path / f"out{suffix}")
     for column in "txyp":
         assert np.array_equal(getattr(events, column), getattr(expected, column))
@@ -441,6 +447,7 @@ def test_the_command_builds_the_stand_in(two_of_each, tmp_path):
         (["{film}", "{out}.npz", "--fps", "9", "--set", "pos_thres=-1"], "pos_thres is -1.0"),
         (["{film}", "{out}.npz", "--fps", "9", "--size", "5"], "expected WIDTHxHEIGHT"),
         (["{film}", "{out}", "--moving", "--fps", "9"], "--fps is for films"),
+        (["{film}", "{out}.NPZ", "--moving"], "NPZ is the name of one recording, and"),
         (["{film}", "{out}", "--cifar10dvs", "--size", "5x5"], "--size is for films and stills of your own"),
         (["nothing.mp4", "{out}.npz"], "does not exist"),
     ],

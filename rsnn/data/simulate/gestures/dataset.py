@@ -124,9 +124,14 @@ class SimulatedGestures:
         return [f"{self.split}-seed{self.seed}-{index}" for index in range(len(self))]
 
     def subject(self, index: int) -> int:
-        """Return the number of the performer of clip `index`."""
+        """Return the number of the performer of clip `index`.
+
+        Raises:
+            IndexError: there is no such clip.
+
+        """
         first, number = SUBJECTS[self.split]
-        return first + int(self._rng(index, 0).integers(number))
+        return first + int(self._rng(self._place(index), 0).integers(number))
 
     def __getitem__(self, index: int) -> tuple[Events, int]:
         """Return clip `index` and its label; times start near 0.

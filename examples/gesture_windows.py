@@ -201,7 +201,7 @@ def _seen_by_kernel(
     rng: np.random.Generator,
     kernel: Callable[[str], Callable[..., None]],
 ) -> tuple[Tensor, Tensor]:
-    """Return what `_seen` does by the kernels of `train_gesture.cu`, and `target`, on the words' device."""
+    """Return what `_seen` does by the kernels of `gesture_windows.cu`, and `target`, on the words' device."""
     device, N, sources = parts[0].device, len(parts), len(noise.sample)
     # All that the device has to know in one array, and so in one copy that nothing waits for.
     columns = [

@@ -88,7 +88,7 @@ def real_clips(path: Path) -> Iterator[tuple[str, Events, str]]:
 def simulated_clips(number: int, file: Path | None) -> EventArchive | SimulatedGestures:
     """Return the simulated test clips, from `file` where that is given; it is written first where it is not there."""
     clips = SimulatedGestures(number, seed=0, split="test")
-    if file is None:
+    if file is None or not number:
         return clips
     if not file.exists():
         with Pool() as pool:
@@ -112,7 +112,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
     model = rsnn.load(arguments.model)
-    assert model.class_names == tuple(NAMES), model.class_names
+    if model.class_names != tuple(NAMES):
+        parser.error(
+            f"{arguments.model} knows {', '.join(model.class_names or ['no names'])}; expected {', '.join(NAMES)}"
+        )
+    clips = simulated_clips(arguments.samples, arguments.keep)
+    if len(clips) < arguments.samples:
+        parser.error(f"{arguments.keep} holds {len(clips)} clips, fewer than --samples {arguments.samples}; delete it")
     figures: dict[str, float] = {}
     if arguments.real:
         right: dict[str, list[bool]] = {}
@@ -124,17 +130,15 @@ def main() -> None:
         for kind, hits in right.items():
             figures[f"real_{kind}"] = len(hits)
             figures[f"real_{kind}_accuracy"] = float(np.mean(hits))
-    clips = simulated_clips(arguments.samples, arguments.keep)
     labels = clips.labels
     hits = dict.fromkeys(CHANGES, 0)
-    number = min(len(clips), arguments.samples)
-    for index in track(range(number), "simulated clips"):
+    for index in track(range(arguments.samples), "simulated clips"):
         events, label = clips.events(index), int(labels[index])
         for change, function in CHANGES.items():
             changed = function(events, np.random.default_rng((index, 1)))
             hits[change] += model.predict(changed).index == label
-    if number:
-        figures |= {f"{change}_accuracy": right_ones / number for change, right_ones in hits.items()}
+    if arguments.samples:
+        figures |= {f"{change}_accuracy": right_ones / arguments.samples for change, right_ones in hits.items()}
     for name, value in figures.items():
         print(f"{name:28} {value:.4f}")
     if arguments.json:

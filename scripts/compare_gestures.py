@@ -2,7 +2,8 @@
 
     python scripts/compare_gestures.py --real dvsgesture_clips.npz --clips 220 --sheets folder
 
-Every figure is of the first 1.45 s (the length of the real clips), cut into 20 frames:
+Every figure is of the first 1.45 s (the length of the real clips), cut into 20 frames; of
+simulated clips the 5th and 95th percentile are printed, and the median in brackets:
 
     event rate      events a second
     ON share        of all events
@@ -92,7 +93,7 @@ def simulated(job: tuple[int, int, int]) -> tuple[int, list[float], np.ndarray]:
 
 
 def line(name: str, values: Sequence[str]) -> str:
-    return f"| {name:28} | " + " | ".join(f"{value:>13}" for value in values) + " |"
+    return f"| {' | '.join([name, *values])} |"
 
 
 def show(value: float) -> str:
@@ -102,13 +103,14 @@ def show(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, help="archive of real clips, 128 x 128 pixels")
-    parser.add_argument("--clips", type=int, default=220)
+    parser.add_argument("--clips", type=int, default=220, help="simulated ones, of the classes in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets (PNG)")
     arguments = parser.parse_args()
-
     names = SimulatedGestures.class_names
+    if arguments.clips < len(names):
+        parser.error(f"--clips is {arguments.clips}; expected at least one of each class, {len(names)}")
     real: dict[int, list[tuple[list[float], np.ndarray]]] = {}
     if arguments.real:
         archive = EventArchive(arguments.real, sensor_size=(128, 128))
@@ -119,14 +121,14 @@ def main() -> None:
         made = pool.map(simulated, jobs, chunksize=4)
 
     print(line("", COLUMNS))
-    print("|" + "---|" * (len(COLUMNS) + 1))
+    print("|---|" + "---:|" * len(COLUMNS))
     for label, clips in sorted(real.items()):
         for values, _ in clips:
             print(line(f"real {names[label]}", [show(value) for value in values]))
 
     def spread_of(kept: list[list[float]]) -> list[str]:
         low, middle, high = np.percentile(kept, [5, 50, 95], axis=0)
-        return [f"{show(a)} {show(m)} {show(b)}" for a, m, b in zip(low, middle, high, strict=True)]
+        return [f"{show(a)} \N{EN DASH} {show(b)} ({show(m)})" for a, m, b in zip(low, middle, high, strict=True)]
 
     for label, name in enumerate(names):
         kept = [values for this, values, _ in made if this == label]

@@ -4,15 +4,15 @@
 
 For each clip, and for simulated gestures with the preset as it is:
 
-    ON share       of all events
-    ON repeated    share of the ON events that their pixel sends again within 3 us,
-    again          probability that such a repeat is itself repeated,
-    gap            and the mean time between them, us
-    OFF repeated   the same of OFF events
-    ON-OFF         share of the ON events (repeats left out) that an OFF event of their pixel follows within 3 ms,
-    median, sd     its delay, us, and the standard deviation of the delay's natural logarithm
-    OFF-ON         the same with the polarities the other way round
-    least gap      the first percentile of the times between events of a pixel beyond 3 us
+    ON share                   of all events
+    ON repeated                share of the ON events that their pixel sends again within 3 us,
+    again                      probability that such a repeat is itself repeated,
+    gap                        and the mean time between them
+    OFF repeated               the same of OFF events
+    OFF within 3 ms after ON   share of the ON events (repeats left out) that an OFF event of their pixel follows,
+    median, sd of log          its delay, and the standard deviation of the delay's natural logarithm
+    ON within 3 ms after OFF   the same with the polarities the other way round
+    least gap                  the first percentile of the times between events of a pixel beyond 3 us
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ import numpy as np
 from rsnn.data import EventArchive, Events
 from rsnn.data.simulate import PRESETS, SimulatedGestures
 
-COLUMNS = ("ON share", "ON repeated", "again", "gap", "OFF repeated", "ON-OFF", "median", "sd", "OFF-ON", "least gap")
+COLUMNS = (
+    "ON share",
+    "ON repeated",
+    "again",
+    "gap, µs",
+    "OFF repeated",
+    "OFF within 3 ms after ON",
+    "median, µs",
+    "sd of log",
+    "ON within 3 ms after OFF",
+    "least gap, µs",
+)
 AT_ONCE_US, SOON_US = 3, 3000
 
 
@@ -56,6 +67,10 @@ def figures(events: Events) -> list[float]:
     ]
 
 
+def show(value: float) -> str:
+    return f"{value:.5f}" if 0 < value < 1e-4 else f"{value:.3g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="real clips, 128 x 128 pixels")
@@ -70,7 +85,7 @@ def main() -> None:
     names = [name.removeprefix("real ") for name, _ in rows]
     rows += [(f"simulated {clips.class_names[i]}", clips[i][0]) for i in range(11) if clips.class_names[i] in names]
     for name, events in rows:
-        print(f"| {name} | " + " | ".join(f"{value:.3g}" for value in figures(events)) + " |")
+        print(f"| {name} | " + " | ".join(map(show, figures(events))) + " |")
 
 
 if __name__ == "__main__":

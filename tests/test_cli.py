@@ -173,6 +173,8 @@ def test_demo_of_a_gesture_that_there_is_none_of():
     ran = invoke("demo", "--gesture", "cartwheel")
     assert ran.exit_code == 1
     assert "no gesture 'cartwheel'; expected one of hand_clap" in " ".join(ran.output.split())
+    ran = invoke("demo", "--gesture", "arm_rol")
+    assert "Did you mean 'arm_roll'" in " ".join(ran.output.split())
 
 
 def test_models_lists_names_and_weights():

@@ -16,7 +16,7 @@ from rich.table import Table
 import rsnn
 from rsnn.cli.console import DEFAULT_MODEL, ModelOption, out, refuse
 from rsnn.data import Events
-from rsnn.errors import InputError, UnknownNameError
+from rsnn.errors import InputError, UnknownNameError, suggest
 from rsnn.models import EventClassifier
 from rsnn.models.prediction import frames_of
 
@@ -53,12 +53,14 @@ def demo(
 
 
 def simulated_gesture(gesture: str, seed: int) -> Events:
-    """Return a recording of the gesture by a performer of the test part, one of its own for each seed."""
+    """Return a recording of the gesture by a performer of the test part, drawn by the seed."""
     from rsnn.data.simulate import SimulatedGestures
 
     names = SimulatedGestures.class_names
     if gesture not in names:
-        raise UnknownNameError(f"there is no gesture {gesture!r}; expected one of {', '.join(names)}.")
+        raise UnknownNameError(
+            f"there is no gesture {gesture!r}; expected one of {', '.join(names)}.{suggest(gesture, names)}"
+        )
     clips = SimulatedGestures(len(names), seed, split="test", duration_s=(1.5, 1.5))
     return clips[names.index(gesture)][0]
 

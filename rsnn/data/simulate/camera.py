@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rsnn.checks import check_whole, is_number
 from rsnn.data.events import Events
-from rsnn.data.simulate.footage import LUMA, check_fps, read_frames
+from rsnn.data.simulate.footage import LUMA, check_array, check_fps, read_frames
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.pixels import DVSPixels, PixelEvents, check_memory, join
 from rsnn.data.simulate.readout import Readout
@@ -181,16 +181,11 @@ def _check_frame(image: npt.NDArray[Any], number: int, shape: tuple[int, int] | 
         frame = np.asarray(image)
     except Exception as error:  # what other libraries raise when they are asked for an array
         raise InputError(f"frame {number} is no array ({error}); expected (H, W), or (H, W, 3)") from error
-    if frame.ndim not in (2, 3) or 0 in frame.shape or (frame.ndim == 3 and frame.shape[2] != 3):
-        raise InputError(
-            f"frame {number} has shape {frame.shape}; expected (H, W), or (H, W, 3) for red, green and blue"
-        )
+    check_array(frame, f"frame {number}")
     if shape is not None and frame.shape[:2] != shape:
         raise InputError(f"frame {number} has shape {frame.shape[:2]} and the first one {shape}; expected one size")
     if frame.dtype == np.uint8:
         return frame if frame.ndim == 2 else (frame @ LUMA) / np.float32(255)
-    if frame.dtype.kind != "f":
-        raise InputError(f"frame {number} holds {frame.dtype} values; expected uint8 (0 to 255) or float (0 to 1)")
     frame32 = np.ascontiguousarray(frame, dtype=np.float32)
     # As whole numbers the bits of 0 to 1 are the least, so one fast pass shows that all is well; -0.0 looks bad there.
     if frame32.view(np.uint32).max() > ONE_AS_BITS and not (frame.min() >= 0 and frame.max() <= 1):

@@ -21,7 +21,7 @@ from rsnn.data.simulate.moving import moving_image
 from rsnn.data.simulate.parameters import DVSParameters, resolve_parameters
 from rsnn.data.simulate.stills import list_members, record_images
 from rsnn.data.writers import FORMAT_OF_SUFFIX, write_events
-from rsnn.errors import ConfigError, InputError, suggest
+from rsnn.errors import ConfigError, InputError, RecordingError, suggest
 
 
 def simulate(
@@ -96,7 +96,15 @@ def simulate(
     tally = _Tally()
     with progress("recording", total_frames) as advance:
         seen = tally.frames(frames, advance)
-        write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format)
+        try:
+            write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format)
+        except RecordingError as error:
+            if tally.number:
+                raise
+            raise InputError(
+                f"nothing in {source} changes enough for an event; expected two frames or more that differ: lower "
+                "thresholds see more (--set pos_thres=0.1 --set neg_thres=0.1)"
+            ) from error
     said = tally.sentence(output, time.perf_counter() - began)
     if (format or FORMAT_OF_SUFFIX[output.suffix.lower()]) == "nmnist":
         said += "; the file does not say its sensor: pass sensor_size in read_events, --sensor-size in `rsnn convert`"

@@ -141,6 +141,19 @@ def read_frames(
     return Footage(source, "video", rate, size, gamma)
 
 
+def check_array(image: npt.NDArray[Any], name: str) -> None:
+    """Check that an array is an image, (H, W) or (H, W, 3), of bytes or of floats.
+
+    Raises:
+        InputError: it is not; the message calls it by `name`.
+
+    """
+    if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] != 3):
+        raise InputError(f"{name} has shape {image.shape}; expected (H, W), or (H, W, 3) for red, green and blue")
+    if image.dtype != np.uint8 and image.dtype.kind != "f":
+        raise InputError(f"{name} holds {image.dtype} values; expected uint8 (0 to 255) or float (0 to 1)")
+
+
 def check_fps(fps: Any) -> Fraction:
     """Return a frame rate as an exact number.
 

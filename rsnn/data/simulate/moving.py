@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from rsnn.checks import as_float, check_whole, is_number
 from rsnn.data.events import check_sensor_size
-from rsnn.data.simulate.footage import LUMA, as_intensity, check_gamma, open_image, upright
+from rsnn.data.simulate.footage import LUMA, as_intensity, check_array, check_gamma, open_image, upright
 from rsnn.data.simulate.pixels import check_memory
 from rsnn.errors import InputError, shown
 
@@ -172,12 +172,9 @@ def _opened(image: Any) -> Any:
 
 
 def _as_codes(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] != 3):
-        raise InputError(f"image has shape {image.shape}; expected (H, W), or (H, W, 3) for red, green and blue")
+    check_array(image, "image")
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
-    if image.dtype.kind != "f":
-        raise InputError(f"image holds {image.dtype} values; expected uint8 (0 to 255) or float (0 to 1)")
     if not (image.min() >= 0 and image.max() <= 1):
         raise InputError(f"image holds values from {image.min()} to {image.max()}; expected floats between 0 and 1")
     grey = image if image.ndim == 2 else image @ LUMA

@@ -70,6 +70,11 @@ class Recorder:
         except InputError as error:
             raise InputError(f"{self.images}: {member}: {error}") from error
         events = to_events(frames, self.parameters, seed=(self.seed, *member.encode()))
+        if not len(events):
+            raise InputError(
+                f"{self.images}: {member} has too little contrast for an event; expected lower thresholds, or a folder "
+                "without it"
+            )
         if not self.on_its_side:
             return events
         W, H = events.sensor_size

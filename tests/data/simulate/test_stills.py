@@ -435,6 +435,19 @@ def test_the_command_builds_the_stand_in(two_of_each, tmp_path):
     assert len(SimulatedCIFAR10DVS(tmp_path / "out", "all")) == 4
 
 
+def test_what_sets_off_no_event_is_named(tmp_path):
+    for number in range(2):
+        (tmp_path / "grey").mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 90, dtype=np.uint8)).save(tmp_path / "grey" / f"{number}.png")
+    ran = simulate(tmp_path / "grey", tmp_path / "out.npz", "--fps", 100, "--preset", "clean")
+    assert ran.exit_code == 1
+    assert "grey changes enough for an event; expected two frames or more that differ" in ran.output
+    ran = simulate(tmp_path / "grey", tmp_path / "out", "--moving", "--jobs", 1, "--size", "9x9", "--preset", "clean")
+    assert ran.exit_code == 1
+    assert "grey: 0.png has too little contrast for an event" in ran.output
+    assert not (tmp_path / "out.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

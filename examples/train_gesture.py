@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["cl"])
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each model")
     parser.add_argument(
-        "--start", metavar="FOLDER", help="go on from FOLDER/<name>, or from the zoo where it is not there"
+        "--start", metavar="FOLDER", help="go on from FOLDER/<name>, or from the zoo where it is not there (or: zoo)"
     )
     parser.add_argument(
         "--window",
@@ -339,12 +339,24 @@ def main() -> None:
     parser.add_argument("--simulators", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="processes that film")
     parser.add_argument("--threads", type=int, default=1, help="of each training on a CPU")
     options = parser.parse_args()
+    for name in ("minutes", "lr", "batch", "simulators", "threads"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name} is {getattr(options, name)}; expected more than 0")
+    if not 0 < options.window[0] <= options.window[1]:
+        parser.error(f"--window is {options.window[0]} {options.window[1]}; expected 0 < SHORTEST <= LONGEST")
+    if options.start not in (None, "zoo") and not Path(options.start).is_dir():
+        parser.error(f"--start {options.start} is no folder; expected one of checkpoints, or zoo")
     if options.most is not None and options.most < max(options.least, 1):
         parser.error(f"--most {options.most} is less than --least {options.least}: the training would never begin")
     names = [name for kind in options.models for name in MODELS[kind]]
     if len(set(names)) < len(names):
         parser.error(f"--models {' '.join(options.models)} trains a model twice: {', '.join(sorted(names))}")
     film = options.film or options.device
+    try:
+        for name in options.teachers:
+            rsnn.load(name)
+    except rsnn.errors.RSNNError as error:
+        parser.error(f"--teachers: {error}")
     try:
         SimulatedGestures(1, device=film)[0]
     except rsnn.errors.RSNNError as error:

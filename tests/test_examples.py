@@ -182,6 +182,26 @@ def test_one_model_is_not_trained_twice(tmp_path):
     assert "convlstm-gesture-cl-sum, convlstm-gesture-cl-sum" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--minutes nan", "--minutes is nan; expected more than 0"),
+        ("--simulators 0", "--simulators is 0"),
+        ("--window 3 1", "--window is 3.0 1.0; expected 0 < SHORTEST <= LONGEST"),
+        ("--window 0 1", "--window is 0.0 1.0"),
+        ("--start run/gesture", "--start run/gesture is no folder; expected one of checkpoints, or zoo"),
+        ("--teachers rsnn-gesture-cl rsnn-gesture-xl", "--teachers: "),
+    ],
+)
+def test_arguments_that_would_end_a_training_later_are_refused(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, "argv", ["train_gesture.py", str(tmp_path / "out"), *arguments.split()])
+    monkeypatch.setattr(train_gesture, "get_context", None)  # nothing is to begin
+    with pytest.raises(SystemExit):
+        train_gesture.main()
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_end_before_the_begin_is_refused(tmp_path):
     command = [sys.executable, EXAMPLE, tmp_path, "--least", "30", "--most", "29"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rsnn.data.simulate import SimulatedGestures
 
 CLASSES, OTHER = 11, 10
-OTHERS = 3  # clips of other_gestures beside those of each round of the eleven: there are as many kinds of them
+OTHERS = 3  # clips of other_gestures beside the one of each round of the eleven, since there are 36 kinds of them
 TOGETHER = CLASSES + OTHERS  # clips of a file
 SECONDS = {"train": (0.8, 6.0), "short": (0.5, 2.0)}  # of the clips to train with; validation clips are as the test's
 TICK_US = 100  # events are kept in 32 bits: ticks since the clip's begin, y, x, polarity

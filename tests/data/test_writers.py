@@ -283,7 +283,7 @@ x, y, p = rng.integers(0, 128, n), rng.integers(0, 128, n), rng.integers(0, 2, n
 events = Events(t=rng.integers(0, 1 << 40, n).cumsum(), x=x, y=y, p=p, sensor_size=(128, 128))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    write_events("clip.h5", events)
+    write_events("clip.h5", (events[k : k + 7000] for k in range(0, n, 7000)))
 except InputError as error:
     print(error)
 """

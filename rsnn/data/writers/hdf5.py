@@ -46,11 +46,14 @@ def write(path: Path, pieces: Iterator[Events], sensor_size: tuple[int, int]) ->
             )
             for name in "txyp"
         }
-        length = 0
+        length = spare = 0
         for piece in pieces:
             for first in range(0, len(piece), EVENTS_AT_ONCE):
                 part = piece[first : first + EVENTS_AT_ONCE]
-                _check_room(path, len(part) * EVENT_DTYPE.itemsize + KEPT_BYTES)
+                if spare < len(part):  # events for which there is room
+                    _check_room(path, EVENTS_AT_ONCE * EVENT_DTYPE.itemsize + KEPT_BYTES)
+                    spare = EVENTS_AT_ONCE
+                spare -= len(part)
                 for name, column in columns.items():
                     column.resize((length + len(part),))
                     column[length:] = getattr(part, name)

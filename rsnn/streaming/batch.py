@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,8 +182,9 @@ class StreamBatch:
     def flush(self) -> list[list[Timed]]:
         """End the open step now, and predict from what there is, between two hops too: for the end of a recording."""
         outputs = self.run(slicer.close(slicer.step + 1) if slicer.events else () for slicer in self.slicers)
-        for output, track in zip(outputs, self._tracks, strict=True):
-            logits = track.due_early()
+        for i, (output, track) in enumerate(zip(outputs, self._tracks, strict=True)):
+            with self._naming([i]):
+                logits = track.due_early()
             if logits is not None:
                 output.append(self._timed(track, logits))
         return outputs
@@ -193,7 +195,8 @@ class StreamBatch:
         The first steps of all streams come first, then the second ones, and so on.
 
         Raises:
-            InputError: there are not as many as streams.
+            InputError: there are not as many as streams, or the model was changed since a window began, so that it does
+                not take the window's state.
 
         """
         listed = list(slices)
@@ -205,11 +208,13 @@ class StreamBatch:
             return outputs
         with evaluating(self.model):
             while frames:
-                self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
+                with self._naming(frames):
+                    self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
                 for i in frames:
                     track = self._tracks[i]
                     oldest = track.windows[0]
-                    logits = track.end_step()
+                    with self._naming([i]):
+                        logits = track.end_step()
                     if all(window is not oldest for window in track.windows):
                         self._step.give_back(oldest.state)
                     if logits is not None:
@@ -273,6 +278,21 @@ class StreamBatch:
             "frame_size": list(preprocessing.frame_size),
             "num_classes": self.model.num_classes,
         }
+
+    @contextmanager
+    def _naming(self, streams: Iterable[int]) -> Iterator[None]:
+        """Let an error at a step say which of these streams a change of the model stopped, and what to do."""
+        try:
+            yield
+        except InputError as error:
+            begun = [str(i) for i in streams if self._tracks[i].has_begun()]
+            if not begun:
+                raise
+            which = "the stream" if len(self) == 1 else f"stream {' and '.join(begun)}"
+            raise InputError(
+                f"the model was changed while {which} ran, and cannot go on from the state after the steps before "
+                f"({error}); expected the model as it was, or reset(), which begins anew"
+            ) from error
 
     def _check_number(self, given: list[Any], what: str) -> None:
         if len(given) != len(self):

@@ -124,8 +124,9 @@ class Slicer:
             return chunk
         fields = getattr(getattr(chunk, "dtype", None), "names", None) or ()
         if not set("txyp") <= set(fields) or getattr(chunk, "ndim", 0) != 1:
+            of = f" with the fields {', '.join(fields)}" if fields else ""
             raise InputError(
-                f"a stream got a {type(chunk).__name__}; expected rsnn.Events, or a structured array (n,) with the "
+                f"a stream got a {type(chunk).__name__}{of}; expected rsnn.Events, or a structured array (n,) with the "
                 "fields t, x, y and p"
             )
         height, width = self._preprocessing.frame_size

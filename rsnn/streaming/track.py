@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rsnn.errors import InputError
 from rsnn.streaming import trees
 from rsnn.streaming.slicer import Slice, Slicer
 from rsnn.streaming.snapshots import to_array
@@ -80,6 +81,10 @@ class Track:
         # Logits of the predictions so far, each weighted with decay ** (hops since), and the sum of these weights.
         self.evidence: Tensor | None = None
         self.weight = 0.0
+
+    def has_begun(self) -> bool:
+        """Tell whether something is kept of the steps before the next one."""
+        return self.evidence is not None or any(window.start < self.step for window in self.windows)
 
     def frames(self, slices: Iterable[Slice]) -> Iterator[npt.NDArray[np.float32] | None]:
         """Yield the frame of every step up to the last slice, None where it is silent; windows begin on the way."""
@@ -153,11 +158,13 @@ class Track:
     def _fade(self, hops: int) -> None:
         if hops and self.evidence is not None:
             factor = self.decay**hops
-            self.evidence, self.weight = self.evidence * factor, self.weight * factor
+            self.evidence, self.weight = (self.evidence * factor, self.weight * factor) if factor else (None, 0.0)
 
     def _weighed(self, window: Window) -> Tensor | None:
         if window.events == 0 or window.logits is None:  # silence says nothing
             return None
+        if self.evidence is not None and self.evidence.shape != window.logits.shape:
+            raise InputError(f"logits of {window.logits.shape[1]} classes, and of {self.evidence.shape[1]} before")
         self.evidence = window.logits if self.evidence is None else self.evidence + window.logits
         self.weight += 1.0
         return self.evidence / self.weight

@@ -465,6 +465,7 @@ def test_bad_chunks_change_nothing():
     array["x"][2] = 10
     for chunk, error, message in (
         ([1, 2], InputError, "expected rsnn.Events"),
+        (np.zeros(1, [("ts", int), ("x", int)]), InputError, "ndarray with the fields ts, x; expected rsnn.Events"),
         (good.to_structured()[["t", "x", "y"]], InputError, "fields t, x, y and p"),
         (random_events(5, 90_000, start_us=80_000, sensor_size=(34, 34)), InputError, "one sensor a stream"),
         (array, RecordingError, r"event 52 of the stream .*x = 10 lies outside.*sensor_size=.*--sensor-size"),

@@ -115,3 +115,46 @@ def test_a_time_may_be_an_array_of_one_number(as_time):
     batch.push([rsnn.Events(t=[0], x=[1], y=[1], p=[1], sensor_size=(10, 12))] * 2)
     found = batch.advance_to(as_time(61_000))
     assert [len(timed) for timed in found] == [61_000 // batch.timing.start_us(1)] * 2
+
+
+def test_other_classes_in_a_window_are_an_error_that_names_the_streams():
+    model = small_model()
+    batch = StreamBatch(model, 3, window_us=WINDOW_US)
+    events = random_events(300, 2 * WINDOW_US)
+    batch.push([events[:50], None, events[:50]])
+    model.reset_classifier(3)
+    with pytest.raises(InputError, match=r"changed while stream 0 ran.*reset\(\), which begins anew"):
+        batch.push([events[50:100], events[:50], None])
+    batch.reset(0)
+    (_, prediction), *_ = batch.push([events[:50], None, None])[0]
+    assert len(prediction.probabilities) == 3
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_other_classes_between_two_windows(decay):
+    """What decay keeps of the predictions before is of the former classes."""
+    model = small_model()
+    stream = model.stream(window_us=WINDOW_US, decay=decay)
+    events = random_events(300, 2 * WINDOW_US)
+    first = events.between(int(events.t[0]), int(events.t[0]) + WINDOW_US)
+    stream.push(first)
+    stream.advance_to(int(events.t[0]) + WINDOW_US)
+    model.reset_classifier(3)
+    if decay:
+        with pytest.raises(InputError, match="the stream ran.*logits of 3 classes, and of 5 before"):
+            stream.push(events[len(first) :])
+        stream.reset()
+    for _, prediction in (predictions := stream.push(events[len(first) :])):
+        assert len(prediction.probabilities) == 3
+    assert predictions
+
+
+def test_a_changed_model_at_the_end_of_a_recording():
+    model = small_model("mean")
+    stream = model.stream(window_us=WINDOW_US, hop_us=WINDOW_US // 2, decay=0.5)
+    events = random_events(300, WINDOW_US)
+    stream.push(events[:200])
+    model.reset_classifier(3)
+    with pytest.raises(InputError, match="the stream ran"):
+        stream.push(events[200:])
+        stream.flush()

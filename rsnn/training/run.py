@@ -35,7 +35,7 @@ from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
 from rsnn.training.phases import build, check_phases, own_preprocessing, usual_classes
 from rsnn.training.recipe import Phase, Recipe, check
 from rsnn.training.recipe_files import recipe_from
-from rsnn.training.sources import Part, has_test_part, open_part, own_test_part
+from rsnn.training.sources import Part, class_folders_in, has_test_part, open_part, own_test_part
 from rsnn.training.splits import cut_validation
 from rsnn.training.state import remove_leftovers, saving, write_json
 
@@ -91,6 +91,7 @@ def train(
             )
     check(recipe)
     folder = Path(output).expanduser()
+    _check_outside(folder, recipe.data.kind, data, test)
     accelerator = launch.accelerator(cpu=recipe.loop.cpu, accumulate=recipe.loop.accumulate)
     display = display if display is not None and accelerator.is_main_process else Display()
     if accelerator.device.type == "cpu" and torch.cuda.is_available() and not recipe.loop.cpu:
@@ -163,6 +164,17 @@ def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str
         everything.subset(validation, f"validation part: {how}"),
         None if tested is None else tested.labelled_for(class_names, num_classes),
     )
+
+
+def _check_outside(folder: Path, kind: str, *sources: Any) -> None:
+    """Raise TrainingError where the run's folder would be taken for a class of the recordings."""
+    for source in sources:
+        for classes in [] if source is None else class_folders_in(source, kind):
+            if folder.resolve().is_relative_to(classes.resolve()):
+                raise TrainingError(
+                    f"{folder} lies in {classes}, whose folders are classes of recordings, so that it would be taken "
+                    "for one; choose an --output beside it"
+                )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -224,6 +225,19 @@ def has_test_part(data: str | os.PathLike[str], kind: str) -> bool:
     return kind in OFFICIAL or _folder_parts(path) >= {"train", "test"}
 
 
+def class_folders_in(data: str | os.PathLike[str], kind: str) -> list[Path]:
+    """Return the folders of the data in which every folder is a class, whatever it is called."""
+    from rsnn.data.datasets.folder import MANIFEST
+
+    text = os.fspath(data)
+    path = as_path(text)
+    if kind == "simulated" or text.startswith("gestures:") or not path.is_dir() or (path / MANIFEST).is_file():
+        return []
+    if kind in OFFICIAL or (kind == "sign" and (path / SIGN_FILES["train"]).is_file()):
+        return []
+    return [path / part for part in sorted(_folder_parts(path))] or [path]
+
+
 def own_test_part(data: str | os.PathLike[str]) -> str:
     """Return the data whose test part tests what was trained on `data`: a tenth as many simulated recordings."""
     match = _SIMULATED.fullmatch(os.fspath(data))
@@ -341,7 +355,12 @@ def _is_folder_of_classes(path: Path) -> bool:
 
 def _archive(path: Path) -> Part:
     source, reader = open_source(path, None, "error")
-    if reader is not READERS["numpy"]:
+    alone = reader is not READERS["numpy"]
+    if not alone:
+        with contextlib.suppress(RecordingError):  # it holds several, or is damaged, which the archive says better
+            reader.read(source)
+            alone = True
+    if alone:
         raise InputError(
             f"{path} is one recording ({source.format}), whose class nothing says; expected an archive of labelled "
             "ones (.npz), or a folder with a folder for each class"

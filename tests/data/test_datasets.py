@@ -602,6 +602,10 @@ def test_folders_that_are_none(tmp_path):
         EventFolder(tmp_path / "none")
     with pytest.raises(RecordingError, match="holds no recordings; expected <class>/<recording>, or <part>/<class>/"):
         EventFolder(tmp_path)
+    write_clips(tmp_path / "class", ["1.npz", "2.npz"])
+    with pytest.raises(RecordingError, match="files in .*class itself, here 2, are of no class"):
+        EventFolder(tmp_path / "class")
+    (tmp_path / "class").rename(tmp_path / ".class")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("not a recording\n")
     with pytest.raises(RecordingError, match=r"notes\.txt begins with"):

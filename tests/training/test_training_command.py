@@ -197,6 +197,29 @@ def test_fine_tuning_in_one_command(start, folder, tmp_path):
     assert rsnn.load(tmp_path / "run" / "model").class_names == ("left", "right", "top")
 
 
+@pytest.mark.parametrize("within", [".", "run", "left/run"])
+def test_a_run_is_not_put_among_the_classes_it_learns(start, folder, tmp_path, monkeypatch, within):
+    """The folder of the run would be a class of the next training."""
+    before = sorted(folder.rglob("*"))
+    monkeypatch.chdir(folder)
+    result = invoke("train", "--from", start, "--data", "../mine", "--output", within)
+    assert result.exit_code == 1
+    assert "choose an --output beside it" in result.output
+    tested = invoke("train", "--from", start, "--data", tmp_path / "other", "--test", ".", "--output", within)
+    assert "choose an --output beside it" in tested.output
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_run_may_lie_beside_the_parts_it_learns(start, folder, tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    folder.rename(tmp_path / "project" / "train")
+    monkeypatch.chdir(tmp_path / "project")
+    words = ("train", "--from", start, "--data", ".", "--set", "phases.joint.epochs=1", "--output")
+    assert "choose an --output beside it" in invoke(*words, "train/run").output
+    assert invoke(*words, "runs/one").exit_code == 0
+    assert invoke(*words, "runs/two").exit_code == 0
+
+
 @pytest.mark.slow
 def test_the_example_of_fine_tuning(start, folder, tmp_path):
     example = Path(__file__).parents[2] / "examples" / "fine_tune_folder.py"

@@ -93,6 +93,12 @@ def test_data_that_are_not_there_or_have_no_labels(archive, tmp_path):
     np.savez(tmp_path / "unlabelled.npz", **arrays)
     with pytest.raises(InputError, match="no labels"):
         open_part(tmp_path / "unlabelled.npz")
+    rsnn.data.write_events(tmp_path / "one.npz", rsnn.data.EventArchive(archive)[0])
+    with pytest.raises(InputError, match="is one recording .* expected an archive of labelled ones"):
+        open_part(tmp_path / "one.npz")
+    (tmp_path / "damaged.npz").write_bytes(archive.read_bytes()[:-50])
+    with pytest.raises(RecordingError, match=r"damaged\.npz"):
+        open_part(tmp_path / "damaged.npz")
 
 
 def test_a_number_of_simulated_gestures_is_that_many(tmp_path, monkeypatch):

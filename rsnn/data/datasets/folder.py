@@ -50,9 +50,11 @@ class EventFolder(EventDataset):
             raise RecordingError(f"{root} is no folder; expected one with a folder of recordings for each class")
         rows = _from_manifest(root) if (root / MANIFEST).is_file() else _from_folders(root)
         if not rows:
+            files = sum(path.is_file() and path.name != MANIFEST for path in _visible(root))
             raise RecordingError(
                 f"{root} holds no recordings; expected <class>/<recording>, or <part>/<class>/<recording> if it has a "
                 f"folder {', '.join(PARTS[:-1])} or {PARTS[-1]}, or the table {MANIFEST}"
+                + (f"; files in {root} itself, here {files}, are of no class" if files else "")
             )
         class_names = sorted({label for _, label, _ in rows})
         parts = sorted({part for _, _, part in rows if part})

@@ -54,7 +54,7 @@ def resolve(
         "force_download": force_download,
     }
     text = os.fspath(source)
-    if not isinstance(source, str) or _is_written_as_path(text):
+    if not isinstance(source, str) or is_written_as_path(text):
         if revision is not None:
             raise InputError(f"{shown(text)} is a folder; revision={revision!r} goes with 'org/name' only")
         return Checkpoint(_folder(text), text)
@@ -69,7 +69,8 @@ def resolve(
     raise _unknown(text)
 
 
-def _is_written_as_path(text: str) -> bool:
+def is_written_as_path(text: str) -> bool:
+    """Tell whether a text names a folder, as against a model of the zoo or a repository on the Hub."""
     return text in (".", "..", "~") or bool(_PATH_START.match(text))
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rsnn.errors import ConfigError
+from rsnn.hub.resolution import is_written_as_path
 from rsnn.models.preprocessing import Normalize, Preprocessing, SplitBy
 from rsnn.training.augment import Augment
 
@@ -239,6 +241,14 @@ class Recipe:
         """Return it as plain data, which `recipe_from` takes back."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
+
+    def for_others(self) -> Recipe:
+        """Return it as a checkpoint keeps it: of a folder to start from the name, and not where it lies."""
+        if not is_written_as_path(self.start):
+            return self
+        folder = Path(self.start).expanduser()
+        name = folder.name if folder.name not in ("", "..") else folder.resolve().name
+        return dataclasses.replace(self, start=f"./{name}")
 
 
 def check(recipe: Recipe) -> None:

@@ -12,9 +12,11 @@ import numpy as np
 
 from rsnn.energy import energy_report
 from rsnn.errors import shortened
+from rsnn.hub.resolution import is_written_as_path
 from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
 from rsnn.plots import save_figure
+from rsnn.training.recipe import Recipe
 from rsnn.training.sources import Part
 from rsnn.training.state import saving
 
@@ -25,12 +27,13 @@ MOST_NAMED = 60  # classes of a confusion matrix
 LONGEST_NAME = 40  # of a class in it
 
 
-def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: Part) -> None:
+def write(folder: Path, model: EventClassifier, recipe: Recipe, metrics: dict[str, Any], shown: Part) -> None:
     """Write the pictures and the model into the run's folder.
 
     Args:
         folder: of the run.
         model: with the selected weights.
+        recipe: what they were trained by, as others may read it.
         metrics: of the run; what the report adds is put in.
         shown: recordings whose energy is measured.
 
@@ -50,9 +53,9 @@ def write(folder: Path, model: EventClassifier, metrics: dict[str, Any], shown: 
             model,
             target,
             lambda config: cards.published_card(
-                config, _facts(metrics, final), metrics[final], energy, weights, source=cards.HERE
+                config, _facts(recipe, metrics, final), metrics[final], energy, weights, source=cards.HERE
             ),
-            recipe=metrics["recipe"],
+            recipe=recipe.to_dict(),
         )
     with saving(folder, INTACT):
         curves(metrics["phases"], folder / "curves.png")
@@ -67,18 +70,19 @@ def _energy(model: EventClassifier, shown: Part) -> dict[str, Any]:
     return energy_report(model, (shown.read(int(i)) for i in chosen)).to_dict()
 
 
-def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:
+def _facts(recipe: Recipe, metrics: dict[str, Any], final: str) -> cards.Facts:
     """Return what a card says, as far as a program can know it; the author adds the data's licence and the limits."""
-    recipe, parts = metrics["recipe"], metrics["parts"]
+    parts = metrics["parts"]
     tested = parts["test"]
     phases = ", then ".join(
-        f"{name} ({phase['model']}, {len(phase['history'])} epochs, epoch {phase['selected_epoch']} selected)"
+        f"{name} ({phase['model']}, epoch {phase['selected_epoch']} of {len(phase['history'])} selected)"
         for name, phase in metrics["phases"].items()
     )
+    starts = f", which wants the model {recipe.start} too" if is_written_as_path(recipe.start) else ""
     return cards.Facts(
-        name=recipe["name"],
+        name=recipe.name,
         data=f"Trained on: {parts['training']['text']} ({parts['training']['recordings']} recordings).",
-        dataset=_dataset(recipe["data"]["kind"], parts["training"]["text"]),
+        dataset=_dataset(recipe.data.kind, parts["training"]["text"]),
         split=f"Validated on the {parts['validation']['text']} ({parts['validation']['recordings']} recordings), which "
         f"selected the epoch and nothing else. "
         + (f"Tested once, at the end, on {tested['text']}. " if tested else "No part was held out to test on. ")
@@ -87,7 +91,7 @@ def _facts(metrics: dict[str, Any], final: str) -> cards.Facts:
         evaluated_on=f"{final.partition('_')[0]} part",
         selected_accuracies=(metrics["selected_accuracy"],),
         last_accuracies=(metrics["last_accuracy"],),
-        reproduce=f"{metrics['command']}  # in this folder: config.json has the recipe",
+        reproduce=f"{metrics['command']}  # in this folder: config.json has the recipe{starts}",
         limits="Say here what the model cannot do, or was not tried on, before you share it.",
         licence="other",
     )

@@ -331,12 +331,12 @@ def _keep(recipe: Recipe, name: str, phase: Phase, training: Part, result: Phase
     for kind in ("last", "selected"):
         model.load_state_dict(getattr(result, kind))
         with saving(where / kind, "the trained weights are intact"):
-            save_model(model, where / kind, cards.plain_card, recipe=recipe.to_dict())
+            save_model(model, where / kind, cards.plain_card, recipe=recipe.for_others().to_dict())
     history, selected = result.place.history, result.place.selected_epoch
     write_json(
         where / METRICS_FILE,
         {
-            "model": phase.model or recipe.start,
+            "model": phase.model or recipe.for_others().start,
             "selected_epoch": selected,
             "selected_accuracy": history[selected - 1]["accuracy"],
             "last_accuracy": history[-1]["accuracy"],
@@ -395,7 +395,8 @@ def _finish(
     for kind in ("selected", "last"):
         metrics[f"{kind}_accuracy"] = results[f"{final}_{kind}"].accuracy
     if accelerator.is_main_process:
-        report.write(folder, zoo.load(where / "selected"), metrics, parts.test or parts.validation)
+        trained = zoo.load(where / "selected")
+        report.write(folder, trained, recipe.for_others(), metrics, parts.test or parts.validation)
         write_json(folder / METRICS_FILE, metrics)
         (folder / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()

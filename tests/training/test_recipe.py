@@ -7,7 +7,7 @@ import pytest
 
 import rsnn
 from rsnn.errors import ConfigError, UnknownNameError
-from rsnn.training import list_recipes, load_recipe, recipe_from
+from rsnn.training import Recipe, list_recipes, load_recipe, recipe_from
 from rsnn.training.recipe_files import field_names
 
 TABLE_1 = [
@@ -181,3 +181,22 @@ def test_all_fields_can_be_named():
     names = field_names()
     assert len(names) == len(set(names))
     assert {"optimizer.lr", "phases.classifier.freeze_encoder", "augment.flip", "seed"} <= set(names)
+
+
+def test_others_learn_the_name_of_the_folder_that_a_run_went_on_from_alone(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for start, expected in (
+        (str(tmp_path / "a b"), "./a b"),
+        ("../runs/.one/", "./.one"),
+        (".", "./mine"),
+        ("..", f"./{tmp_path.name}"),
+        ("~", f"./{tmp_path.name}"),
+        ("~/x", "./x"),
+        ("rsnn-nmnist-cl", "rsnn-nmnist-cl"),
+        ("org/name@main", "org/name@main"),
+        ("", ""),
+    ):
+        recipe = Recipe(start=start)
+        assert recipe.for_others() == dataclasses.replace(recipe, start=expected)

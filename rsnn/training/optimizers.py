@@ -43,15 +43,19 @@ def make_schedule(
             pct_start=max(settings.warmup, 2 / (total + 1)),
             cycle_momentum="momentum" not in optimizer.defaults,
         )
+    after: torch.optim.lr_scheduler.LRScheduler
     if settings.kind == "step":
-        return schedules.StepLR(optimizer, settings.step_epochs * updates, settings.factor)
-    if settings.kind == "constant":
-        return schedules.ConstantLR(optimizer, 1.0)
-    cosine = schedules.CosineAnnealingLR(optimizer, max(total - warm, 1))
+        after = schedules.StepLR(optimizer, settings.step_epochs * updates, settings.factor)
+    elif settings.kind == "constant":
+        after = schedules.ConstantLR(optimizer, 1.0)
+    else:
+        after = schedules.CosineAnnealingLR(optimizer, max(total - warm, 1))
     if not warm:
-        return cosine
+        return after
     rise = schedules.LinearLR(optimizer, 1 / (warm + 1), total_iters=warm)
-    return schedules.SequentialLR(optimizer, [rise, cosine], [warm])
+    if settings.kind == "cosine":  # it begins where the rise ends
+        return schedules.SequentialLR(optimizer, [rise, after], [warm])
+    return schedules.ChainedScheduler([rise, after])
 
 
 class Average:

@@ -167,8 +167,8 @@ class Schedule:
     Attributes:
         kind: `"cosine"` to zero, `"onecycle"` from a 25th up to the rate and down, `"step"` by `factor` every
             `step_epochs`, or `"constant"`.
-        warmup: share of the phase in which the rate rises (`"cosine"`, `"onecycle"`); the other kinds have none.
-        step_epochs, factor: of `"step"`.
+        warmup: share of the phase in which the rate rises to what the kind says, at its beginning.
+        step_epochs, factor: of `"step"`, counted from the beginning of the phase.
 
     """
 

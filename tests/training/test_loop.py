@@ -491,6 +491,9 @@ def test_schedules():
     assert warm[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert warm[-1] < 0.1
     assert rates_of("constant") == [1.0] * 12
+    assert rates_of("constant", warmup=0.25) == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 9)
+    stepped = rates_of("step", step_epochs=1, factor=0.5, warmup=0.5)
+    assert stepped == pytest.approx([1 / 7, 2 / 7, 3 / 7, 4 / 7, 2.5 / 7, 3 / 7] + [0.5] * 2 + [0.25] * 4)
     assert rates_of("step", step_epochs=1, factor=0.5) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
     cycle = rates_of("onecycle", warmup=0.25)
     assert max(cycle) == pytest.approx(1.0, abs=0.05)

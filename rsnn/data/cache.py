@@ -34,8 +34,7 @@ from rsnn.data.frames import (
     check_size,
     check_split_by,
     crop_to_shape,
-    frames_bytes,
-    memory_bytes,
+    memory_warning,
     to_frames,
 )
 from rsnn.data.progress import progress
@@ -49,7 +48,6 @@ PATIENCE_S = 2.0  # how long this process builds alone before it asks how long t
 WORTH_WORKERS_S = 10.0  # what the rest must take for worker processes to be started
 MOST_WORKERS = 16
 BATCH = 16  # recordings of a usual one
-LARGE_SHARE = 4  # what a batch's frames may take of the memory without a word: a network keeps several times as much
 _ATTRIBUTES = ("labels", "ids", "class_names", "name", "split", "split_name", "sensor_size", "files", "events")
 _ELSEWHERE = (
     "a folder with room for it: RSNN_CACHE or root= names another one (rsnn train: --set data.cache=false goes without)"
@@ -192,16 +190,9 @@ def _check_recordings(dataset: Recordings) -> None:
 def _check_memory(framing: _Framing) -> None:
     """Warn where a batch takes much of the memory, and raise InputError where a recording takes more than there is."""
     T, (H, W) = framing.num_frames, framing.size
-    kind = np.dtype(np.float32)  # as networks take them
-    check_memory(T, H, W, kind)
-    there, batch = memory_bytes(), BATCH * frames_bytes(T, H, W, kind)
-    if there is not None and batch * LARGE_SHARE > there:
-        warnings.warn(
-            f"{T} frames of {W} x {H} pixels take {batch / BATCH / 1e9:,.1f} GB as {kind} and a batch of {BATCH} "
-            f"recordings {batch / 1e9:,.1f} GB, of {there / 1e9:,.1f} GB of memory; fewer or smaller frames, or fewer "
-            "recordings in a batch, take less",
-            stacklevel=3,
-        )
+    check_memory(T, H, W, np.dtype(np.float32))  # as networks take them
+    if said := memory_warning(T, H, W, BATCH):
+        warnings.warn(said, stacklevel=3)
 
 
 class _Framing(NamedTuple):

@@ -19,6 +19,7 @@ from rsnn.errors import InputError, suggest
 SPLITS = ("time", "number")
 FRAME_DTYPES = ("uint8", "uint16", "uint32", "float32")
 POLARITIES = 2
+LARGE_SHARE = 4  # what a batch's frames may take of the memory without a word: a network keeps several times as much
 
 
 def to_frames(
@@ -91,6 +92,19 @@ def check_memory(T: int, H: int, W: int, kind: np.dtype[Any]) -> None:
     there = memory_bytes()
     if there is not None and frames_bytes(T, H, W, kind) > there:
         raise _too_large(T, H, W, kind)
+
+
+def memory_warning(T: int, H: int, W: int, batch_size: int) -> str | None:
+    """Return what to say of batches of frames, as networks take them, that take much of this machine's memory."""
+    kind = np.dtype(np.float32)
+    there, one = memory_bytes(), frames_bytes(T, H, W, kind)
+    if there is None or batch_size * one * LARGE_SHARE <= there:
+        return None
+    return (
+        f"{T} frames of {W} x {H} pixels take {one / 1e9:,.1f} GB as {kind} and a batch of {batch_size} recordings "
+        f"{batch_size * one / 1e9:,.1f} GB, of {there / 1e9:,.1f} GB of memory; fewer or smaller frames, or fewer "
+        "recordings in a batch, take less"
+    )
 
 
 def frames_bytes(T: int, H: int, W: int, kind: np.dtype[Any]) -> int:

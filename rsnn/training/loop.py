@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rsnn import kernels
+from rsnn.data.frames import memory_warning
 from rsnn.errors import ConfigError, TrainingError
 from rsnn.models import EventClassifier
 from rsnn.training import losses, watch
@@ -90,6 +91,9 @@ class PhaseLoop:
                 "expected loop.graphs=false"
             )
         self.plan = Plan.of(len(training), loop.batch_size, loop.accumulate, accelerator.num_processes)
+        frames = model.preprocessing
+        if cache is None and (said := memory_warning(frames.num_frames, *frames.frame_size, self.plan.batch_size)):
+            display.say(said)  # a cache has said it
         if self.plan.batch_size < loop.batch_size:
             display.say(
                 f"batches of {self.plan.batch_size}: {len(training)} recordings are fewer than an update of "

@@ -390,8 +390,7 @@ def test_wrong_arguments(folder, tmp_path, arguments, message):
 
 def test_frames_that_take_much_memory(folder, tmp_path, monkeypatch):
     """20 x 16 pixels of four bytes are 2,560 bytes a frame; a batch of 16 recordings of 5 is 204,800."""
-    for module in ("frames", "cache"):
-        monkeypatch.setattr(f"rsnn.data.{module}.memory_bytes", lambda: 4 * 204_800)
+    monkeypatch.setattr("rsnn.data.frames.memory_bytes", lambda: 4 * 204_800)
     assert len(FrameCache(EventFolder(folder), 5, root=tmp_path)) == 12
     for _ in range(2):  # where the cache is there, too
         with pytest.warns(UserWarning, match=r"6 frames of 20 x 16 pixels take .* a batch of 16 recordings .* GB"):

@@ -465,6 +465,19 @@ def test_smaller_batches_than_asked_for_are_said(recipe, archive, tmp_path):
     assert said == ["batches of 9: 18 recordings are fewer than an update of loop.batch_size = 16 takes"]
 
 
+@pytest.mark.parametrize("change", ["data.cache=false", "augment.drop=0.1"])
+def test_batches_that_take_much_memory_are_said(recipe, archive, tmp_path, monkeypatch, change):
+    """4 frames of 16 x 16 pixels are 8,192 bytes a recording, and four of them in a batch 32,768."""
+    heard = Heard()
+    monkeypatch.setattr("rsnn.data.frames.memory_bytes", lambda: 4 * 32_767)
+    train(recipe(change, epochs=1), archive, tmp_path, display=heard)
+    assert [line for line in heard.said if "4 frames of 16 x 16 pixels take" in line and "a batch of 4 rec" in line]
+    monkeypatch.setattr("rsnn.data.frames.memory_bytes", lambda: 4 * 32_768)
+    heard.said.clear()
+    train(recipe(change, epochs=1), archive, tmp_path / "other", display=heard)
+    assert not [line for line in heard.said if "4 frames of 16 x 16 pixels take" in line]
+
+
 def test_patience_ends_a_phase(recipe, archive, tmp_path):
     metrics = train(recipe("validation.patience=1", "optimizer.lr=1e-12", epochs=9), archive, tmp_path)
     history, selected = metrics["phases"]["encoder"]["history"], metrics["phases"]["encoder"]["selected_epoch"]

@@ -51,7 +51,7 @@ def to_onnx(
 
     Args:
         model: any model of the library; it stays as it is.
-        path: of the file; one that is there is replaced.
+        path: of the file, which ends in `.onnx`; one that is there is replaced.
         num_frames: T of a whole recording, whose steps are unrolled in the file; None writes a step.
         frame_size: (height, width), for a model without preprocessing.
 
@@ -66,6 +66,9 @@ def to_onnx(
 
     """
     _check_installed()
+    target = as_path(path)
+    if target.suffix.lower() != ".onnx":  # it may be a recording, or another file that is not meant
+        raise InputError(f"the file to write is {target}; expected a name that ends in .onnx")
     if num_frames is not None:
         check_positive(num_frames=num_frames)
     if quantized := quantized_part(model):
@@ -75,7 +78,7 @@ def to_onnx(
         )
     size = _frame_size(model, frame_size)
     model = copy.deepcopy(model).cpu().float().eval()
-    with replacing(as_path(path)) as partial, torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with replacing(target) as partial, torch.no_grad(), torch.autocast("cpu", enabled=False):
         batch = torch.export.Dim("N")
         if num_frames is None:
             frames = _random_frames(model, 2, size)

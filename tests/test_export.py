@@ -174,8 +174,17 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_exported", None)
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
-        to_onnx(spiking(), tmp_path, frame_size=SIZE)
+        to_onnx(spiking(), tmp_path / "folder.onnx", frame_size=SIZE)
+
+
+@pytest.mark.parametrize("name", ["clip.aedat", "model.safetensors", "onnx"])
+def test_no_file_of_another_kind_is_written_over(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"expected a name that ends in \.onnx"):
+        to_onnx(spiking(), tmp_path / name, frame_size=SIZE)
+    assert (tmp_path / name).read_bytes() == b"mine"
 
 
 def test_the_command_line_writes_a_model_of_the_users(tmp_path, monkeypatch):

@@ -18,8 +18,8 @@ from rsnn.interrupts import EXIT_CODE
 
 CLEARING_UP_S = 5.0  # that an interrupted process has at most to take away what it has half-written
 _ADVICE = (
-    'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; what '
-    "takes jobs= runs anywhere with jobs=1"
+    'expected this call below `if __name__ == "__main__":` of a script, since each process runs the rest of it; '
+    "jobs=1, or loop.workers=0 of a training, start no processes"
 )
 
 
@@ -29,7 +29,7 @@ def check_not_started_again() -> None:
     To be called before a lock is taken, which the parent holds: multiprocessing finds out itself, but later.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise InputError(f"a process that was started to simulate recordings ran the script again; {_ADVICE}")
+        raise InputError(f"a process that was started to do a part of the work ran the script again; {_ADVICE}")
 
 
 @contextlib.contextmanager

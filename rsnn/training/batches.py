@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rsnn.data import FrameCache
-from rsnn.errors import ConfigError, RecordingError
+from rsnn.errors import ConfigError, RecordingError, RSNNError
 from rsnn.models import Preprocessing
 from rsnn.training.augment import Augment
 from rsnn.training.recipe import Recipe
@@ -145,16 +145,45 @@ class Share(Sampler[list[tuple[int, int]]]):
             yield [(0, i) for i in self.mine[start : start + self.batch_size]]
 
 
-def loader(frames: FramesOf, order: Sampler[Any], workers: int = 0, *, pin: bool = False) -> DataLoader[Any]:
-    """Return a loader of batches: frames (T, N, C, H, W) and labels (N,)."""
-    return DataLoader(
-        frames,
+def loader(
+    frames: FramesOf, order: Sampler[Any], workers: int = 0, *, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches: frames (T, N, C, H, W) and labels (N,).
+
+    Raises:
+        RSNNError: a recording cannot be read, or has no events within the frames.
+
+    """
+    batches = DataLoader(
+        _Tried(frames),
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=together,
+        collate_fn=_together_or_error,
         pin_memory=pin,
         worker_init_fn=_leave_interrupts_to_the_trainer,
     )
+    for batch in batches:
+        if isinstance(batch, RSNNError):
+            raise batch
+        yield batch
+
+
+class _Tried(Dataset[Any]):
+    """Items, or the errors they end in: what another process raises comes with its traceback for a message."""
+
+    def __init__(self, frames: FramesOf) -> None:
+        self.frames = frames
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int] | RSNNError:
+        try:
+            return self.frames[index]
+        except RSNNError as error:
+            return error
+
+
+def _together_or_error(samples: list[Any]) -> tuple[Tensor, Tensor] | RSNNError:
+    wrong = next((sample for sample in samples if isinstance(sample, RSNNError)), None)
+    return together(samples) if wrong is None else wrong
 
 
 def _leave_interrupts_to_the_trainer(_worker: int) -> None:

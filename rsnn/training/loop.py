@@ -125,17 +125,27 @@ class PhaseLoop:
         """Train to the end of the phase.
 
         Raises:
-            TrainingError: the loss is no number, or the state cannot be written.
+            TrainingError: the loss is no number, the state cannot be written, or a process that prepares recordings
+                ended.
+            RSNNError: a recording cannot be read.
             Stopped: the user asked for it.
 
         """
         place = self.place
         self.display.begin(place.phase, self.phase.epochs, self.plan.updates, place)
-        while place.epoch < self.phase.epochs and not self._patience_ended():
-            self._train_epoch()
-            self._end_epoch()
-            if self.interrupts.agreed(self.accelerator):
-                raise Stopped(f"stopped in phase {place.phase}, after epoch {place.epoch}")
+        try:
+            while place.epoch < self.phase.epochs and not self._patience_ended():
+                self._train_epoch()
+                self._end_epoch()
+                if self.interrupts.agreed(self.accelerator):
+                    raise Stopped(f"stopped in phase {place.phase}, after epoch {place.epoch}")
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that prepares recordings ended ({error}), perhaps for want of memory; what was saved is "
+                "intact: the same command goes on, with --set loop.workers=0 without such processes"
+            ) from error
         self.display.end(place)
         with swapped(self.model, self.average):
             last = self._weights()
@@ -167,7 +177,7 @@ class PhaseLoop:
         self.model.train()
         place.sums = place.sums or {"loss": 0.0, "recordings": 0, "right": 0, "seconds": 0.0, "waited": 0.0}
         order = Order(self.plan, self.seed, epoch, rank, place.update)
-        batches = iter(loader(self.shown, order, loop.workers, pin=self.accelerator.device.type == "cuda"))
+        batches = loader(self.shown, order, loop.workers, pin=self.accelerator.device.type == "cuda")
         saved = time.perf_counter()
         for update in range(place.update, self.plan.updates):
             began = time.perf_counter()

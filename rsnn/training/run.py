@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from rsnn import zoo
 from rsnn.data.frames import crop_to_shape
+from rsnn.data.processes import check_not_started_again
 from rsnn.data.progress import progress
 from rsnn.errors import ConfigError, InputError, TrainingError, shown
 from rsnn.evaluation import Evaluation, evaluate
@@ -90,6 +91,7 @@ def train(
                 f"{name} is a {type(path).__name__}; expected a path, or 'gestures:N' to simulate recordings"
             )
     check(recipe)
+    check_not_started_again()
     folder = Path(output).expanduser()
     _check_outside(folder, recipe.data.kind, data, test)
     accelerator = launch.accelerator(cpu=recipe.loop.cpu, accumulate=recipe.loop.accumulate)

@@ -7,8 +7,11 @@ from rsnn.training.display import Display
 CLASSES = ("left", "right", "top")
 
 
-def write_archive(path, recordings=24, seed=0):
-    """Write recordings whose class is where their events lie: in the left, right or upper third of 16 x 16 pixels."""
+def write_archive(path, recordings=24, seed=0, side=16):
+    """Write recordings whose class is where their events lie: in the left, right or upper third of 16 x 16 pixels.
+
+    `side` is that of the sensor, of which these are the first.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(recordings) % len(CLASSES)
     columns = {name: [] for name in "txyp"}
@@ -27,7 +30,7 @@ def write_archive(path, recordings=24, seed=0):
     offsets = np.cumsum([0, *map(len, columns["t"])])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     ids = [f"user{i // 6 + 1:02d}_led:{i}" for i in range(recordings)]
-    np.savez(path, **arrays, offsets=offsets, label=labels, id=np.array(ids), class_names=CLASSES, sensor_size=(16, 16))
+    np.savez(path, **arrays, offsets=offsets, label=labels, id=np.array(ids), class_names=CLASSES, sensor_size=(side, side))
     return path
 
 

@@ -9,7 +9,7 @@ from rsnn.data import FrameCache
 from rsnn.errors import ConfigError, RecordingError
 from rsnn.models import Preprocessing
 from rsnn.training.augment import Augment
-from rsnn.training.batches import FramesOf, Order, Plan, Share
+from rsnn.training.batches import FramesOf, Order, Plan, Share, loader
 from rsnn.training.sources import open_part
 
 counts = st.tuples(st.integers(8, 60), st.integers(1, 9), st.integers(1, 2), st.integers(1, 3))
@@ -74,6 +74,11 @@ def test_a_recording_without_events_is_refused_with_a_cache_and_without(archive,
         assert frames[0, 2][0].any()
         with pytest.raises(RecordingError, match=said):
             frames[0, 24]
+    for workers in (0, 1):  # what another process raises has no traceback for a message
+        batches = loader(frames, Share(25, 5), workers)
+        assert [len(labels) for _, (_, labels) in zip(range(4), batches, strict=False)] == [5] * 4
+        with pytest.raises(RecordingError, match=f"^{said}$"):
+            list(loader(frames, Share(25, 5), workers))
     cropped = Preprocessing((16, 4), num_frames=4)  # every event of a recording on the left lies outside
     with pytest.raises(RecordingError, match=r"recording user01_led:0 of train: it has no events within the frames"):
         FramesOf(open_part(archive), cropped)[0, 0]

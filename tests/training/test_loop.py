@@ -465,6 +465,17 @@ def test_smaller_batches_than_asked_for_are_said(recipe, archive, tmp_path):
     assert said == ["batches of 9: 18 recordings are fewer than an update of loop.batch_size = 16 takes"]
 
 
+def test_a_process_that_prepares_recordings_and_ends(recipe, archive, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(loop, "loader", killed)
+    with pytest.raises(TrainingError, match=r"ended \(.*Killed.*same command goes on, with --set loop.workers=0"):
+        train(recipe(epochs=1), archive, tmp_path)
+    monkeypatch.undo()
+    train(recipe("loop.workers=0", epochs=1), archive, tmp_path)
+
+
 @pytest.mark.parametrize("change", ["data.cache=false", "augment.drop=0.1"])
 def test_batches_that_take_much_memory_are_said(recipe, archive, tmp_path, monkeypatch, change):
     """4 frames of 16 x 16 pixels are 8,192 bytes a recording, and four of them in a batch 32,768."""

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from small_runs import write_archive
 
 import rsnn
 from rsnn import zoo
@@ -243,12 +244,27 @@ def test_the_official_data_sets_name_their_classes_as_the_zoo_does(kind, dataset
     assert zoo.create_model(f"scnn-{kind}").class_names == dataset.CLASS_NAMES
 
 
-def test_a_script_without_a_guard_is_told_of_it(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text("from rsnn.training.sources import open_part\nopen_part('gestures:22')\n")
+TRAINED = """import multiprocessing
+multiprocessing.set_start_method("spawn", force=True)
+from rsnn.training import load_recipe, train
+changes = ["start=rsnn-nmnist-cl", "phases.joint.epochs=1", "loop.workers=1"]
+train(load_recipe("fine-tune", changes), {archive!r}, "run")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [("from rsnn.training.sources import open_part\nopen_part('gestures:22')\n", -1), (TRAINED, None)],
+)
+def test_a_script_without_a_guard_is_told_of_it(tmp_path, script, line):
+    write_archive(tmp_path / "train.npz", side=34)
+    path = tmp_path / "script.py"
+    path.write_text(script.format(archive=str(tmp_path / "train.npz")))
     environment = {**os.environ, "RSNN_CACHE": str(tmp_path / "cache")}
     ran = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, env=environment
+        [sys.executable, path], capture_output=True, text=True, timeout=120, check=False, env=environment, cwd=tmp_path
     )
     assert ran.returncode == 1
-    assert 'below `if __name__ == "__main__":`' in ran.stderr.splitlines()[-1]
+    said = ran.stderr.splitlines()
+    assert any('below `if __name__ == "__main__":`' in text for text in (said if line is None else said[line:]))
+    assert "another training is running" not in ran.stderr

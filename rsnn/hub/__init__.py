@@ -6,7 +6,7 @@ A checkpoint is a folder of three files: `config.json` (the model as plain data,
 
 from rsnn.hub.checkpoint import Checkpoint
 from rsnn.hub.entries import WeightsEntry, entries_of, find_entry, register
-from rsnn.hub.files import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, RESULTS_FOLDER, WEIGHTS_FILE, sha256_of, write
+from rsnn.hub.files import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, HERE, RESULTS_FOLDER, WEIGHTS_FILE, sha256_of, write
 from rsnn.hub.remote import push
 from rsnn.hub.resolution import resolve
 
@@ -14,6 +14,7 @@ __all__ = [
     "CARD_FILE",
     "CONFIG_FILE",
     "FORMAT_VERSION",
+    "HERE",
     "RESULTS_FOLDER",
     "WEIGHTS_FILE",
     "Checkpoint",

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rsnn.errors import CheckpointError, ConfigError, RSNNError, shortened, shown, suggest
-from rsnn.hub.files import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, check_finite, sha256_of
+from rsnn.hub.files import CARD_FILE, CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE, check_finite, run_hint, sha256_of
 
 # In bytes; ours are of a few thousand.
 _LARGEST_CONFIG = 2**20
@@ -205,7 +205,7 @@ class Checkpoint:
             expected = (
                 "a repository that push_to_hub wrote. If a download broke off, load it again while online"
                 if self._is_snapshot()
-                else "a folder that save_pretrained wrote"
+                else f"a folder that save_pretrained wrote{run_hint(self.folder, self.source)}"
             )
             raise CheckpointError(f"{self.source}: {self.folder} has no {name}; expected {expected}")
         resolved = path.resolve()

@@ -23,6 +23,13 @@ CARD_FILE = "README.md"
 FILES = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
 RESULTS_FOLDER = ".eval_results"  # of the Hub's benchmarks, where a checkpoint was evaluated on one
 FORMAT_VERSION = 1
+HERE = "./this-folder"  # in a card, the place of a checkpoint that has none yet that others can load it from
+
+
+def run_hint(folder: Path, written: str) -> str:
+    """Say where the checkpoint is, if the folder that a user wrote is that of a training."""
+    there = (folder / "model" / CONFIG_FILE).is_file()
+    return f": the model of this run is in {os.path.join(written, 'model')}" if there else ""  # noqa: PTH118 (keeps "./")
 
 
 def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:

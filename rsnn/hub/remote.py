@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsnn.errors import CheckpointError, InputError, shortened, shown
-from rsnn.hub.files import FILES, RESULTS_FOLDER
+from rsnn.hub.files import CARD_FILE, FILES, HERE, RESULTS_FOLDER, run_hint
 
 _HTTP_CLIENTS = ("httpx", "httpcore")  # modules of the clients that huggingface_hub has used, httpx2 included
 
@@ -58,32 +58,46 @@ def push(
 ) -> str:
     """Upload the checkpoint in `folder` to `repo` (`org/name`) on the Hub, made where it is missing; return its URL.
 
+    The files go up as they are, but for what a card says of loading: its `"./this-folder"` becomes the repository.
+
     Raises:
-        InputError: `repo` is no text.
+        InputError: `repo` is no text, or `folder` no path.
         CheckpointError: the folder holds no checkpoint, or the Hub refuses it.
 
     """
     if not isinstance(repo, str):
         raise InputError(f"repo is {shown(repo)}; expected the name of a repository on the Hub, such as 'me/my-model'")
-    if missing := [name for name in FILES[:2] if not (Path(folder) / name).is_file()]:
-        raise CheckpointError(f"{folder} has no {missing[0]}; expected a folder that save_pretrained wrote")
-    from huggingface_hub import HfApi
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"folder is {shown(folder)}; expected the path of a folder that save_pretrained wrote")
+    path, at = Path(folder).expanduser(), f"{repo}@{revision}" if revision else repo
+    if missing := [name for name in FILES[:2] if not (path / name).is_file()]:
+        raise CheckpointError(
+            f"{folder} has no {missing[0]}; expected a folder that save_pretrained wrote{run_hint(path, os.fspath(folder))}"
+        )
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token, library_name="rsnn", library_version=version("rsnn"))
+    files = [path / name for name in FILES if (path / name).is_file()] + sorted((path / RESULTS_FOLDER).glob("*.yaml"))
     try:
         repo_url = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_url.repo_id,
-            folder_path=os.fspath(folder),
-            allow_patterns=[*FILES, f"{RESULTS_FOLDER}/*.yaml"],
+        api.create_commit(
+            repo_url.repo_id,
+            [CommitOperationAdd(file.relative_to(path).as_posix(), _content(file, at)) for file in files],
             revision=revision,
             commit_message=commit_message,
         )
     except Exception as error:
-        if translated := _translated(error, f"{repo}@{revision}" if revision else repo, "upload"):
+        if translated := _translated(error, at, "upload"):
             raise translated from error
         raise
     return str(repo_url)
+
+
+def _content(file: Path, at: str) -> Path | bytes:
+    """Return what to upload of a file: a card's bytes, which say where it is loaded from, or the file itself."""
+    if file.name != CARD_FILE:
+        return file
+    return file.read_bytes().replace(f'"{HERE}"'.encode(), f'"{at}"'.encode())
 
 
 def _translated(error: Exception, at: str, action: str, hint: str = "") -> CheckpointError | None:
@@ -101,7 +115,8 @@ def _translated(error: Exception, at: str, action: str, hint: str = "") -> Check
                 f"`hf auth login`).{hint}"
             )
         case hub_errors.RevisionNotFoundError():
-            return CheckpointError(f"{at}: the repository has no such branch, tag or commit")
+            made = "; expected one that is there: huggingface_hub.create_branch makes one" if action == "upload" else ""
+            return CheckpointError(f"{at}: the repository has no such branch, tag or commit{made}")
         case hub_errors.LocalEntryNotFoundError():
             reason = "local_files_only=True" if error.__cause__ is None else _reason(error.__cause__)
             return CheckpointError(
@@ -109,7 +124,7 @@ def _translated(error: Exception, at: str, action: str, hint: str = "") -> Check
                 f"{'.' + hint if hint else ''}"
             )
         case hub_errors.HFValidationError():
-            return CheckpointError(f"{at} is not a repository on the Hub: {shortened(str(error))}.{hint}")
+            return CheckpointError(f"{at} is not a repository on the Hub: {shortened(str(error)).rstrip('.')}.{hint}")
         case hub_errors.HfHubHTTPError(response=response) if response.status_code in (401, 403):
             return CheckpointError(
                 f"{at}: the Hub refuses the {action} ({response.status_code}); expected a token that may do it "
@@ -130,5 +145,6 @@ def _reason(error: BaseException) -> str:
 
 
 def folder_hint(text: str) -> str:
-    """Say how to load the folder of that name, where there is one."""
-    return f" To load the folder write './{text}'." if text and os.path.isdir(text) else ""  # noqa: PTH112 (any text)
+    """Say how to load the folder of that name, or of that file of a checkpoint, where there is one."""
+    folder = os.path.dirname(text) if os.path.basename(text) in FILES else text  # noqa: PTH119, PTH120 (any text)
+    return f" To load the folder write './{folder}'." if text and os.path.isdir(folder) else ""  # noqa: PTH112

@@ -11,6 +11,7 @@ from rsnn.errors import CheckpointError, InputError, UnknownNameError, shortened
 from rsnn.hub import entries, remote
 from rsnn.hub.checkpoint import Checkpoint
 from rsnn.hub.entries import WeightsEntry
+from rsnn.hub.files import FILES
 
 _HUB_NAME = re.compile(r"(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _PATH_START = re.compile(r"[/\\]|\.\.?[/\\]|~[^/\\]*[/\\]|[A-Za-z]:[/\\]")
@@ -80,10 +81,13 @@ def _folder(text: str) -> Path:
         folder = folder.expanduser()
         if folder.is_dir():
             return folder
-        found = "is a file" if folder.is_file() else "does not exist"
+        found, wanted = "does not exist", "a folder"
+        if folder.is_file():
+            found = "is a file"
+            wanted = f"its folder, {os.path.dirname(text) or '.'}," if folder.name in FILES else wanted  # noqa: PTH120
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{shown(text)} cannot be opened ({shortened(str(error), 60)})") from error
-    raise CheckpointError(f"{shown(text)} {found}; expected a folder that save_pretrained wrote")
+    raise CheckpointError(f"{shown(text)} {found}; expected {wanted} that save_pretrained wrote")
 
 
 def _entry_checkpoint(entry: WeightsEntry, revision: str | None, hub_options: dict[str, Any]) -> Checkpoint:

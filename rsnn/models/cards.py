@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsnn.hub import HERE
 from rsnn.models.config import public_name
-
-HERE = "./this-folder"  # where a checkpoint is that has no name in the zoo
 
 PAPER = """@inproceedings{rsnn2024,
   title = {{RSNN}: Recurrent Spiking Neural Networks for Dynamic Spatial-Temporal Information Processing},

@@ -12,6 +12,7 @@ import numpy as np
 
 from rsnn.energy import energy_report
 from rsnn.errors import shortened
+from rsnn.hub import HERE
 from rsnn.hub.resolution import is_written_as_path
 from rsnn.models import EventClassifier, cards
 from rsnn.models.pretrained import save_model
@@ -53,7 +54,7 @@ def write(folder: Path, model: EventClassifier, recipe: Recipe, metrics: dict[st
             model,
             target,
             lambda config: cards.published_card(
-                config, _facts(recipe, metrics, final), metrics[final], energy, weights, source=cards.HERE
+                config, _facts(recipe, metrics, final), metrics[final], energy, weights, source=HERE
             ),
             recipe=recipe.to_dict(),
         )

@@ -262,6 +262,19 @@ def test_push_a_folder_as_it_stands(server, client, checkpoint, expected):
     assert user(clients.load, REPO) == expected
 
 
+def test_a_card_that_is_pushed_says_where_it_is_loaded_from(server, client, checkpoint, expected):
+    card = (checkpoint / "README.md").read_bytes()
+    assert b'from_pretrained("./this-folder")' in card
+    user = client(HF_TOKEN="hf_writer")
+    url = user(clients.push_folder, str(checkpoint), REPO)
+    assert url.endswith(REPO)
+    repository = server.repositories[REPO]
+    uploaded = repository.commits[repository.refs["main"]]["README.md"]
+    assert uploaded == card.replace(b"./this-folder", REPO.encode())
+    assert (checkpoint / "README.md").read_bytes() == card
+    assert user(clients.load, REPO) == expected
+
+
 def test_push_in_half_precision(server, client, model, checkpoint):
     client()(clients.push, str(checkpoint), REPO, token="hf_writer", dtype=torch.float16)
     loaded = client()(clients.load, REPO)
@@ -306,6 +319,8 @@ def test_push_to_a_missing_branch_or_a_dead_server(server, client, checkpoint, f
     user = client(HF_TOKEN="hf_writer")
     with pytest.raises(CheckpointError, match="someone/gestures@dev: the repository has no such branch"):
         user(clients.push, str(checkpoint), REPO, revision="dev")
+    with pytest.raises(CheckpointError, match=r"no such branch.*create_branch makes one"):
+        user(clients.push_folder, str(checkpoint), REPO, revision="dev")
     server.stop()
     with pytest.raises(CheckpointError, match="someone/gestures: the upload failed"):
         user(clients.push, str(checkpoint), REPO)
@@ -314,6 +329,8 @@ def test_push_to_a_missing_branch_or_a_dead_server(server, client, checkpoint, f
 def test_push_to_what_is_no_name(model):
     with pytest.raises(InputError, match="repo is None; expected the name of a repository on the Hub"):
         model.push_to_hub(None)
+    with pytest.raises(InputError, match="folder is None; expected the path of a folder"):
+        rsnn.hub.push(None, REPO)
 
 
 @pytest.mark.parametrize("folder", ["empty", "nowhere"])

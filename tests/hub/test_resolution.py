@@ -87,6 +87,21 @@ def test_a_folder_without_path_signs_is_an_error_that_says_how_to_write_it(zoo):
         rsnn.load("a/b/c")
 
 
+def test_files_and_runs_are_answered_with_the_folder_to_load(zoo, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = rsnn.load(NAME)
+    model.save_pretrained("./runs/one/model")
+    for name in ("config.json", "model.safetensors"):
+        with pytest.raises(UnknownNameError, match=r"To load the folder write '\./runs/one/model'\."):
+            rsnn.load(f"runs/one/model/{name}")
+    said = r"has no config\.json; expected a folder that save_pretrained wrote: the model of this run is in \./runs/one/model"
+    with pytest.raises(CheckpointError, match=said):
+        rsnn.load("./runs/one")
+    with pytest.raises(CheckpointError, match=said):
+        rsnn.hub.push("./runs/one", "me/one")
+    assert rsnn.load("./runs/one/model").class_names == model.class_names
+
+
 def test_home_is_a_path(zoo, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     small_model(seed=7).save_pretrained(tmp_path / "mine")
@@ -122,8 +137,11 @@ def test_missing_folders(zoo, tmp_path):
         rsnn.load("./nothing")
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is a file; expected a folder"):
+    with pytest.raises(CheckpointError, match=f"is a file; expected its folder, {tmp_path}, that save_pretrained"):
         rsnn.load(file)
+    file.rename(tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match="is a file; expected a folder"):
+        rsnn.load(tmp_path / "x.bin")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         rsnn.load(".")
     with pytest.raises(CheckpointError, match="cannot be opened"):

@@ -71,9 +71,8 @@ def push(
         raise InputError(f"folder is {shown(folder)}; expected the path of a folder that save_pretrained wrote")
     path, at = Path(folder).expanduser(), f"{repo}@{revision}" if revision else repo
     if missing := [name for name in FILES[:2] if not (path / name).is_file()]:
-        raise CheckpointError(
-            f"{folder} has no {missing[0]}; expected a folder that save_pretrained wrote{run_hint(path, os.fspath(folder))}"
-        )
+        hint = run_hint(path, os.fspath(folder))
+        raise CheckpointError(f"{folder} has no {missing[0]}; expected a folder that save_pretrained wrote{hint}")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token, library_name="rsnn", library_version=version("rsnn"))

@@ -209,7 +209,9 @@ class StreamBatch:
         with evaluating(self.model):
             while frames:
                 with self._naming(frames):
-                    self._advance([(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows])
+                    self._advance(
+                        [(window, frame) for i, frame in frames.items() for window in self._tracks[i].windows]
+                    )
                 for i in frames:
                     track = self._tracks[i]
                     oldest = track.windows[0]

@@ -603,7 +603,7 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(RecordingError, match="holds no recordings; expected <class>/<recording>, or <part>/<class>/"):
         EventFolder(tmp_path)
     write_clips(tmp_path / "class", ["1.npz", "2.npz"])
-    with pytest.raises(RecordingError, match="files in .*class itself, here 2, are of no class"):
+    with pytest.raises(RecordingError, match=r"files in .*class itself, here 2, are of no class"):
         EventFolder(tmp_path / "class")
     (tmp_path / "class").rename(tmp_path / ".class")
     (tmp_path / "a").mkdir()

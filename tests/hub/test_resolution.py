@@ -94,7 +94,7 @@ def test_files_and_runs_are_answered_with_the_folder_to_load(zoo, monkeypatch, t
     for name in ("config.json", "model.safetensors"):
         with pytest.raises(UnknownNameError, match=r"To load the folder write '\./runs/one/model'\."):
             rsnn.load(f"runs/one/model/{name}")
-    said = r"has no config\.json; expected a folder that save_pretrained wrote: the model of this run is in \./runs/one/model"
+    said = r"has no config\.json; expected a folder .*: the model of this run is in \./runs/one/model"
     with pytest.raises(CheckpointError, match=said):
         rsnn.load("./runs/one")
     with pytest.raises(CheckpointError, match=said):

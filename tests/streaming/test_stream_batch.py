@@ -141,7 +141,7 @@ def test_other_classes_between_two_windows(decay):
     stream.advance_to(int(events.t[0]) + WINDOW_US)
     model.reset_classifier(3)
     if decay:
-        with pytest.raises(InputError, match="the stream ran.*logits of 3 classes, and of 5 before"):
+        with pytest.raises(InputError, match=r"the stream ran.*logits of 3 classes, and of 5 before"):
             stream.push(events[len(first) :])
         stream.reset()
     for _, prediction in (predictions := stream.push(events[len(first) :])):
@@ -156,5 +156,4 @@ def test_a_changed_model_at_the_end_of_a_recording():
     stream.push(events[:200])
     model.reset_classifier(3)
     with pytest.raises(InputError, match="the stream ran"):
-        stream.push(events[200:])
         stream.flush()

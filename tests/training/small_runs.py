@@ -30,7 +30,9 @@ def write_archive(path, recordings=24, seed=0, side=16):
     offsets = np.cumsum([0, *map(len, columns["t"])])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     ids = [f"user{i // 6 + 1:02d}_led:{i}" for i in range(recordings)]
-    np.savez(path, **arrays, offsets=offsets, label=labels, id=np.array(ids), class_names=CLASSES, sensor_size=(side, side))
+    np.savez(
+        path, **arrays, offsets=offsets, label=labels, id=np.array(ids), class_names=CLASSES, sensor_size=(side, side)
+    )
     return path
 
 

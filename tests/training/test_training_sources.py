@@ -95,7 +95,7 @@ def test_data_that_are_not_there_or_have_no_labels(archive, tmp_path):
     with pytest.raises(InputError, match="no labels"):
         open_part(tmp_path / "unlabelled.npz")
     rsnn.data.write_events(tmp_path / "one.npz", rsnn.data.EventArchive(archive)[0])
-    with pytest.raises(InputError, match="is one recording .* expected an archive of labelled ones"):
+    with pytest.raises(InputError, match=r"is one recording .* expected an archive of labelled ones"):
         open_part(tmp_path / "one.npz")
     (tmp_path / "damaged.npz").write_bytes(archive.read_bytes()[:-50])
     with pytest.raises(RecordingError, match=r"damaged\.npz"):

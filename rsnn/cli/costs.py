@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import rsnn
+from rsnn import hub
 from rsnn.cli.console import (
     DEFAULT_MODEL,
     AsJson,
@@ -28,7 +29,7 @@ from rsnn.cli.demo import simulated_gesture
 from rsnn.data import EventArchive, Events
 from rsnn.data import samples as shipped
 from rsnn.energy.costs import energy_model
-from rsnn.errors import RSNNError
+from rsnn.errors import RSNNError, UnknownNameError
 from rsnn.models import EventClassifier
 
 
@@ -48,6 +49,8 @@ def energy(
     if data is None:
         refuse(context, "samples", use="the recordings of --data", here="without it one recording is counted")
     energy_model(costs)  # an unknown name is an error before anything takes long
+    if not untrained and model in rsnn.list_models() and hub.find_entry(model) is None:
+        raise UnknownNameError(f"{model!r} has no published weights; --untrained counts it with random ones")
     loaded = rsnn.create_model(model) if untrained else rsnn.load(model)
     data, read, chosen = _recordings(loaded, data, samples)
     with progress("counting", len(chosen)) as advance:

@@ -66,7 +66,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.touch(exist_ok=False)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error}); expected a folder that this user may write to"
+            f"{path} cannot be written ({error.strerror or error}); expected a folder that this user may write to"
         ) from error
     try:
         yield partial
@@ -74,7 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.copymode(target, partial)
         partial.replace(target)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error}); expected a file name with room on its disk") from error
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be written ({reason}); expected a file name with room on its disk") from error
     finally:
         partial.unlink(missing_ok=True)
 

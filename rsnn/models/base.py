@@ -78,6 +78,9 @@ class EventClassifier(nn.Module):
     def forward(self, frames: Float[Tensor, "T N C H W"]) -> Float[Tensor, "N K"]:
         """Return the logits (N, K) of frames of event counts (T, N, C, H, W); each call starts afresh.
 
+        Shapes and types are checked, values are not: frames with NaN, which `predict` refuses, give logits that mean
+        nothing.
+
         Raises:
             InputError: `frames` has another shape or type.
 

@@ -43,6 +43,14 @@ def check_fit(encoder: nn.Module, classifier: nn.Module, preprocessing: Preproce
     if not isinstance(preprocessing, Preprocessing | None):
         raise InputError(f"preprocessing={shown(preprocessing)}: expected an rsnn.Preprocessing, or None")
     encoder_name, classifier_name = type(encoder).__name__, type(classifier).__name__
+    if (
+        hasattr(encoder, "num_classes")
+        and hasattr(classifier, "output_size")
+        and not hasattr(classifier, "num_classes")
+    ):
+        raise InputError(
+            f"encoder is the classifier {encoder_name}, and classifier {classifier_name}; expected the other order"
+        )
     given, wanted = getattr(encoder, "out_channels", None), getattr(classifier, "in_channels", None)
     if given is not None and wanted is not None and given != wanted:
         raise InputError(

@@ -56,7 +56,7 @@ class ConsoleDisplay(Display):
             TextColumn("{task.fields[now]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=self.console, transient=True)
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         done = place.epoch * updates + place.update
         self._task = self._progress.add_task(phase, total=epochs * updates, completed=done, now="")
         self._progress.start()

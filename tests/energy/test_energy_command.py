@@ -97,6 +97,12 @@ def test_without_data_the_recording_that_ships_is_counted():
     assert said["total"]["parameters"] == sum(p.numel() for p in rsnn.create_model("rsnn-nmnist-cl").parameters())
 
 
+def test_a_name_without_weights_is_told_how_it_is_counted():
+    ran = invoke("slayer-gesture")
+    assert ran.exit_code == 1
+    assert "'slayer-gesture' has no published weights; --untrained counts it with random ones" in ran.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

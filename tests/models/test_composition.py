@@ -314,6 +314,12 @@ def test_class_names_set_later_are_kept(tmp_path):
     assert model.class_names is None
 
 
+def test_encoder_and_classifier_in_the_wrong_order_are_refused():
+    encoder, classifier = nn.ConvLSTMEncoder(2, (3, 4)), nn.SCNN(4, 3, (4, 4), channels=4, pools=(1,), votes=2)
+    with pytest.raises(InputError, match="encoder is the classifier SCNN, and classifier ConvLSTMEncoder; expected"):
+        rsnn.RSNN(classifier, encoder)
+
+
 def test_what_is_no_module_is_refused():
     with pytest.raises(InputError, match=r"encoder=3: expected a torch\.nn\.Module"):
         rsnn.RSNN(3, 4)

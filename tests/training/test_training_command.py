@@ -195,6 +195,7 @@ def test_fine_tuning_in_one_command(start, folder, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert rsnn.load(tmp_path / "run" / "model").class_names == ("left", "right", "top")
+    assert all(line.strip() for line in result.output.splitlines())  # nothing of a bar, where there is no terminal
     where, there = str(tmp_path), (tmp_path / "run").rglob("*")
     tell = sorted(path.name for path in there if path.is_file() and where in path.read_text("utf-8", "ignore"))
     assert tell == ["metrics.json", "recipe.json"]  # of the run itself; what is published does not

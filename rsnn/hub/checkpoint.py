@@ -125,6 +125,11 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name).to(like.dtype, copy=True) for name, like in expected.items()}
         except RSNNError:
             raise
+        except PermissionError as error:
+            raise CheckpointError(
+                f"{self.source}: {WEIGHTS_FILE} cannot be read ({error.strerror or error}); expected a file that this "
+                "user may open"
+            ) from error
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.source}: {WEIGHTS_FILE} cannot be read ({shortened(str(error))}). Download or save the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import socket
 import sys
 import time
@@ -18,8 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rsnn.checks import is_number
 from rsnn.data import EVENT_DTYPE, iter_events
 from rsnn.data.events import find_fault
+from rsnn.data.files import as_path
 from rsnn.data.readers.common import Source as Recording
 from rsnn.data.readers.text import Rows, is_comment, layout_of
 from rsnn.errors import InputError, MissingDependencyError, RecordingError, RSNNError
@@ -63,7 +66,7 @@ class EventSource(NamedTuple):
 
 
 def open_source(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     sensor_size: tuple[int, int] | None = None,
     frame_size: tuple[int, int] | None = None,
@@ -86,7 +89,9 @@ def open_source(
         RecordingError: the file cannot be read.
 
     """
-    if not speed > 0:
+    path = as_path(name)
+    name = os.fspath(name)
+    if not is_number(speed) or not speed > 0:
         raise InputError(f"speed={speed!r}: expected a number above 0, as 1 for real time")
     kind, _, rest = name.partition(":")
     if name == "-":
@@ -102,12 +107,12 @@ def open_source(
         return EventSource(datagrams(listen(_port(name, rest)), decode, expected, packets), known, False, packets)
     if is_camera(name):
         return _camera(rest)
-    if not Path(name).exists():
+    if not path.exists():
         raise InputError(
             f"there is no source {name!r}; expected the path of a recording, '-' for standard input, 'aestream:PORT', "
             "'jaer:PORT' or 'camera'"
         )
-    chunks = iter_events(name, duration_us=CHUNK_US, sensor_size=sensor_size)
+    chunks = iter_events(path, duration_us=CHUNK_US, sensor_size=sensor_size)
     return EventSource(paced(chunks, speed), sensor_size, waits=math.isinf(speed))
 
 

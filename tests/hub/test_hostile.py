@@ -54,6 +54,16 @@ def is_clear(error, folder):
     return message.startswith(f"{folder}: ") and len(message) < 1000 + 2 * len(str(folder)) and message.isprintable()
 
 
+def test_weights_that_this_user_may_not_read(checkpoint, monkeypatch):
+    """To download them again would not help."""
+
+    def forbidden(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rsnn.hub.checkpoint.sha256_of", forbidden)
+    assert "cannot be read (Permission denied); expected a file that this user may open" in refused(checkpoint)
+
+
 def change_weights(folder, change):
     """Save other tensors, and forget their hash, as someone who edits a checkpoint would."""
     path = folder / "model.safetensors"

@@ -261,3 +261,14 @@ def test_a_replay_may_take_centuries(monkeypatch):
 def test_bad_speed():
     with pytest.raises(rsnn.RSNNError, match="speed=0"):
         open_source("-", speed=0)
+    with pytest.raises(rsnn.RSNNError, match="speed='fast': expected a number above 0"):
+        open_source("-", speed="fast")
+
+
+def test_a_path_is_a_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rsnn.data.write_events(tmp_path / "clip.npz", random_events(40, 2_000, start_us=0))
+    for name in (tmp_path / "clip.npz", "~/clip.npz"):
+        assert sum(len(chunk) for chunk in open_source(name, speed=float("inf")).chunks) == 40
+    with pytest.raises(InputError, match="path is 3"):
+        open_source(3)

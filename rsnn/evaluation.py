@@ -19,7 +19,7 @@ from rsnn.checks import is_whole
 from rsnn.data import Events, read_events
 from rsnn.data.frames import POLARITIES
 from rsnn.data.grouping import of_equal_shape
-from rsnn.errors import InputError, RSNNError, shown
+from rsnn.errors import InputError, RSNNError, shortened, shown
 from rsnn.models import EventClassifier, Preprocessing
 from rsnn.models.prediction import Recording, classify, frames_of
 from rsnn.nn.checks import check_positive
@@ -98,8 +98,8 @@ def evaluate(
 
     Args:
         model: any model of the library.
-        samples: pairs of a recording (as `model.predict` takes it) and its class index. Of several processes each takes
-            its own: `[rank::processes]` of all.
+        samples: pairs of a recording (as `model.predict` takes it) and its class index, or a data set of the model's
+            classes. Of several processes each takes its own: `[rank::processes]` of all.
         batch_size: recordings that run through the network together, where they have equally many steps.
         windows: windows of each recording, evenly spaced, whose probabilities are averaged; 1 takes recordings whole.
         window_ms: duration of a window, of two or more; by default that of the recordings the model was trained on. A
@@ -109,8 +109,9 @@ def evaluate(
         on_progress: called with the number of recordings done after each batch.
 
     Raises:
-        InputError: there are no samples, a label is none of the model's classes, an argument is no positive number, or
-            `window_ms` is given for recordings that are taken whole.
+        InputError: there are no samples, or no such pairs, a label is none of the model's classes, a data set names
+            other classes, an argument is no positive number, or `window_ms` is given for recordings that are taken
+            whole.
 
     """
     check_positive(batch_size=batch_size, windows=windows)
@@ -122,8 +123,9 @@ def evaluate(
                 "or no window_ms"
             )
     confusion = _nothing(model)
+    pairs = _pairs(samples, model)
     if windows > 1:
-        for batch in _batches(samples, batch_size):
+        for batch in _batches(pairs, batch_size):
             for recording, label in batch:
                 with _naming(ids, int(confusion.sum())):
                     answer = _voted(model, recording, windows, window_ms, batch_size)
@@ -131,7 +133,7 @@ def evaluate(
             on_progress(int(confusion.sum()))
         return _evaluation(model, confusion, accelerator)
     labels: list[int] = []
-    for answers in classify(model, _frames(model, samples, labels, ids), batch_size):
+    for answers in classify(model, _frames(model, pairs, labels, ids), batch_size):
         for place, prediction in answers:
             _count(confusion, labels[place], prediction.index)
         on_progress(int(confusion.sum()))
@@ -165,7 +167,7 @@ def evaluate_steps(
     recording that `max_step_ms` cuts into m times `num_frames`, the first k are m k of its own.
 
     Raises:
-        InputError: there are no samples, a label is none of the model's classes, or a k is not among the steps.
+        InputError: as `evaluate`, or a k is not among the steps.
 
     """
     check_positive(batch_size=batch_size)
@@ -176,9 +178,9 @@ def evaluate_steps(
         raise InputError(f"steps {shown(given)}: expected whole numbers of time steps {limits}")
     wanted = sorted(set(given))
     confusions = {k: _nothing(model) for k in wanted}
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     labels: list[int] = []
-    for batch in of_equal_shape(_frames(model, samples, labels, ids), batch_size):
+    for batch in of_equal_shape(_frames(model, _pairs(samples, model), labels, ids), batch_size):
         frames = torch.stack([sample for _, sample in batch], dim=1)
         finer = _multiple(model, len(frames))
         if len(frames) < finer * wanted[-1]:
@@ -340,6 +342,27 @@ def _voted(model: EventClassifier, recording: Recording, number: int, window_ms:
     return int(torch.stack([prediction.probabilities for prediction in predictions]).mean(0).argmax())
 
 
+def _pairs(samples: Iterable[tuple[Recording, int]], model: EventClassifier) -> Iterator[tuple[Recording, int]]:
+    """Yield pairs of a recording and a label, if that is what came, of the model's classes."""
+    names = getattr(samples, "class_names", None)
+    if None not in (names, model.class_names) and tuple(names) != model.class_names:
+        raise InputError(
+            f"the data set has the classes {shortened(str(tuple(names)))}, and the model "
+            f"{shortened(str(model.class_names))}; expected labels of the model: pairs of a recording and "
+            "model.class_names.index(name), or `rsnn evaluate`, which goes by the names"
+        )
+    pairs = "expected pairs (recording, class index), as in zip(archive, archive.labels)"
+    try:
+        each = iter(samples)
+    except TypeError:
+        raise InputError(f"samples is {shown(samples)}; {pairs}") from None
+    for place, pair in enumerate(each):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"sample {place} is {shown(pair)}; {pairs}")
+        recording, label = pair
+        yield recording, label
+
+
 def _frames(
     model: EventClassifier, samples: Iterable[tuple[Recording, int]], labels: list[int], ids: Sequence[str] | None
 ) -> Iterator[torch.Tensor]:
@@ -372,7 +395,7 @@ def _multiple(model: EventClassifier, steps: int) -> int:
 
 def _goes_on(model: EventClassifier, preprocessing: Preprocessing) -> bool:
     """Tell whether the classifier keeps a state, so that the model can be asked after some steps and go on."""
-    like = next(model.parameters())
+    like = next(model.parameters(), torch.empty(0))
     channels = getattr(model.encoder, "in_channels", POLARITIES)
     frame = torch.zeros(1, 1, channels, *preprocessing.frame_size, device=like.device, dtype=like.dtype)
     with evaluating(model):

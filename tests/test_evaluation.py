@@ -39,6 +39,13 @@ def frames(answer):
     return np.full((4, 2, 5, 5), answer, dtype=np.float32)
 
 
+def recording(n=1000, seed=0, size=(5, 5), duration_us=90_000):
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.integers(1000, 1000 + duration_us, n))
+    x, y = rng.integers(size[0], size=n), rng.integers(size[1], size=n)
+    return rsnn.Events(t=t, x=x, y=y, p=rng.integers(2, size=n), sensor_size=size)
+
+
 def test_counts_by_hand(reader):
     # true a: answered a, a, b; true b: answered b; true c: answered a.
     samples = [(frames(0), 0), (frames(0), 0), (frames(1), 0), (frames(1), 1), (frames(0), 2)]
@@ -73,17 +80,37 @@ def test_nothing_to_evaluate_is_an_error(reader):
         evaluate(reader, [])
 
 
+class Named(list):
+    """A data set that names its classes."""
+
+    class_names = ("b", "a", "c")
+
+
+def test_a_data_set_of_other_classes_is_refused(reader):
+    samples = Named([(frames(0), 0)])
+    for call in (evaluate, lambda model, samples: evaluate_steps(model, samples, [1])):
+        with pytest.raises(
+            InputError, match=r"the classes \('b', 'a', 'c'\), and the model \('a', 'b', 'c'\); expected"
+        ):
+            call(reader, samples)
+    reader.class_names = Named.class_names
+    assert evaluate(reader, samples).accuracy == 1
+    reader.class_names = None
+    assert evaluate(reader, samples).accuracy == 1
+
+
+@pytest.mark.parametrize("samples", [[frames(0)], [recording()], [(frames(0), 0, "a")], [3], 3, None])
+def test_samples_without_labels_are_refused(reader, samples):
+    with pytest.raises(
+        InputError, match=r"expected pairs \(recording, class index\), as in zip\(archive, archive.labels\)"
+    ):
+        evaluate(reader, samples)
+
+
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_of_no_class_is_an_error(reader, label):
     with pytest.raises(rsnn.RSNNError, match=f"label {label}: expected a class index from 0 to 2"):
         evaluate(reader, [(frames(0), label)])
-
-
-def recording(n=1000, seed=0, size=(5, 5), duration_us=90_000):
-    rng = np.random.default_rng(seed)
-    t = np.sort(rng.integers(1000, 1000 + duration_us, n))
-    x, y = rng.integers(size[0], size=n), rng.integers(size[1], size=n)
-    return rsnn.Events(t=t, x=x, y=y, p=rng.integers(2, size=n), sensor_size=size)
 
 
 def test_windows_are_evenly_spaced_and_as_long_as_asked():

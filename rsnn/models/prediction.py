@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rsnn.data import Events, read_events
+from rsnn.data.events import check_events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
@@ -69,6 +70,8 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
         raise InputError(
             f"predict got a {type(recording).__name__}; expected Events, a path, frames (T, C, H, W), or a list"
         )
+    if getattr(recording.dtype, "names", None):
+        check_events(recording, "predict")  # which has an error for it
     if recording.ndim != 4:
         raise InputError(
             f"predict got frames of shape {tuple(recording.shape)}; expected (T, C, H, W) for one recording, or a "

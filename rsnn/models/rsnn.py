@@ -7,6 +7,7 @@ from typing import Self
 
 from torch import nn
 
+from rsnn.errors import InputError, shown
 from rsnn.models.base import EventClassifier
 from rsnn.models.config import register_model
 
@@ -46,9 +47,11 @@ class RSNN(EventClassifier):
             logit_scale: rates times this are the logits.
 
         Raises:
-            InputError: the classifier does not fit the encoder.
+            InputError: `rnn` is no model, or the classifier does not fit its encoder.
 
         """
+        if not isinstance(rnn, EventClassifier):
+            raise InputError(f"rnn is {shown(rnn)}; expected a model, as rsnn.load(...) returns one")
         model = cls(
             deepcopy(rnn.encoder),
             classifier,

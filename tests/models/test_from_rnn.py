@@ -124,3 +124,8 @@ def test_from_a_zoo_name_to_a_zoo_name():
             tuple(w.shape) for w in spiking.state_dict().values()
         ]
         assert model(torch.rand(T, 1, 2, 32, 32)).shape == (1, rnn.num_classes)
+
+
+def test_a_name_in_place_of_a_model_is_refused():
+    with pytest.raises(InputError, match=r"rnn is 'convlstm-nmnist-cl-sum'; expected a model, as rsnn\.load"):
+        rsnn.RSNN.from_rnn("convlstm-nmnist-cl-sum", nn.SCNN(6, 3, (8, 8)))

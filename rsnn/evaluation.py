@@ -345,7 +345,7 @@ def _voted(model: EventClassifier, recording: Recording, number: int, window_ms:
 def _pairs(samples: Iterable[tuple[Recording, int]], model: EventClassifier) -> Iterator[tuple[Recording, int]]:
     """Yield pairs of a recording and a label, if that is what came, of the model's classes."""
     names = getattr(samples, "class_names", None)
-    if None not in (names, model.class_names) and tuple(names) != model.class_names:
+    if names is not None and model.class_names is not None and tuple(names) != model.class_names:
         raise InputError(
             f"the data set has the classes {shortened(str(tuple(names)))}, and the model "
             f"{shortened(str(model.class_names))}; expected labels of the model: pairs of a recording and "

@@ -177,4 +177,6 @@ def _batch(frames: Any, model: nn.Module) -> Tensor:
         frames = frames[:, None]
     if frames.ndim != 5 or 0 in frames.shape:
         raise InputError(f"got frames of shape {tuple(frames.shape)}; expected (T, N, C, H, W), or (T, C, H, W)")
+    if not frames.isfinite().all():
+        raise InputError("got frames with NaN or infinite numbers; expected counts of events")
     return frames

@@ -242,6 +242,9 @@ def test_inputs_and_energy_models():
     for bad in ("x", None, [], torch.ones(2, 2), [None]):
         with pytest.raises(rsnn.RSNNError):
             energy_report(model, bad)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(rsnn.RSNNError, match="frames with NaN or infinite numbers; expected counts"):
+            energy_report(nn.Identity(), torch.full((2, 1, 2, 3, 3), bad))
     with pytest.raises(rsnn.RSNNError, match="horowitz"):
         energy_report(model, frames, energy="horowits")
 

@@ -65,6 +65,8 @@ def frames_of(recording: Recording, model: EventClassifier) -> Float[Tensor, "T 
                 "it with preprocessing=rsnn.Preprocessing(...) or pass frames"
             )
         check_polarities(model)
+        if not len(recording):
+            raise InputError("the recording has no events, of which nothing can be said; expected at least one")
         return model.preprocessing.frames(recording).to(dtype)
     if not isinstance(recording, np.ndarray | Tensor):
         raise InputError(

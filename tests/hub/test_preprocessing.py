@@ -164,6 +164,10 @@ def test_frames_are_arrays_of_any_layout():
     [
         (np.zeros((4, 2, 12, 12), object), "got frames of object values; expected counts of events, in any type"),
         (np.zeros((4, 2, 12, 12), complex), "got frames of complex128 values"),
+        (
+            rsnn.Events.empty((12, 12)),
+            "the recording has no events, of which nothing can be said; expected at least one",
+        ),
         (np.zeros(3, [(name, int) for name in "txyp"]), r"predict got a ndarray.*rsnn\.Events\.from_structured"),
         (np.full((4, 2, 12, 12), np.nan), "predict got frames with NaN or infinite numbers; expected counts"),
         (torch.full((4, 2, 12, 12), np.inf), "predict got frames with NaN or infinite numbers"),

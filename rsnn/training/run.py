@@ -36,7 +36,14 @@ from rsnn.training.loop import STATE_FILE, PhaseLoop, PhaseResult
 from rsnn.training.phases import build, check_phases, own_preprocessing, usual_classes
 from rsnn.training.recipe import Phase, Recipe, check
 from rsnn.training.recipe_files import recipe_from
-from rsnn.training.sources import Part, class_folders_in, has_test_part, open_part, own_test_part
+from rsnn.training.sources import (
+    Part,
+    class_folders_in,
+    has_test_part,
+    has_validation_part,
+    open_part,
+    own_test_part,
+)
 from rsnn.training.splits import cut_validation
 from rsnn.training.state import remove_leftovers, saving, write_json
 
@@ -120,6 +127,8 @@ def train(
             f"{len(parts.training)} recordings train, {len(parts.validation)} validate"
             + (f", {len(parts.test)} test at the end" if parts.test else "; no test part")
         )
+        if has_validation_part(data, recipe.data.kind):
+            display.say(f"the part 'validation' of {data} is not used: what validates is cut from its part 'train'")
         if parts.test is not None and recipe.data.kind != "simulated" and accelerator.is_main_process:
             _check_frames(parts.test, recipe.data.size)
         accelerator.wait_for_everyone()

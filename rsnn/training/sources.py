@@ -229,13 +229,25 @@ def class_folders_in(data: str | os.PathLike[str], kind: str) -> list[Path]:
     """Return the folders of the data in which every folder is a class, whatever it is called."""
     from rsnn.data.datasets.folder import MANIFEST
 
-    text = os.fspath(data)
-    path = as_path(text)
-    if kind == "simulated" or text.startswith("gestures:") or not path.is_dir() or (path / MANIFEST).is_file():
-        return []
-    if kind in OFFICIAL or (kind == "sign" and (path / SIGN_FILES["train"]).is_file()):
+    path = _own_folder(data, kind)
+    if path is None or (path / MANIFEST).is_file():
         return []
     return [path / part for part in sorted(_folder_parts(path))] or [path]
+
+
+def has_validation_part(data: str | os.PathLike[str], kind: str) -> bool:
+    """Tell whether the data come with a part to validate on, which a training does not take."""
+    path = _own_folder(data, kind)
+    return path is not None and _folder_parts(path) >= {"train", "validation"}
+
+
+def _own_folder(data: str | os.PathLike[str], kind: str) -> Path | None:
+    """Return the folder of a user's own recordings that the data are; None where they are something else."""
+    text, path = os.fspath(data), as_path(data)
+    if kind == "simulated" or text.startswith("gestures:") or not path.is_dir():
+        return None
+    official = kind in OFFICIAL or (kind == "sign" and (path / SIGN_FILES["train"]).is_file())
+    return None if official else path
 
 
 def own_test_part(data: str | os.PathLike[str]) -> str:

@@ -222,7 +222,14 @@ def test_a_run_may_lie_beside_the_parts_it_learns(start, folder, tmp_path, monke
     words = ("train", "--from", start, "--data", ".", "--set", "phases.joint.epochs=1", "--output")
     assert "choose an --output beside it" in invoke(*words, "train/run").output
     assert invoke(*words, "runs/one").exit_code == 0
-    assert invoke(*words, "runs/two").exit_code == 0
+    result = invoke(*words, "runs/two")
+    assert result.exit_code == 0
+    assert "is not used" not in result.output
+    (tmp_path / "project" / "validation").mkdir()
+    for path in [*(tmp_path / "project" / "train").rglob("*.npz")][:6]:
+        (tmp_path / "project" / "validation" / path.parent.name).mkdir(exist_ok=True)
+        path.rename(tmp_path / "project" / "validation" / path.parent.name / path.name)
+    assert "the part 'validation' of . is not used: what validates" in invoke(*words, "runs/three").output
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from rsnn.data import Events
 from rsnn.data.frames import check_polarities
 from rsnn.data.grouping import of_equal_shape
 from rsnn.errors import InputError
+from rsnn.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from rsnn.models import EventClassifier
@@ -48,7 +49,6 @@ class Decision:
     decided_accuracy: float | None
 
 
-@torch.no_grad()
 def decision_curve(
     model: EventClassifier,
     samples: Iterable[tuple[Events, int]],
@@ -61,7 +61,7 @@ def decision_curve(
     Every recording runs through all its steps once, however many thresholds there are.
 
     Args:
-        model: any model of the library with a preprocessing; it is put into eval mode.
+        model: any model of the library with a preprocessing; it runs in eval mode, and is left in the mode it had.
         samples: pairs of a recording and its class index.
         thresholds: probabilities at which to decide.
         batch_size: recordings that run through the network together.
@@ -80,7 +80,6 @@ def decision_curve(
             f"this {type(model).__name__} has no preprocessing; expected one, to cut recordings into steps"
         )
     check_polarities(model)
-    model.eval()
     weight = next(model.parameters(), torch.empty(0))
     labels: list[int] = []
     durations_ms: list[float] = []
@@ -96,7 +95,8 @@ def decision_curve(
     for batch in of_equal_shape(frames_of_each(), batch_size):
         frames = torch.stack([sample for _, sample in batch], dim=1).to(weight)
         duration_ms = torch.tensor([durations_ms[place] for place, _ in batch])
-        confidence, hit = _course(model, frames, torch.tensor([labels[place] for place, _ in batch]))
+        with evaluating(model):
+            confidence, hit = _course(model, frames, torch.tensor([labels[place] for place, _ in batch]))
         T, N = hit.shape
         finer = T // preprocessing.num_frames
         sure = [confidence >= until for until in untils]

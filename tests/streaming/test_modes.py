@@ -14,6 +14,7 @@ from torch import nn
 
 import rsnn
 from rsnn.nn.modes import evaluating
+from rsnn.streaming.decisions import decision_curve
 
 WINDOW_US = 60_000
 
@@ -29,9 +30,10 @@ def uses(model):
     yield model.stream(window_us=WINDOW_US).warm_up
     yield lambda: model.predict(events)
     yield lambda: model.predict(events, until=0.9)
+    yield lambda: decision_curve(model, [(events, 0)])
 
 
-@pytest.mark.parametrize("use", range(4))
+@pytest.mark.parametrize("use", range(5))
 @pytest.mark.parametrize(("whole", "part"), [(True, False), (False, True), (True, True), (False, False)])
 def test_every_mode_is_put_back(use, whole, part):
     """And what runs meanwhile is in eval mode throughout: no statistics move, nothing is dropped out."""

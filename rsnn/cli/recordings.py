@@ -116,7 +116,7 @@ def simulate(
     cifar10dvs: Annotated[bool, typer.Option("--cifar10dvs", help="Make CIFAR-10 a stand-in for CIFAR10-DVS.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes for many stills; one a core by default.")] = None,
     format: Annotated[  # noqa: A002
-        str | None, typer.Option(help="Of the recording, whatever its suffix; of many their suffix, such as .npz.")
+        str | None, typer.Option(help="Of the recordings, whatever their suffix: its name or suffix, numpy or .npz.")
     ] = None,
 ) -> None:
     """Record a video, images or stills with a simulated event camera; see docs/simulate.md."""

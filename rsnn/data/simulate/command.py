@@ -53,7 +53,7 @@ def simulate(
         moving: whether `source` is stills, to be moved.
         cifar10dvs: whether `source` is CIFAR-10, to become `SimulatedCIFAR10DVS`.
         jobs: processes for many stills.
-        format: of one recording, whatever its suffix; of many their suffix, such as ".npz".
+        format: of the recording, whatever its suffix, or of many, by its name or suffix: "numpy" or ".npz".
 
     Raises:
         RSNNError: something is not as above.
@@ -81,11 +81,12 @@ def simulate(
                 parameters,
                 seed=seed,
                 jobs=jobs,
-                suffix=format or SUFFIX,
+                suffix=SUFFIX if format is None else _suffix_of(format),
                 on_progress=advance,
                 **movement,
             )
         return _many(output, total, began)
+    format_name = None if format is None else FORMAT_OF_SUFFIX.get(format, format)
     frames: Iterable[tuple[Any, int]]
     if moving:
         frames = list(moving_image(source, **movement))
@@ -97,7 +98,7 @@ def simulate(
     with progress("recording", total_frames) as advance:
         seen = tally.frames(frames, advance)
         try:
-            write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format)
+            write_events(output, tally.events(iter_events(seen, parameters, seed=seed)), format=format_name)
         except RecordingError as error:
             if tally.number:
                 raise
@@ -106,7 +107,7 @@ def simulate(
                 "thresholds see more (--set pos_thres=0.1 --set neg_thres=0.1)"
             ) from error
     said = tally.sentence(output, time.perf_counter() - began)
-    if (format or FORMAT_OF_SUFFIX[output.suffix.lower()]) == "nmnist":
+    if (format_name or FORMAT_OF_SUFFIX[output.suffix.lower()]) == "nmnist":
         said += "; the file does not say its sensor: pass sensor_size in read_events, --sensor-size in `rsnn convert`"
     return said
 
@@ -114,6 +115,11 @@ def simulate(
 def holds_many(source: Path) -> bool:
     """Tell whether what is to be moved is a folder or zip of stills, and not one."""
     return not source.is_file() or zipfile.is_zipfile(source)
+
+
+def _suffix_of(format_name: str) -> str:
+    """Return the suffix of recordings in a format; what is none stays what it is."""
+    return next((suffix for suffix, name in FORMAT_OF_SUFFIX.items() if name == format_name), format_name)
 
 
 def with_settings(preset: str, settings: Sequence[str]) -> DVSParameters:

@@ -115,7 +115,8 @@ def _format_name(path: Path, format_name: str | None) -> str:
         return format_name
     if path.suffix.lower() not in FORMAT_OF_SUFFIX:
         raise InputError(
-            f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(FORMAT_OF_SUFFIX)}, or format="
+            f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(FORMAT_OF_SUFFIX)}, or format= (rsnn "
+            "simulate --format)"
         )
     return FORMAT_OF_SUFFIX[path.suffix.lower()]
 

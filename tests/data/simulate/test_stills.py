@@ -429,6 +429,19 @@ def test_the_command_records_many_stills(pictures, tmp_path):
     assert json.loads((tmp_path / "out" / "simulation.json").read_text())["movement"] == {"size": [24, 20]}
 
 
+@pytest.mark.parametrize("named", [".npz", "numpy"])
+def test_a_format_is_named_by_itself_or_by_its_suffix(pictures, tmp_path, named):
+    arguments = ("--moving", "--size", "9x9", "--format", named)
+    ran = simulate(pictures, tmp_path / "out", *arguments, "--jobs", 1)
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "out" / "cat" / "0000.npz").is_file()
+    ran = simulate(pictures / "cat" / "0000.png", tmp_path / "one", *arguments)
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "one").read_bytes()[:2] == b"PK"
+    ran = simulate(pictures, tmp_path / "none", "--moving", "--format", "npz", "--jobs", 1)
+    assert "suffix is 'npz'; expected one of .aedat" in ran.output
+
+
 def test_the_command_builds_the_stand_in(two_of_each, tmp_path):
     ran = simulate(two_of_each, tmp_path / "out", "--cifar10dvs", "--jobs", 1)
     assert ran.exit_code == 0, ran.output

@@ -24,6 +24,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from real_clips import named_clips
 from rich.progress import track
 
 import rsnn
@@ -72,10 +73,8 @@ CHANGES: dict[str, Callable[[Events, np.random.Generator], Events]] = {
 
 def real_clips(path: Path) -> Iterator[tuple[str, Events, str]]:
     """Yield (kind, events, class name): whole clips and random windows, each also in the mirror."""
-    archive = EventArchive(path, sensor_size=(128, 128))
     rng = np.random.default_rng(0)
-    for events, label in zip(archive, archive.labels, strict=True):
-        name = str(archive.class_names[label])
+    for name, events in named_clips(path):
         cuts = [("clips", events)]
         for _ in range(WINDOWS):
             start = int(events.t[0]) + int(rng.integers(max(events.duration_us - WINDOW_US, 1)))

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from real_clips import named_clips
 
-from rsnn.data import EventArchive, Events, to_frames
+from rsnn.data import Events, to_frames
 from rsnn.data.simulate import SimulatedGestures
 
 SPAN_US = 1_450_000
@@ -113,9 +114,8 @@ def main() -> None:
         parser.error(f"--clips is {arguments.clips}; expected at least one of each class, {len(names)}")
     real: dict[int, list[tuple[list[float], np.ndarray]]] = {}
     if arguments.real:
-        archive = EventArchive(arguments.real, sensor_size=(128, 128))
-        for events, label in zip(archive, archive.labels, strict=True):
-            real.setdefault(names.index(archive.class_names[label]), []).append((figures(events), picture(events)))
+        for name, events in named_clips(arguments.real):
+            real.setdefault(names.index(name), []).append((figures(events), picture(events)))
     with Pool(arguments.jobs) as pool:
         jobs = [(arguments.clips, arguments.seed, index) for index in range(arguments.clips)]
         made = pool.map(simulated, jobs, chunksize=4)

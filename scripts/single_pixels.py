@@ -21,8 +21,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from real_clips import named_clips
 
-from rsnn.data import EventArchive, Events
+from rsnn.data import Events
 from rsnn.data.simulate import PRESETS, SimulatedGestures
 
 COLUMNS = (
@@ -75,14 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="real clips, 128 x 128 pixels")
     arguments = parser.parse_args()
+    real = named_clips(arguments.archive)
     print("| clip | " + " | ".join(COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
-    archive = EventArchive(arguments.archive, sensor_size=(128, 128))
-    rows = [
-        (f"real {archive.class_names[label]}", events) for events, label in zip(archive, archive.labels, strict=True)
-    ]
+    rows = [(f"real {name}", events) for name, events in real]
     clips = SimulatedGestures(11, split="validation", duration_s=(1.45, 1.45), parameters=PRESETS["dvs128"])
-    names = [name.removeprefix("real ") for name, _ in rows]
+    names = [name for name, _ in real]
     rows += [(f"simulated {clips.class_names[i]}", clips[i][0]) for i in range(11) if clips.class_names[i] in names]
     for name, events in rows:
         print(f"| {name} | " + " | ".join(map(show, figures(events))) + " |")

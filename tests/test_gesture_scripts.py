@@ -14,6 +14,11 @@ from rsnn.data import Events
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
+@pytest.fixture(autouse=True)
+def _beside_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
 def script(name):
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -82,6 +87,31 @@ def test_too_few_clips_to_compare_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(script("compare_gestures"), monkeypatch, "--clips", 5)
     assert "--clips is 5; expected at least one of each class, 11" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("check_gestures", ("scnn-gesture", "--samples", 0, "--real")),
+        ("compare_gestures", ("--real",)),
+        ("single_pixels", ()),
+    ],
+)
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({}, "does not name the classes of its clips"),
+        ({"label": [0], "class_names": ["hello"]}, "holds hello; expected clips of hand_clap, "),
+        (None, "does not exist"),
+    ],
+)
+def test_real_clips_of_something_else_are_refused(tmp_path, monkeypatch, name, arguments, labels, words):
+    if labels is not None:
+        one = dict.fromkeys("txyp", np.zeros(1, dtype=np.int64))
+        np.savez(tmp_path / "clips.npz", **one, offsets=[0, 1], **labels)
+    with pytest.raises(SystemExit) as ended:
+        run(script(name), monkeypatch, *arguments, tmp_path / "clips.npz")
+    assert words in str(ended.value)
 
 
 def test_repeats_and_rebounds_of_single_pixels_are_counted():

@@ -40,9 +40,9 @@ def to_events(
 
     Args:
         frames: a video, an animated picture or a folder of images (see `read_frames`, which can also rescale them);
-            or pairs of an image and its time in whole microseconds, which increase; or images alone, if `fps` says
-            their rate. An image is (H, W) or (H, W, 3) in RGB, uint8 (0 to 255) or float (0 to 1), and proportional
-            to the light. At least one.
+            or pairs of an image and its time in whole microseconds, which increase, by a day at most; or images alone,
+            if `fps` says their rate. An image is (H, W) or (H, W, 3) in RGB, uint8 (0 to 255) or float (0 to 1), and
+            proportional to the light. At least one.
         parameters: of the pixels, or the name of a preset: "clean", "noisy" or "dvs128".
         fps: frames a second; for a file in place of its own.
         seed: of mismatch and noise: the same seed and frames give the same events.
@@ -51,7 +51,7 @@ def to_events(
         Events from the first frame's time to the last one's, sensor_size = (W, H).
 
     Raises:
-        InputError: a frame, a time, `fps` or `seed` is not as above.
+        InputError: a frame, a time, `fps` or `seed` is not as above, or memory cannot hold so many pixels.
         UnknownNameError: there is no such preset.
 
     """

@@ -303,6 +303,19 @@ def train(kind: str, output: Path, options: argparse.Namespace) -> None:
         print(f"{name}: {metrics}", flush=True)
 
 
+def wait_for(trainings: list[Any], cameras: list[Any], has_clips: Callable[[], bool]) -> None:
+    """Wait until the trainings end, and end them where they wait for clips that nobody films any more."""
+    for process in track(trainings, "training"):
+        while process.exitcode is None:
+            process.join(5)
+            if all(camera.exitcode for camera in cameras) and not has_clips():
+                for waiting in trainings:
+                    waiting.terminate()
+                raise SystemExit(
+                    "all processes that film have failed, as told above, before there were --least clips"
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
@@ -370,8 +383,7 @@ def main() -> None:
     trainings = [spawn.Process(target=train, args=(kind, options.output, options)) for kind in options.models]
     for process in (*cameras, *trainings):
         process.start()
-    for process in track(trainings, "training"):
-        process.join()
+    wait_for(trainings, cameras, lambda: len([*folder.glob("train-*.npz")]) * TOGETHER >= options.least)
     for process in cameras:
         process.terminate()
     if failed := [kind for kind, process in zip(options.models, trainings, strict=True) if process.exitcode]:

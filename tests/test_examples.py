@@ -210,6 +210,36 @@ def test_an_end_before_the_begin_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("has_clips", [True, False])
+def test_a_training_does_not_wait_for_clips_that_nobody_films(has_clips):
+    class Process:
+        def __init__(self, *exitcodes):
+            self.exitcodes = list(exitcodes)
+            self.ended = False
+
+        @property
+        def exitcode(self):
+            return self.exitcodes[0]
+
+        def join(self, timeout):
+            assert timeout > 0
+            if len(self.exitcodes) > 1:
+                self.exitcodes.pop(0)
+
+        def terminate(self):
+            self.ended = True
+
+    training, failed = Process(None, None, 0), Process(1)
+    train_gesture.wait_for([training], [failed, Process(None)], lambda: False)  # one films
+    training = Process(None, None, 0)
+    if has_clips:
+        train_gesture.wait_for([training], [failed, failed], lambda: True)
+    else:
+        with pytest.raises(SystemExit, match="all processes that film have failed"):
+            train_gesture.wait_for([training], [failed, failed], lambda: False)
+    assert training.ended == (not has_clips)
+
+
 def test_what_cannot_film_is_told_before_the_training_waits_for_clips(tmp_path):
     command = [sys.executable, EXAMPLE, tmp_path / "out", "--film", "cuda"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)

@@ -311,9 +311,7 @@ def wait_for(trainings: list[Any], cameras: list[Any], has_clips: Callable[[], b
             if all(camera.exitcode for camera in cameras) and not has_clips():
                 for waiting in trainings:
                     waiting.terminate()
-                raise SystemExit(
-                    "all processes that film have failed, as told above, before there were --least clips"
-                )
+                raise SystemExit("all processes that film have failed, as told above, before there were --least clips")
 
 
 def main() -> None:

@@ -148,10 +148,10 @@ class Share(Sampler[list[tuple[int, int]]]):
 def loader(
     frames: FramesOf, order: Sampler[Any], workers: int = 0, *, pin: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches: frames (T, N, C, H, W) and labels (N,).
+    """Return an iterator of batches: frames (T, N, C, H, W) and labels (N,).
 
     Raises:
-        RSNNError: a recording cannot be read, or has no events within the frames.
+        RSNNError: from the iterator: a recording cannot be read, or has no events within the frames.
 
     """
     batches = DataLoader(
@@ -162,6 +162,10 @@ def loader(
         pin_memory=pin,
         worker_init_fn=_leave_interrupts_to_the_trainer,
     )
+    return _without_errors(iter(batches))  # now: it draws a number, and the first update has a seed of its own
+
+
+def _without_errors(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in batches:
         if isinstance(batch, RSNNError):
             raise batch

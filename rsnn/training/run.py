@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
@@ -158,6 +159,12 @@ def _parts(recipe: Recipe, data: Any, test: Any, samples: str, test_samples: str
     class_names, num_classes = usual_classes(recipe)
     # Its own order and spelling of the classes stay, so that a checkpoint says what its family says.
     everything = open_part(data, kind=kind, samples=samples).in_order_of(class_names)
+    if len(there := np.unique(everything.labels)) < 2:
+        only = there[0] if everything.class_names is None else repr(everything.class_names[there[0]])
+        raise InputError(
+            f"the {len(everything)} recordings of {everything.text} are all of the class {only}, so there is nothing "
+            "to tell apart; expected two classes or more, in a folder each"
+        )
     if everything.class_names is not None:
         class_names, num_classes = everything.class_names, len(everything.class_names)
     cut = recipe.validation

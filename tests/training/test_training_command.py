@@ -232,6 +232,17 @@ def test_a_run_may_lie_beside_the_parts_it_learns(start, folder, tmp_path, monke
     assert "the part 'validation' of . is not used: what validates" in invoke(*words, "runs/three").output
 
 
+def test_one_class_is_nothing_to_learn(start, folder, archive, tmp_path):
+    words = ("train", "--from", start, "--output", tmp_path / "run", "--data")
+    assert (
+        "are all of the class 'left', so there is nothing to tell" in invoke(*words, archive, "--samples", "0:1").output
+    )
+    for name in ("right", "top"):
+        (folder / name).rename(tmp_path / name)
+    assert "the 8 recordings of mine are all of the class 'left'" in invoke(*words, folder).output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_example_of_fine_tuning(start, folder, tmp_path):
     example = Path(__file__).parents[2] / "examples" / "fine_tune_folder.py"

@@ -32,6 +32,20 @@ def run_hint(folder: Path, written: str) -> str:
     return f": the model of this run is in {os.path.join(written, 'model')}" if there else ""  # noqa: PTH118 (keeps "./")
 
 
+def _check_free(folder: Path) -> None:
+    """Raise CheckpointError where files that no checkpoint of rsnn has would be written over."""
+    taken = [name for name in (CARD_FILE, CONFIG_FILE) if (folder / name).is_file()]
+    try:
+        ours = CONFIG_FILE in taken and "format_version" in json.loads((folder / CONFIG_FILE).read_bytes())
+    except (ValueError, TypeError):
+        ours = False
+    if taken and not ours:
+        raise CheckpointError(
+            f"{folder} holds a {taken[0]} that is of no checkpoint of rsnn, and would be written over; expected a "
+            "folder of its own"
+        )
+
+
 def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
     """Write a checkpoint into `folder`, which is made where it is missing.
 
@@ -42,7 +56,8 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
 
     Raises:
         InputError: `folder` is no path, or an empty one.
-        CheckpointError: the folder cannot be written, or the weights are not finite.
+        CheckpointError: the folder cannot be written, or holds such files of something else, or the weights are not
+            finite.
 
     """
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
@@ -67,6 +82,7 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Ma
         target.mkdir(parents=True, exist_ok=True)
         if blocked := [name for name in files if (target / name).is_dir()]:
             raise CheckpointError(f"{target}: {blocked[0]} is a folder there; expected a place for a file")
+        _check_free(target)
         for name, content in files.items():
             with temporary[name].open("xb") as file:
                 file.write(content)

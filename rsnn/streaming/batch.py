@@ -142,7 +142,8 @@ class StreamBatch:
             for each stream the predictions, each with the time at which its last step ended.
 
         Raises:
-            InputError: there are not as many chunks as streams, or one is no events or of another sensor.
+            InputError: there are not as many chunks as streams, or one is no events or of another sensor; or the model
+                was changed since, so that it cannot go on.
             RecordingError: an event of an array lies outside the sensor.
 
         """

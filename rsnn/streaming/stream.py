@@ -64,7 +64,8 @@ class Stream:
             prediction.
 
         Raises:
-            InputError: it is no events, or of another sensor than the ones before.
+            InputError: it is no events, or of another sensor than the ones before; or the model was changed since, so
+                that it cannot go on.
             RecordingError: an event of an array lies outside the sensor.
 
         """

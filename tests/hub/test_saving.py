@@ -401,8 +401,9 @@ def test_killed_at_every_step(tmp_path):
     for error in interrupted(tmp_path, "kill"):
         assert isinstance(error, BrokenProcessPool)
         seen.append(outcome(tmp_path))
-    # Three files to open, the former card to remove, three files to put in place, three temporary names to look for.
-    assert seen == [whole(FORMER, 0)] * 5 + ["refused"] + [whole(NEWER, 1)] * 4
+    # The former config and three files to open, the former card to remove, three files to put in place, three temporary
+    # names to look for.
+    assert seen == [whole(FORMER, 0)] * 6 + ["refused"] + [whole(NEWER, 1)] * 4
 
 
 def test_a_full_disk_at_every_step(tmp_path):
@@ -413,7 +414,7 @@ def test_a_full_disk_at_every_step(tmp_path):
         assert "cannot be written (No space left on device)" in str(error)
         seen.append(outcome(tmp_path))
         assert {path.name for path in tmp_path.iterdir()} <= {"README.md", "config.json", "model.safetensors"}
-    assert seen == [whole(FORMER, 0)] * 5 + ["refused", whole(NEWER, 1)]
+    assert seen == [whole(FORMER, 0)] * 6 + ["refused", whole(NEWER, 1)]
 
 
 def test_a_disk_that_is_full_in_mid_file(tmp_path, checkpoint):
@@ -438,6 +439,30 @@ def test_places_that_cannot_be_written(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json is a folder there"):
         model.save_pretrained(blocked)
     assert [path.name for path in blocked.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", "# My project"),
+        ("config.json", '{"model_type": "bert"}'),
+        ("config.json", "["),
+        ("config.json", "3"),
+    ],
+)
+def test_files_of_something_else_are_not_written_over(model, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"holds a {name} that is of no checkpoint of rsnn.*a folder of its own"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_weights_alone_are_left_by_a_save_that_was_killed(model, checkpoint):
+    for name in ("README.md", "config.json"):
+        (checkpoint / name).unlink()
+    model.save_pretrained(checkpoint)
+    assert (checkpoint / "README.md").is_file()
 
 
 def test_home_is_where_it_is_on_loading(model, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,9 +33,17 @@ def run_hint(folder: Path, written: str) -> str:
     return f": the model of this run is in {os.path.join(written, 'model')}" if there else ""  # noqa: PTH118 (keeps "./")
 
 
+_METADATA_ALONE = re.compile(rb"\s*(---\s*\n((?!---).*\n)*---)?\s*")
+
+
 def _check_free(folder: Path) -> None:
-    """Raise CheckpointError where files that no checkpoint of rsnn has would be written over."""
+    """Raise CheckpointError where files that no checkpoint of rsnn has would be written over.
+
+    A card that is only metadata may be: the Hub begins a repository with one.
+    """
     taken = [name for name in (CARD_FILE, CONFIG_FILE) if (folder / name).is_file()]
+    if taken == [CARD_FILE] and _METADATA_ALONE.fullmatch((folder / CARD_FILE).read_bytes()):
+        return
     try:
         ours = CONFIG_FILE in taken and "format_version" in json.loads((folder / CONFIG_FILE).read_bytes())
     except (ValueError, TypeError):

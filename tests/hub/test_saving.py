@@ -458,6 +458,23 @@ def test_files_of_something_else_are_not_written_over(model, tmp_path, name, con
     assert (tmp_path / name).read_text() == content
 
 
+@pytest.mark.parametrize("card", ["---\nlicense: apache-2.0\n---\n", "---\nlicense: mit\n---", "", "\n"])
+def test_a_repository_that_the_hub_began_takes_a_checkpoint(model, tmp_path, card):
+    (tmp_path / "README.md").write_text(card)
+    model.save_pretrained(tmp_path)
+    assert "library_name: rsnn" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "card", ["---\nlicense: mit\n---\nMine.\n", "---\n", "---\nlicense: mit\n---\n\n# Mine\n---\n"]
+)
+def test_a_card_that_says_more_is_not_written_over(model, tmp_path, card):
+    (tmp_path / "README.md").write_text(card)
+    with pytest.raises(CheckpointError, match=r"holds a README\.md that is of no checkpoint"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == card
+
+
 def test_weights_alone_are_left_by_a_save_that_was_killed(model, checkpoint):
     for name in ("README.md", "config.json"):
         (checkpoint / name).unlink()

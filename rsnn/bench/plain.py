@@ -14,7 +14,7 @@ from rsnn.kernels import ATan
 from rsnn.models import RSNN
 from rsnn.nn import SCNN, ConvLSTM, ConvLSTMAttention, ConvLSTMEncoder
 from rsnn.nn.attention import PixelAttention
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 
 class PlainConvLSTM(nn.Module):

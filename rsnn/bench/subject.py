@@ -17,7 +17,7 @@ from rsnn.data.simulate import SimulatedGestures
 from rsnn.errors import InputError, shown
 from rsnn.models import RSNN
 from rsnn.nn import SCNN
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 
 def subject(name: str, batch: int, density: float | None = None) -> tuple[RSNN, Tensor, str, int]:

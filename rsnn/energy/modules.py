@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rsnn.energy.arithmetic import nonzero, nonzero_map
 from rsnn.energy.ledger import Ledger
 from rsnn.nn import LIF, SRM, ConvLSTM, MeanFrames, SumFrames
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 _COUNTS = ("number", "places")  # names of the arguments into which modules count
 

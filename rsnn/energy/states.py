@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rsnn.energy.tensors import storage, tensors_in
 from rsnn.nn import LIF, SRM, ConcatFrames, ConvLSTM, MeanFrames, NeuNorm, SumFrames
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 # Where the samples are in the states of the library's modules that have one of their own.
 _SAMPLES_AXIS: dict[type[nn.Module], int] = {

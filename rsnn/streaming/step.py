@@ -46,7 +46,7 @@ from rsnn.nn import (
     Voting,
 )
 from rsnn.nn.attention import PixelAttention
-from rsnn.nn.scnn import SpikingConv, SpikingLinear
+from rsnn.nn.stages import SpikingConv, SpikingLinear
 from rsnn.streaming import trees
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from rsnn.models import EventClassifier
-from rsnn.nn.scnn import SpikingConv, SpikingLinear
 from rsnn.nn.spiking_network import SpikingLayer
+from rsnn.nn.stages import SpikingConv, SpikingLinear
 
 LAYERS = (SpikingConv, SpikingLinear, SpikingLayer)
 

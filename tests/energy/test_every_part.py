@@ -27,8 +27,8 @@ from rsnn.nn import (
     NeuNorm,
     SumFrames,
 )
-from rsnn.nn.scnn import SpikingConv
 from rsnn.nn.spiking_network import SumPool
+from rsnn.nn.stages import SpikingConv
 
 
 class Spiking(nn.Module):

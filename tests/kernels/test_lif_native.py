@@ -12,7 +12,7 @@ from rsnn import kernels
 from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, lif, lif_native, native
 from rsnn.kernels.layout import channels_last
 from rsnn.nn import LIF
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rsnn.kernels import cuda, gpu, narrow_conv_cupy
 from rsnn.kernels.layout import channels_last
 from rsnn.nn import LIF
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 
 @pytest.fixture(params=[CPU, GPU])

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from rsnn import kernels
 from rsnn.kernels import ATan, Exponential, Rectangle, Sigmoid, cuda, lif_torch, norm_lif_cupy
 from rsnn.kernels.layout import channels_last
-from rsnn.nn import LIF
-from rsnn.nn.scnn import SCNN, SpikingConv
+from rsnn.nn import LIF, SCNN
+from rsnn.nn.stages import SpikingConv
 
 NEURON = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": ATan(), "detach_reset": True}
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rsnn import kernels
 from rsnn.kernels import ATan, cuda, gpu, lif_torch, spiking_conv_cupy
 from rsnn.nn import LIF
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 NEURON = {"tau": 2.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate": ATan(), "detach_reset": True}
 

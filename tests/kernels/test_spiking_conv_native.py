@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rsnn import kernels
 from rsnn.kernels import native, spiking_conv_native
 from rsnn.nn import LIF, ConvLSTM
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 

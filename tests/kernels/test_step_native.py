@@ -21,7 +21,7 @@ from rsnn.kernels.step_native import (
 )
 from rsnn.nn.attention import PixelAttention
 from rsnn.nn.pooling import average_pool
-from rsnn.nn.scnn import SpikingConv
+from rsnn.nn.stages import SpikingConv
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
